@@ -1,0 +1,79 @@
+"""What a person at the terminal sees while a run goes on: one live line, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a run stands.
+
+    transitions             seen so far
+    transitions_per_second  of late
+    episode_return          mean of the last finished episodes; None before the first
+    noise_scale             in words, by loss
+    """
+
+    transitions: int
+    transitions_per_second: float
+    episode_return: float | None
+    noise_scale: str
+
+    def words(self) -> str:
+        """In one line."""
+        mean = "no episode yet" if self.episode_return is None else f"return {self.episode_return:,.1f}"
+        return f"{self.transitions_per_second:,.0f} transitions/s · {mean} · noise scale {self.noise_scale}"
+
+
+class ProgressDisplay:
+    """Shows the status of a run of `total` transitions; `say` prints a line above it."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self.total = total
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._printed = time.monotonic()
+        if self._console.is_terminal:
+            columns = (BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=self._console, refresh_per_second=4)
+            self._task = self._bar.add_task("starting", total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        self._console.print(line, markup=False)
+
+    def show(self, status: Status) -> None:
+        """Bring the live line up to date, or print a plain one if the last is ten seconds old."""
+        if self._bar:
+            self._bar.update(self._task, completed=status.transitions, description=status.words())
+        elif time.monotonic() - self._printed >= PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            left = (self.total - status.transitions) / max(status.transitions_per_second, 1e-9)
+            self.say(f"{status.transitions:,}/{self.total:,} · {status.words()} · {_duration(left)} left")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

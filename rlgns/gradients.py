@@ -1,0 +1,179 @@
+"""How much do the gradients of independent groups of one batch differ?
+
+For any `torch.nn.Module` and losses given as per-example terms: the Gram matrices of the K group gradients, for every
+loss and layer, at the same parameters and before clipping. Two ways give the same matrices. Micro-batches, here, work
+for every model: one forward a group, one backward a loss. `layer_products` are faster for small groups and need a
+model of Linear and Conv2d layers. A measurement leaves no trace: `.grad`, buffers and random generators are as before.
+
+Source: McCandlish et al. 2018, arXiv:1812.06162.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rlgns.estimators import GradientMoments
+from rlgns.grams import Combinations, GroupGrams, Terms, checked_terms, gram_of_rows
+from rlgns.layer_products import NotCalledOnceError, layer_products, layers_cover
+
+Method = Literal["auto", "micro_batches", "layer_products"]
+
+LAYER_PRODUCTS_BELOW = 64
+"""Examples a group up to which layer products are the faster way (NatureCNN on two cores)."""
+
+CHUNK_SIZE = 512
+"""Examples that go through the model at once in a micro-batch."""
+
+
+def group_moments(
+    model: nn.Module,
+    terms: Callable[[Tensor], Terms],
+    groups: Tensor | NDArray[np.int64],
+    *,
+    combinations: Combinations | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    method: Method = "auto",
+) -> dict[str, GradientMoments]:
+    """Moments of every loss of a model on one batch; arguments as for `group_grams`."""
+    grams = group_grams(model, terms, groups, combinations=combinations, optimizer=optimizer, method=method)
+    return {loss: grams.moments(loss) for loss in grams.losses}
+
+
+def group_grams(
+    model: nn.Module,
+    terms: Callable[[Tensor], Terms],
+    groups: Tensor | NDArray[np.int64],
+    *,
+    combinations: Combinations | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    method: Method = "auto",
+) -> GroupGrams:
+    """Products of the group gradients of every loss, in float64, layer by layer.
+
+    model         its parameters that require gradients are the ones measured
+    terms         maps indices [n] of examples to per-example loss terms {loss: [n]}. What couples examples (advantage
+                  normalisation above all) is done before, once for the whole batch, as a constant
+    groups        [K, b] indices of examples, from `rlgns.grouping`
+    combinations  further losses as weighted sums of the terms
+    optimizer     RMSprop or Adam(W): the gradients are scaled by the root of its diagonal preconditioner P, so that the
+                  noise scale is the optimiser's, tr(PΣ)/GᵀPG
+    method        "micro_batches", "layer_products", or "auto": layer products where the groups are small, the model
+                  allows them and there is no preconditioner. They need every parameter to be used through its layer
+
+    Raises ValueError on terms of a wrong shape, and where layer products are asked for but impossible.
+    """
+    index = torch.as_tensor(groups)
+    if index.dim() != 2:
+        raise ValueError(
+            f"groups has shape {tuple(index.shape)}; expected [K, b], the indices of each group's examples"
+        )
+    scales = {} if optimizer is None else preconditioner_roots(optimizer)
+    with _no_trace(model):
+        covered = not scales and layers_cover(model)
+        if method == "layer_products" and not covered:
+            raise ValueError(
+                "layer products need a model of Linear and Conv2d layers only and no preconditioner; "
+                'use method="micro_batches"'
+            )
+        small = index.shape[1] < LAYER_PRODUCTS_BELOW
+        grams = None
+        if covered and (method == "layer_products" or (method == "auto" and small)):
+            try:
+                grams = layer_products(model, terms, index)
+            except NotCalledOnceError:
+                if method == "layer_products":
+                    raise
+        if grams is None:
+            grams = _micro_batches(model, terms, index, scales)
+    return grams.with_combinations(combinations) if combinations else grams
+
+
+def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:
+    """√P of the optimiser's diagonal, by parameter: P = 1/(√v + ε) of RMSprop, with Adam's bias correction of v.
+
+    Raises ValueError for other optimisers, for centred RMSprop, and before the first step (there is no v yet).
+    """
+    if not isinstance(optimizer, torch.optim.RMSprop | torch.optim.Adam | torch.optim.AdamW):
+        raise ValueError(f"the preconditioner of {type(optimizer).__name__} is not known; use RMSprop, Adam or AdamW")
+    roots = {}
+    for group in optimizer.param_groups:
+        if group.get("centered") or group.get("amsgrad"):
+            raise ValueError("centred RMSprop and AMSGrad are not supported; measure without a preconditioner")
+        for parameter in filter(lambda p: p.requires_grad, group["params"]):
+            state = optimizer.state.get(parameter)
+            if not state:
+                raise ValueError("the optimiser has no second moments before its first step; measure after one step")
+            if "square_avg" in state:
+                v = state["square_avg"]
+            else:
+                v = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+            roots[parameter] = (v.sqrt() + group["eps"]).rsqrt()
+    return roots
+
+
+@contextmanager
+def _no_trace(model: nn.Module) -> Iterator[None]:
+    """Put the model's buffers and torch's random generators back, whatever the forward passes did to them."""
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
+            yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                setattr(module, name, buffer.copy_(before))
+
+
+def _measured(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _micro_batches(
+    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, scales: Mapping[nn.Parameter, Tensor]
+) -> GroupGrams:
+    """One forward a group (or chunk of it), one backward a loss; gradients are kept until all groups are through."""
+    parameters = _measured(model)
+    if scales and (missing := [name for name, p in parameters.items() if p not in scales]):
+        raise ValueError(f"the optimiser does not train {missing}; freeze them, or measure without a preconditioner")
+    K, b = groups.shape
+    losses: tuple[str, ...] = ()
+    gradients: list[list[Tensor]] = []  # by parameter, [K·L] flat gradients
+    for k, group in enumerate(groups):
+        for chunk in group.split(CHUNK_SIZE):
+            batch = checked_terms(terms(chunk), len(chunk))
+            losses = tuple(batch)
+            if not gradients:
+                gradients = [
+                    [torch.zeros_like(p).flatten() for _ in range(K * len(losses))] for p in parameters.values()
+                ]
+            for i, term in enumerate(batch.values()):
+                last = i == len(losses) - 1
+                found = torch.autograd.grad(
+                    term.sum() / b, list(parameters.values()), retain_graph=not last, allow_unused=True
+                )
+                for rows, gradient in zip(gradients, found, strict=True):
+                    if gradient is not None:
+                        rows[i * K + k] += gradient.flatten()
+    layers: dict[str, NDArray[np.float64]] = {}
+    for (name, parameter), rows in zip(parameters.items(), gradients, strict=True):
+        scale = scales[parameter].flatten() if scales else None
+        _add(layers, name, gram_of_rows(rows, scale).reshape(len(losses), K, len(losses), K))
+        rows.clear()
+    return GroupGrams(losses, layers, b)
+
+
+def _add(layers: dict[str, NDArray[np.float64]], parameter_name: str, products: NDArray[np.float64]) -> None:
+    layer = parameter_name.rpartition(".")[0] or parameter_name
+    layers[layer] = layers[layer] + products if layer in layers else products

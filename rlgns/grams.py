@@ -1,0 +1,84 @@
+"""Inner products of the group gradients of one batch, by loss and layer: what both ways of measuring give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlgns.estimators import GradientMoments, moments_from_groups
+
+Terms = Mapping[str, Tensor]
+"""Per-example loss terms [b] by name of the loss."""
+
+Combinations = Mapping[str, Mapping[str, float]]
+"""Further losses as weighted sums: {"total": {"policy": 1.0, "value": 0.5}}. They cost no backward of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGrams:
+    """Inner products of the group gradients of one batch.
+
+    losses      names of the L losses
+    layers      by layer, [L, K, L, K] float64: products of loss i's gradient on group k and loss j's on group l
+    group_size  b, examples in a group
+    """
+
+    losses: tuple[str, ...]
+    layers: Mapping[str, NDArray[np.float64]]
+    group_size: int
+
+    def moments(self, loss: str, layer: str | None = None) -> GradientMoments:
+        """Moments of one loss over all parameters, or over one layer's."""
+        i = self.losses.index(loss)
+        products = sum(self.layers.values()) if layer is None else self.layers[layer]
+        return moments_from_groups(group_size=self.group_size, gram=np.asarray(products)[i, :, i, :])
+
+    def cosine(self, loss: str, other: str) -> float:
+        """cos(G_loss, G_other) of the true gradients, from products of different groups only; nan if undetermined."""
+        products = np.asarray(sum(self.layers.values()))
+        i, j = self.losses.index(loss), self.losses.index(other)
+
+        def between(a: int, b: int) -> float:
+            block = products[a, :, b, :]
+            return float(block.sum() - block.trace())
+
+        squares = between(i, i), between(j, j)
+        return between(i, j) / (squares[0] * squares[1]) ** 0.5 if min(squares) > 0 else float("nan")
+
+    def with_combinations(self, combinations: Combinations) -> GroupGrams:
+        """The same with weighted sums of the losses behind them: gradients are linear in the loss."""
+        unknown = {loss for w in combinations.values() for loss in w} - set(self.losses)
+        if unknown:
+            raise ValueError(f"combinations name {sorted(unknown)}, which are no terms; the terms are {self.losses}")
+        weights = np.eye(len(self.losses))
+        rows = [[w.get(loss, 0.0) for loss in self.losses] for w in combinations.values()]
+        weights = np.concatenate([weights, np.array(rows).reshape(-1, len(self.losses))])
+        layers = {n: np.einsum("ai,ikjl,bj->akbl", weights, M, weights) for n, M in self.layers.items()}
+        return GroupGrams((*self.losses, *combinations), layers, self.group_size)
+
+
+def checked_terms(terms: Terms, num_examples: int) -> Terms:
+    """The terms, if there is one an example; ValueError otherwise."""
+    for loss, term in terms.items():
+        if term.shape != (num_examples,):
+            raise ValueError(
+                f"the terms of loss '{loss}' have shape {tuple(term.shape)}; expected [{num_examples}], one an example"
+            )
+    return terms
+
+
+def gram_of_rows(rows: list[Tensor], scale: Tensor | None, width: int = 1 << 16) -> NDArray[np.float64]:
+    """[R, R] products in float64 of R flat vectors, column block by column block."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
+    for start in range(0, len(rows[0]), width):
+        columns = slice(start, start + width)
+        block = torch.stack([row[columns] for row in rows]).double()
+        if scale is not None:
+            block *= scale[columns]
+        total += block @ block.T
+    return total.cpu().numpy()

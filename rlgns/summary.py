@@ -1,0 +1,114 @@
+"""What a person can act on at the end of a run: the noise scale by loss, where its batch stands, what is not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rlgns.measurements import History
+from rlgns.statistics import NoiseScale, in_words
+
+UNDETERMINED = "undetermined"
+
+
+def estimates(history: History, losses: Sequence[str]) -> dict[str, dict[str, NoiseScale]]:
+    """Noise scales by window ("late": the last half of the measurements, "whole") and loss."""
+    num_measurements = len(history.measurements)
+    windows = {"late": max(1, num_measurements // 2), "whole": num_measurements}
+    found: dict[str, dict[str, NoiseScale]] = {}
+    for window, last in windows.items():
+        scales = {loss: history.noise_scale(loss, last) for loss in losses}
+        found[window] = {loss: scale for loss, scale in scales.items() if scale is not None}
+    return found
+
+
+def summary_numbers(history: History, losses: Sequence[str], batch_size: int) -> dict[str, Any]:
+    """Flat numbers for summary.json and W&B; what is unbounded or unknown is None."""
+    numbers: dict[str, Any] = {"noise/num_measurements": len(history.measurements)}
+    for window, scales in estimates(history, losses).items():
+        for loss, scale in scales.items():
+            share, share_low, share_high = scale.efficiency(batch_size)
+            key = f"noise/{loss}/{window}"
+            numbers |= {
+                f"{key}/noise_scale": _finite(scale.point),
+                f"{key}/noise_scale_low": _finite(scale.low),
+                f"{key}/noise_scale_high": _finite(scale.high),
+                f"{key}/state": scale.state,
+                f"{key}/efficiency": _finite(share),
+                f"{key}/efficiency_low": _finite(share_low),
+                f"{key}/efficiency_high": _finite(share_high),
+            }
+    for loss in losses:
+        numbers[f"noise/{loss}/design_effect"] = _finite(history.design_effect(loss))
+    return numbers
+
+
+def summary_lines(history: History, losses: Sequence[str], *, num_envs: int, num_steps: int, unit: str) -> list[str]:
+    """The closing words, a line each."""
+    if not history.measurements:
+        return ["The noise scale was not measured in this run."]
+    by_window = estimates(history, losses)
+    late, whole = by_window["late"], by_window["whole"]
+    batch_size = num_envs * num_steps
+    lines = [
+        f"Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by {unit}, {len(history.measurements)} "
+        "measurements",
+        f"  {'loss':8}{'second half of the run':30}{'whole run':30}design effect",
+    ]
+    for loss in losses:
+        effect = history.design_effect(loss)
+        effect_words = f"{effect:.1f}" if math.isfinite(effect) else "–"
+        lines.append(f"  {loss:8}{late[loss]!s:30}{whole[loss]!s:30}{effect_words}")
+    lines.append(f"This run's batch is {num_envs} × {num_steps} = {batch_size:,} transitions:")
+    lines += [f"  {loss:8}{_standing(_latest_known(late[loss], whole[loss]), batch_size)}" for loss in losses]
+    unknown = [f"  {loss:8}{_missing(late[loss])}" for loss in losses if late[loss].state != "interval"]
+    if unknown:
+        lines += ["What could not be told of the second half:", *unknown]
+    if unit == "transition":
+        lines.append("By transition, what an environment's transitions have in common is not counted: a lower bound.")
+    return lines
+
+
+def _latest_known(late: NoiseScale, whole: NoiseScale) -> NoiseScale:
+    return whole if late.state == UNDETERMINED else late
+
+
+def _standing(scale: NoiseScale, batch_size: int) -> str:
+    if scale.state == UNDETERMINED:
+        return UNDETERMINED
+    _, low, high = scale.efficiency(batch_size)
+    if scale.state == "lower bound":
+        return (
+            f"a step makes at most {high:.0%} of a noiseless step's progress; a batch of {_round(scale.low)} or more "
+            "would still pay (half the progress at the noise scale)"
+        )
+    if scale.high < batch_size:
+        advice = f"larger than it needs to be; {_round(scale.point)} would make half the progress for fewer examples"
+    elif scale.low > batch_size:
+        advice = f"growing it towards {_round(scale.point)} saves steps almost in proportion"
+    else:
+        advice = "about where steps and examples are balanced"
+    return f"a step makes {low:.0%}–{high:.0%} of a noiseless step's progress; {advice}"
+
+
+def _missing(scale: NoiseScale) -> str:
+    bound = "an upper bound" if scale.low > 0 else "any bound"
+    needed = scale.measurements_needed
+    if not math.isfinite(needed):
+        return f"{bound}: the gradient is not clear of the noise at all; train longer"
+    at_least = "" if scale.sq_norm > 0 else "at least "
+    return (
+        f"{bound}: needs {at_least}about {needed:,.0f} measurements where {scale.num_measurements} were made "
+        "(longer training, or a smaller --measure-every)"
+    )
+
+
+def _round(transitions: float) -> str:
+    """Two significant digits: no interval here is known better."""
+    digits = -math.floor(math.log10(transitions)) + 1 if transitions > 0 else 0
+    return in_words(round(transitions, digits))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
