@@ -1,0 +1,48 @@
+"""The vectorised environments that a configuration names: Atari through ale-py's own, the rest through Gymnasium."""
+
+from __future__ import annotations
+
+import gymnasium
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.atari import AtariVecEnv, find_game
+from agents.config import TrainConfig
+
+
+def make_environments(config: TrainConfig, seed: int) -> VecEnv:
+    """num_envs environments, environment i seeded with seed + i at its next reset.
+
+    Raises ValueError, nearest names suggested, if there is no such game or environment.
+    """
+    assert config.num_envs, "resolved"
+    if not is_atari(config):
+        return _gymnasium_environments(str(config.env), config.num_envs, seed)
+    return AtariVecEnv(
+        find_game(config.env or config.game),
+        config.num_envs,
+        seed=seed,
+        num_threads=config.num_threads,
+        frameskip=config.frameskip,
+        stack_num=config.stack_num,
+        noop_max=config.noop_max,
+        repeat_action_probability=config.repeat_action_probability,
+        episodic_life=config.episodic_life,
+        reward_clipping=config.reward_clipping,
+        use_fire_reset=config.use_fire_reset,
+        max_num_frames_per_episode=config.max_num_frames_per_episode,
+    )
+
+
+def is_atari(config: TrainConfig) -> bool:
+    """Whether the environment is one of ale-py's games, also when it is named as a Gymnasium id (ALE/Pong-v5)."""
+    return config.env is None or config.env.startswith("ALE/") or "NoFrameskip" in config.env
+
+
+def _gymnasium_environments(name: str, num_envs: int, seed: int) -> VecEnv:
+    try:
+        return make_vec_env(name, n_envs=num_envs, seed=seed)
+    except gymnasium.error.Error as error:  # unknown name or version, or a package that is not installed
+        raise ValueError(f"environment '{name}' cannot be made: {' '.join(str(error).split())}") from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"environment '{name}' needs the package {error.name}, which is not installed") from None

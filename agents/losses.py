@@ -1,0 +1,169 @@
+"""The losses of A2C and PPO as per-transition terms.
+
+One function serves training, which averages the terms, and measuring, which groups them.
+
+Sources: Mnih et al. 2016, arXiv:1602.01783 (A2C); Schulman et al. 2017, arXiv:1707.06347 (PPO). The formulas are those
+of Stable-Baselines3, term by term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from torch import Tensor
+from torch.nn import functional
+
+Terms = dict[str, Tensor]
+"""Per-transition terms [B] of the losses "policy", "value" and "entropy"; what is minimised is their weighted mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEvaluation:
+    """What the current policy says of B transitions: terms of the losses, and what training logs beside them.
+
+    terms      [B] each, by loss
+    log_ratio  [B], log π(a|s) − log π_old(a|s), without gradient
+    """
+
+    terms: Terms
+    log_ratio: Tensor
+
+
+def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages: Tensor) -> PolicyEvaluation:
+    """−A·log π(a|s), (R − V(s))², and −H(π(·|s)) of each transition.
+
+    advantages  [B], normalised by the caller if at all, since that couples transitions
+    """
+    values, log_prob, entropy = _evaluate(policy, batch)
+    terms = {
+        "policy": -(advantages * log_prob),
+        "value": functional.mse_loss(batch.returns, values, reduction="none"),
+        "entropy": log_prob if entropy is None else -entropy,
+    }
+    return PolicyEvaluation(terms, (log_prob - batch.old_log_prob).detach())
+
+
+def ppo_terms(
+    policy: ActorCriticPolicy,
+    batch: RolloutBufferSamples,
+    advantages: Tensor,
+    clip_range: float,
+    clip_range_vf: float | None = None,
+) -> PolicyEvaluation:
+    """−min(ρA, clip(ρ, 1 ± ε)A) with ρ = π/π_old, (R − V(s))², and −H(π(·|s)) of each transition.
+
+    advantages     [B], normalised by the caller if at all, since that couples transitions
+    clip_range     ε
+    clip_range_vf  the same for V around its value at collection; None: not clipped
+    """
+    values, log_prob, entropy = _evaluate(policy, batch)
+    log_ratio = log_prob - batch.old_log_prob
+    ratio = torch.exp(log_ratio)
+    unclipped = advantages * ratio
+    clipped = advantages * torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
+    if clip_range_vf is not None:
+        values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
+    terms = {
+        "policy": -torch.min(unclipped, clipped),
+        "value": functional.mse_loss(batch.returns, values, reduction="none"),
+        "entropy": log_prob if entropy is None else -entropy,
+    }
+    return PolicyEvaluation(terms, log_ratio.detach())
+
+
+def loss_weights(model: OnPolicyAlgorithm) -> dict[str, float]:
+    """The weights of the terms in the loss that is trained."""
+    return {"policy": 1.0, "value": model.vf_coef, "entropy": model.ent_coef}
+
+
+def weighted_mean(terms: Terms, weights: dict[str, float]) -> Tensor:
+    """The loss that is trained: Σ weight · mean of terms, added in Stable-Baselines3's order."""
+    policy, entropy, value = (terms[loss].mean() for loss in ("policy", "entropy", "value"))
+    return policy + weights["entropy"] * entropy + weights["value"] * value
+
+
+def normalised(advantages: Tensor) -> Tensor:
+    """Advantages [B] less their mean, over their standard deviation, as Stable-Baselines3 does it."""
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
+def rollout_terms(model: OnPolicyAlgorithm, rollout: RolloutBufferSamples) -> Callable[[Tensor], Terms]:
+    """Terms by transition index of the loss that `model` trains, on the rollout that its present policy collected.
+
+    rollout  flat, from `whole_rollout`; advantages are normalised here once, over all of it, as a constant
+
+    Raises TypeError for algorithms other than A2C and PPO.
+    """
+    advantages = rollout.advantages
+    if not isinstance(model, A2C | PPO):
+        raise TypeError(f"{type(model).__name__} cannot be measured; the losses of A2C and PPO are known")
+    if model.normalize_advantage and len(advantages) > 1:
+        advantages = normalised(advantages)
+    policy = model.policy
+
+    def terms(index: Tensor) -> Terms:
+        batch = select(rollout, index)
+        if isinstance(model, A2C):
+            return a2c_terms(policy, batch, advantages[index]).terms
+        return ppo_terms(policy, batch, advantages[index], *clip_ranges(model)).terms
+
+    return terms
+
+
+def clip_ranges(model: PPO) -> tuple[float, float | None]:
+    """ε of the policy and of the value function at the present progress of the schedules."""
+    progress = model._current_progress_remaining
+    clip_range, clip_range_vf = model.clip_range, model.clip_range_vf
+    assert callable(clip_range), "set up by PPO._setup_model"
+    return clip_range(progress), clip_range_vf(progress) if callable(clip_range_vf) else None
+
+
+def whole_rollout(buffer: RolloutBuffer, device: torch.device) -> RolloutBufferSamples:
+    """The collected rollout as flat tensors, an environment's T transitions side by side; the buffer is untouched.
+
+    Images come channels last in memory, where convolutions are fastest; shapes stay [N·T, C, H, W].
+    """
+    observations: Any
+    if isinstance(buffer, DictRolloutBuffer):
+        observations = {key: _flat(buffer, array, device) for key, array in buffer.observations.items()}
+    else:
+        observations = _flat(buffer, buffer.observations, device)
+    names = ("actions", "values", "log_probs", "advantages", "returns")
+    actions, *scalars = (_flat(buffer, getattr(buffer, name), device) for name in names)
+    return RolloutBufferSamples(observations, actions, *(one.flatten() for one in scalars))
+
+
+def select(rollout: RolloutBufferSamples, index: Tensor) -> RolloutBufferSamples:
+    """The transitions at `index` of a flat rollout; observations may be a tensor or a dict of tensors."""
+    observations: Any = rollout.observations
+    if isinstance(observations, Mapping):
+        chosen: Any = {key: value[index] for key, value in observations.items()}
+    else:
+        chosen = observations[index]
+    return RolloutBufferSamples(chosen, *(one[index] for one in rollout[1:]))
+
+
+def _flat(buffer: RolloutBuffer, array: object, device: torch.device) -> Tensor:
+    tensor = torch.as_tensor(array)
+    if not buffer.generator_ready:  # still [T, N, …]
+        tensor = tensor.transpose(0, 1).flatten(0, 1)
+    if tensor.dim() == 4:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.to(device)
+
+
+def _evaluate(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[Tensor, Tensor, Tensor | None]:
+    actions = batch.actions
+    if isinstance(policy.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+    return values.flatten(), log_prob, entropy

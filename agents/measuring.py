@@ -1,0 +1,205 @@
+"""The policy-gradient noise scale of Stable-Baselines3's A2C and PPO, ours or unmodified.
+
+The batch is the whole rollout, at the policy that collected it, before the first optimiser step on it. Losses are kept
+apart: policy, value, and the total that is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor
+
+from agents.losses import Terms, loss_weights, rollout_terms, whole_rollout
+from rlgns.estimators import GradientMoments
+from rlgns.gradients import group_grams
+from rlgns.grams import GroupGrams
+from rlgns.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
+from rlgns.measurements import BY_TRANSITION, History, estimate_record
+from rlgns.statistics import NoiseScale
+
+LOSSES = ("policy", "value", "total")
+
+MEASUREMENT_COST = 2.8
+"""One measurement in forward-and-backward passes over its rollout, the other unit of every fourth one counted in."""
+
+COST_AT_DEFAULT = 0.04
+"""Share of training time that measuring may take at its defaults, with a margin to the 5 % that are promised."""
+
+
+def default_measure_every(num_epochs: int) -> int:
+    """Updates from one measurement to the next, so that measuring takes about 4 % of training time.
+
+    An update costs num_epochs passes over the rollout, and collecting it about one more.
+    """
+    return math.ceil(MEASUREMENT_COST / (COST_AT_DEFAULT * (num_epochs + 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutMeasurer:
+    """Measures rollouts of one shape.
+
+    num_groups           K; None: the largest divisor of the environments from 4 to 8
+    unit                 "environment": groups of whole environments, the independent unit. "transition": the rollout
+                         split at random, as if transitions were independent; all that one environment allows
+    by_layer             moments of every layer too
+    preconditioned       moments of gradients scaled as RMSprop or Adam scales them too; costs a second pass
+    """
+
+    num_groups: int | None = None
+    unit: Unit = "environment"
+    by_layer: bool = False
+    preconditioned: bool = False
+
+    def check(self, num_envs: int, num_steps: int) -> None:
+        """Raise ValueError, with the remedy, where a rollout of this shape cannot be split."""
+        if self.unit == "environment" and num_envs < MIN_NUM_GROUPS:
+            raise ValueError(
+                f"num_envs {num_envs} is too few to measure by environment, which needs at least {MIN_NUM_GROUPS} "
+                f"independent environments; use --num-envs {MIN_NUM_GROUPS}, or --unit transition, which takes "
+                "transitions as independent and understates the noise"
+            )
+        if num_envs * num_steps < MIN_NUM_GROUPS:
+            raise ValueError(f"{num_envs} × {num_steps} transitions are too few to measure; use a larger --num-steps")
+        if self.num_groups is not None and self.num_groups < 3:
+            raise ValueError(f"num_groups {self.num_groups} is too few for an interval; use at least 3")
+        self._groups(self.unit, num_envs, num_steps, np.random.default_rng(0))
+
+    def measure(
+        self, model: OnPolicyAlgorithm, *, other_unit: bool = False, rng: np.random.Generator | None = None
+    ) -> dict[str, GradientMoments]:
+        """Moments of `model`'s full rollout buffer by loss ("policy", "value", "total").
+
+        other_unit  also split at random, as "policy/by_transition" and so on: the design effect's other half
+        rng         draws the random splits; by default seeded by the number of transitions seen
+
+        Nothing of the model is changed: parameters, `.grad`, buffers, rollout and random generators are as before.
+        """
+        rng = rng or np.random.default_rng(model.num_timesteps)
+        rollout = whole_rollout(model.rollout_buffer, model.device)
+        terms = _needed(rollout_terms(model, rollout), _weights(model))
+        shape = model.n_envs, model.n_steps
+        was_training = model.policy.training
+        model.policy.set_training_mode(True)  # the loss that is trained
+        try:
+            groups = self._groups(self.unit, *shape, rng)
+            grams = self._grams(model, terms, groups)
+            moments = {loss: grams.moments(loss) for loss in LOSSES}
+            if self.by_layer:
+                moments |= {
+                    f"{loss}/layer/{layer}": grams.moments(loss, layer) for loss in LOSSES for layer in grams.layers
+                }
+            if self.preconditioned and model.policy.optimizer.state:
+                scaled = self._grams(model, terms, groups, model.policy.optimizer)
+                moments |= {f"{loss}/preconditioned": scaled.moments(loss) for loss in LOSSES}
+            if other_unit and self.unit == "environment":
+                at_random = self._grams(model, terms, self._groups("transition", *shape, rng))
+                moments |= {f"{loss}/{BY_TRANSITION}": at_random.moments(loss) for loss in LOSSES}
+        finally:
+            model.policy.set_training_mode(was_training)
+        return moments
+
+    def _grams(
+        self,
+        model: OnPolicyAlgorithm,
+        terms: Callable[[Tensor], Terms],
+        groups: Tensor,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> GroupGrams:
+        total = {"total": _weights(model)}
+        return group_grams(model.policy, terms, groups.to(model.device), combinations=total, optimizer=optimizer)
+
+    def _groups(self, unit: Unit, num_envs: int, num_steps: int, rng: np.random.Generator) -> Tensor:
+        if unit == "environment":
+            K = self.num_groups or default_num_groups(num_envs)
+            return torch.as_tensor(environment_groups(num_steps, num_envs, K))
+        K = self.num_groups or min(8, num_envs * num_steps)
+        return torch.as_tensor(transition_groups(num_envs * num_steps, K, rng))
+
+
+def _weights(model: OnPolicyAlgorithm) -> dict[str, float]:
+    """Weights of the terms in the total, without what is neither in it nor measured (the entropy's, often, is zero)."""
+    return {loss: weight for loss, weight in loss_weights(model).items() if weight != 0 or loss in LOSSES}
+
+
+def _needed(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Callable[[Tensor], Terms]:
+    """The terms that have a weight: each of the others would cost a backward."""
+
+    def needed(index: Tensor) -> Terms:
+        return {loss: term for loss, term in terms(index).items() if loss in weights}
+
+    return needed
+
+
+class NoiseScaleCallback(BaseCallback):
+    """Measures the gradient noise scale of Stable-Baselines3's A2C or PPO while it trains, without a trace.
+
+    measure_every        updates from one measurement to the next; None: so that measuring costs less than 5 %
+    measurer             how a rollout is split
+    window               measurements that the logged noise scale is pooled over
+    design_effect_every  measurements from one that is also split by transition to the next; 0: never
+
+    After training, `noise_scale("policy")` gives the pooled estimate; `history` holds every measurement. While
+    training, `noise/<loss>/noise_scale` and its bounds go to the model's logger.
+    """
+
+    def __init__(
+        self,
+        measure_every: int | None = None,
+        measurer: RolloutMeasurer | None = None,
+        window: int = 64,
+        design_effect_every: int = 4,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        if measure_every is not None and measure_every < 1:
+            raise ValueError(f"measure_every {measure_every} is not positive; use for instance 10")
+        self.measure_every = measure_every
+        self.measurer = measurer or RolloutMeasurer()
+        self.window = window
+        self.design_effect_every = design_effect_every
+        self.history = History()
+        self.latest: dict[str, GradientMoments] | None = None
+        """What the rollout just ended gave, None if it was not measured."""
+
+    def noise_scale(self, loss: str = "policy", last: int | None = None, level: float = 0.95) -> NoiseScale | None:
+        """The noise scale of "policy", "value" or "total", pooled over the last so many measurements, or all."""
+        return self.history.noise_scale(loss, last, level)
+
+    def _on_training_start(self) -> None:
+        model = _on_policy(self.model)
+        self.measurer.check(model.n_envs, model.n_steps)
+        if self.measure_every is None:
+            self.measure_every = default_measure_every(model.n_epochs if isinstance(model, PPO) else 1)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        model = _on_policy(self.model)
+        self.latest = None
+        assert self.measure_every is not None, "set when training starts"
+        turn, rest = divmod(model.num_timesteps // (model.n_envs * model.n_steps) - 1, self.measure_every)
+        if rest:
+            return
+        other_unit = self.design_effect_every > 0 and turn % self.design_effect_every == 0
+        self.latest = self.measurer.measure(model, other_unit=other_unit)
+        self.history.measurements.append(self.latest)
+        for loss in LOSSES:
+            estimate = self.noise_scale(loss, self.window)
+            assert estimate is not None, "just measured"
+            for key, value in estimate_record(loss, estimate).items():
+                self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)
+
+
+def _on_policy(model: object) -> OnPolicyAlgorithm:
+    if not isinstance(model, OnPolicyAlgorithm):
+        raise TypeError(f"{type(model).__name__} cannot be measured; the losses of A2C and PPO are known")
+    return model

@@ -1,0 +1,70 @@
+"""The agent that a configuration describes; CleanRL's names become Stable-Baselines3's here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.algorithms import A2C, PPO
+from agents.config import TrainConfig
+
+
+def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | PPO:
+    """A2C or PPO with a CNN for images, an MLP for vectors, several inputs for dicts, seeded by the configuration.
+
+    Convolutions keep their weights channels last in memory, where they are fastest; numbers are the same to rounding.
+
+    Raises ValueError where the action space is none that the algorithm takes.
+    """
+    common: dict[str, Any] = {
+        "policy": _policy_name(environments.observation_space),
+        "env": environments,
+        "learning_rate": _schedule(config.learning_rate, config.anneal_learning_rate),
+        "n_steps": config.num_steps,
+        "gamma": config.gamma,
+        "gae_lambda": config.gae_lambda,
+        "ent_coef": config.ent_coef,
+        "vf_coef": config.vf_coef,
+        "max_grad_norm": config.max_grad_norm,
+        "normalize_advantage": config.normalize_advantage,
+        "seed": config.seed,
+        "device": device,
+    }
+    try:
+        model: A2C | PPO = _a2c(config, common) if config.algo == "a2c" else _ppo(config, common)
+    except AssertionError as error:  # SB3's word for an action space it does not take
+        raise ValueError(f"{config.task} cannot be trained by {config.algo}: {' '.join(str(error).split())}") from None
+    model.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _a2c(config: TrainConfig, common: dict[str, Any]) -> A2C:
+    rmsprop = {"alpha": config.rmsprop_alpha, "eps": config.optimizer_eps}
+    return A2C(**common, policy_kwargs={"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rmsprop})
+
+
+def _ppo(config: TrainConfig, common: dict[str, Any]) -> PPO:
+    return PPO(
+        **common,
+        n_epochs=config.num_epochs,
+        batch_size=config.batch_size // config.num_minibatches,
+        clip_range=_schedule(config.clip_coef, config.anneal_clip_coef),
+        policy_kwargs={"optimizer_kwargs": {"eps": config.optimizer_eps}},
+    )
+
+
+def _policy_name(space: spaces.Space[Any]) -> str:
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def _schedule(start: float | None, anneal: bool | None) -> float | Schedule:
+    """`start`, or its product with the share of training that remains."""
+    assert start is not None, "resolved"
+    return (lambda progress_remaining: progress_remaining * start) if anneal else start

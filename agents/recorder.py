@@ -1,0 +1,245 @@
+"""What happens between two updates of a run.
+
+Its record is written, its progress shown, its state kept, and a request to stop obeyed.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.algorithms import A2C, PPO
+from agents.measuring import LOSSES, NoiseScaleCallback
+from rlgns.checkpoints import State, generator_state, restore_generators, save_checkpoint
+from rlgns.console import ProgressDisplay, Status
+from rlgns.measurements import estimate_record, record_of
+from rlgns.sinks import Sink
+
+HEADLINE = "policy"
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """Whether a signal has asked the run to end after the present update."""
+
+    signal_number: int | None = None
+
+    @contextmanager
+    def listening(self, say: Any) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as requests; a second one ends the process at once."""
+
+        def request(number: int, _: FrameType | None) -> None:
+            self.signal_number = number
+            for one, handler in before.items():
+                signal.signal(one, handler)
+            say("stopping after this step; once more to end at once")
+
+        before: dict[int, Any] = {one: signal.signal(one, request) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a run has behind it, over all its resumptions."""
+
+    seconds: float = 0.0
+    episodes: int = 0
+    finished: list[dict[str, float]] = field(default_factory=list)
+    """Return, length and time of the last finished episodes."""
+
+
+class Recorder(BaseCallback):
+    """Writes the record of every `log_every`-th and every measured update to all sinks, and checkpoints by the clock.
+
+    Placed after the NoiseScaleCallback, whose latest measurement belongs to the update that follows it.
+    """
+
+    model: A2C | PPO
+
+    def __init__(
+        self,
+        *,
+        sinks: Sequence[Sink],
+        noise: NoiseScaleCallback | None,
+        display: ProgressDisplay,
+        stop: StopRequest,
+        checkpoint: Path,
+        checkpoint_seconds: float,
+        log_every: int,
+        frames_per_transition: int | None,
+        resumed: State | None,
+    ) -> None:
+        super().__init__()
+        self._sinks = sinks
+        self._noise = noise
+        self._display = display
+        self._stop = stop
+        self._checkpoint = checkpoint
+        self._checkpoint_seconds = checkpoint_seconds
+        self._log_every = log_every
+        self._frames_per_transition = frames_per_transition
+        self._resumed = resumed
+        self._counters = Counters(**resumed["counters"]) if resumed else Counters()
+        self._started = self._saved = self._speed_since = 0.0
+        self._speed_from = self._recorded_update = 0
+        self._speed = 0.0
+        self._noise_words = "not measured yet" if noise else "not measured"
+
+    @property
+    def transitions(self) -> int:
+        """Transitions behind the updates made; those of an unfinished rollout do not count."""
+        return self.model.num_updates * self.model.n_envs * self.model.n_steps
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the run, over all its resumptions."""
+        return self._counters.seconds + time.monotonic() - self._started
+
+    def progress(self) -> dict[str, Any]:
+        """How far the run has come, by record key."""
+        progress: dict[str, Any] = {
+            "progress/steps": self.model.num_updates,
+            "progress/optimizer_steps": self.model.num_optimizer_steps,
+            "progress/transitions": self.transitions,
+            "time/seconds": self.seconds,
+            "rollout/episodes": self._counters.episodes,
+            "rollout/episode_return": self._mean_of_episodes("r"),
+            "rollout/episode_length": self._mean_of_episodes("l"),
+        }
+        if self._frames_per_transition:
+            progress["progress/frames"] = self.transitions * self._frames_per_transition
+        return progress
+
+    def save(self) -> None:
+        """Write the checkpoint of the last update made."""
+        save_checkpoint(self._checkpoint, self._state())
+        self._saved = time.monotonic()
+
+    def _on_training_start(self) -> None:
+        self._started = self._saved = self._speed_since = time.monotonic()
+        self._recorded_update = self.model.num_updates
+        self._speed_from = self.transitions
+        if self._resumed:
+            assert self.model.ep_info_buffer is not None, "made by learn()"
+            self.model.ep_info_buffer.extend(self._counters.finished)
+            restore_generators(self._resumed["generators"])
+        else:
+            self.save()  # whatever happens before the first that is due, there is one to resume from
+
+    def _on_rollout_start(self) -> None:
+        self._finish_update()
+
+    def _on_training_end(self) -> None:
+        self._finish_update()
+
+    def _on_step(self) -> bool:
+        if np.any(self.locals["dones"]):
+            self._counters.episodes += sum("episode" in info for info in self.locals["infos"])
+        return self._stop.signal_number is None
+
+    def _finish_update(self) -> None:
+        """Record the update just made, if it is new, once its losses are known."""
+        update = self.model.num_updates
+        if update == self._recorded_update:
+            return
+        self._recorded_update = update
+        measured = self._noise is not None and self._noise.latest is not None
+        self._take_speed()
+        if measured or update % self._log_every == 0:
+            record = self._record()
+            for sink in self._sinks:
+                sink.log(record, update)
+        self._display.show(self._status())
+        if time.monotonic() - self._saved >= self._checkpoint_seconds:
+            self.save()
+
+    def _record(self) -> dict[str, Any]:
+        record = self.progress() | {"time/transitions_per_second": self._speed}
+        logged = self.model.logger.name_to_value
+        record |= {key: value for key, value in logged.items() if key.startswith("train/")}
+        if self._noise and self._noise.latest:
+            record |= record_of(self._noise.latest)
+            for name in self._noise.latest:
+                estimate = self._noise.noise_scale(name, self._noise.window)
+                assert estimate is not None, "just measured"
+                record |= estimate_record(name, estimate)
+                if name == HEADLINE:
+                    self._noise_words = f"{name} {estimate}"
+            for loss in LOSSES:
+                record[f"noise/{loss}/design_effect"] = self._noise.history.design_effect(loss, self._noise.window)
+            record["noise/design_effect"] = record["noise/total/design_effect"]
+            record["noise/unit"] = self._noise.measurer.unit
+        return record
+
+    def _status(self) -> Status:
+        return Status(self.transitions, self._speed, self._mean_of_episodes("r"), self._noise_words)
+
+    def _take_speed(self) -> None:
+        """Transitions per second since about two seconds ago."""
+        now = time.monotonic()
+        if now - self._speed_since >= 2.0 or self._speed == 0:
+            self._speed = (self.transitions - self._speed_from) / max(now - self._speed_since, 1e-9)
+            self._speed_since, self._speed_from = now, self.transitions
+
+    def _mean_of_episodes(self, key: str) -> float | None:
+        finished = self.model.ep_info_buffer
+        return float(np.mean([episode[key] for episode in finished])) if finished else None
+
+    def _state(self) -> State:
+        """All that the run needs to go on, in tensors and plain values."""
+        model = self.model
+        finished = [{key: float(episode[key]) for key in "rlt"} for episode in model.ep_info_buffer or ()]
+        state: State = {
+            "policy": model.policy.state_dict(),
+            "optimizer": model.policy.optimizer.state_dict(),
+            "num_updates": model.num_updates,
+            "num_optimizer_steps": model.num_optimizer_steps,
+            "n_updates": model._n_updates,
+            "counters": {"seconds": self.seconds, "episodes": self._counters.episodes, "finished": finished},
+            "generators": generator_state(),
+        }
+        environments = model.get_env()
+        if environments is not None and hasattr(environments, "state_dict") and self.transitions == model.num_timesteps:
+            state["environments"] = {
+                "state": environments.state_dict(),
+                "last_observation": torch.as_tensor(np.asarray(model._last_obs)),
+                "last_episode_starts": torch.as_tensor(np.asarray(model._last_episode_starts)),
+            }
+        return state
+
+
+def restore(model: A2C | PPO, state: State) -> None:
+    """Put a freshly built model where the checkpoint was: parameters, optimiser, counters, environments that can.
+
+    Raises ValueError if the parameters are another network's. Random generators are restored when training starts.
+    """
+    try:
+        model.policy.load_state_dict(state["policy"])
+        model.policy.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"the checkpoint holds another network's parameters ({first})") from None
+    model.num_updates = state["num_updates"]
+    model.num_optimizer_steps = state["num_optimizer_steps"]
+    model._n_updates = state["n_updates"]
+    model.num_timesteps = model.num_updates * model.n_envs * model.n_steps
+    environments = model.get_env()
+    if "environments" in state and environments is not None and hasattr(environments, "load_state_dict"):
+        kept = state["environments"]
+        environments.load_state_dict(kept["state"])
+        model._last_obs = kept["last_observation"].cpu().numpy()
+        model._last_episode_starts = kept["last_episode_starts"].cpu().numpy()
