@@ -1,0 +1,106 @@
+"""Who may import whom: scripts over agents over rlgns, and the levels inside rlgns, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+MATHS = {"records", "estimators", "statistics", "grouping", "measurements"}
+"""Level 0: can be read and trusted without a GPU, imports in an instant."""
+
+MAY_IMPORT = {
+    **{name: {"numpy", "scipy"} for name in MATHS},
+    "grams": {"numpy", "torch"},
+    "layer_products": {"numpy", "torch"},
+    "gradients": {"numpy", "torch"},
+    "checkpoints": {"numpy", "torch"},
+    "run_directory": set(),
+    "sinks": {"numpy", "wandb"},
+    "figures": {"numpy", "matplotlib"},
+    "console": {"rich"},
+    "summary": set(),
+    "__init__": set(),
+}
+"""Packages beyond the standard library by module of rlgns."""
+
+ABOVE_MATHS = {
+    **dict.fromkeys(MATHS, MATHS),
+    "grams": MATHS,
+    "layer_products": MATHS | {"grams"},
+    "gradients": MATHS | {"grams", "layer_products"},
+    "checkpoints": MATHS,
+    "run_directory": set(),
+    "__init__": MATHS,
+}
+"""Modules of rlgns that a module of rlgns may import; level 3 may import all."""
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def modules_of_rlgns(path: Path) -> set[str]:
+    names = [name.split(".") for name in imports(path)]
+    exported = set(ast.literal_eval((ROOT / "rlgns/__init__.py").read_text().partition("__all__ = ")[2]))
+    return {"__init__" if name[1] in exported else name[1] for name in names if name[0] == "rlgns"}
+
+
+@pytest.mark.parametrize("path", sources("rlgns"), ids=lambda path: path.stem)
+def test_a_module_of_rlgns_imports_only_the_packages_of_its_level(path):
+    assert path.stem in MAY_IMPORT, f"say in tests/test_layers.py which packages rlgns/{path.name} may import"
+    assert packages(path) <= MAY_IMPORT[path.stem] | {"rlgns"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", sources("rlgns"), ids=lambda path: path.stem)
+def test_a_module_of_rlgns_imports_no_level_above_its_own(path):
+    assert modules_of_rlgns(path) <= ABOVE_MATHS.get(path.stem, MAY_IMPORT.keys())
+
+
+def test_modules_of_rlgns_do_not_import_each_other_in_a_circle():
+    order, graph = [], {path.stem: modules_of_rlgns(path) for path in sources("rlgns")}
+    while graph:
+        ready = {name for name, needed in graph.items() if needed <= set(order)}
+        assert ready, f"a circle among {sorted(graph)}"
+        order += ready
+        graph = {name: needed for name, needed in graph.items() if name not in ready}
+
+
+@pytest.mark.parametrize(("package", "only"), [("wandb", "rlgns/sinks.py"), ("matplotlib", "rlgns/figures.py")])
+def test_wandb_and_matplotlib_are_imported_in_one_file(package, only):
+    users = [p for folder in ("rlgns", "agents") for p in sources(folder) if package in packages(p)]
+    assert users == [ROOT / only]
+
+
+def test_rlgns_imports_neither_agents_nor_scripts_and_agents_no_scripts():
+    for path in sources("rlgns"):
+        assert not packages(path) & {"agents", "scripts", "stable_baselines3", "gymnasium", "ale_py"}, path
+    for path in sources("agents"):
+        assert "scripts" not in packages(path), path
+
+
+def test_importing_rlgns_or_its_mathematics_loads_no_torch_wandb_or_matplotlib():
+    modules = ", ".join(["rlgns", *(f"rlgns.{name}" for name in sorted(MATHS))])
+    heavy = ("torch", "wandb", "matplotlib", "stable_baselines3", "gymnasium")
+    code = f"import sys, {modules}; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) in {(0, ""), (1, "")}, done.stderr

@@ -1,0 +1,126 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from oracles import spectrum
+
+from rlgns import GradientMoments, moments_from_groups, noise_scale
+from rlgns.measurements import History, estimate_record, measurement_of, record_of
+from rlgns.records import plain
+
+NOISE = spectrum(np.ones(20), 100)
+
+
+def moments(seed: int = 0, K: int = 8) -> GradientMoments:
+    return moments_from_groups(NOISE.groups(np.random.default_rng(seed), K, group_size=32), 32)
+
+
+def with_trace(trace: float) -> GradientMoments:
+    """|G|² = 1 and the given tr Σ at b = 8, B = 64: squared norms 1 + tr Σ/b and 1 + tr Σ/B."""
+    return GradientMoments(1 + trace / 8, 1 + trace / 64, 8, 64, 8, 0.01, 0.01, 0.0)
+
+
+def through_json(record: dict) -> dict:
+    return json.loads(json.dumps(plain(record), allow_nan=False))
+
+
+def test_a_record_gives_its_measurement_back_bit_by_bit():
+    measurement = {"policy": moments(0), "value/by_transition": moments(1), "layers/trunk.0/value": moments(2)}
+    assert measurement_of(through_json(record_of(measurement))) == measurement
+
+
+def test_moments_without_variances_come_back_without_variances():
+    two_groups = moments(K=2)
+    record = through_json(record_of({"policy": two_groups}))
+    assert record["noise/policy/sq_norm_variance"] is None
+    (back,) = measurement_of(record).values()
+    assert math.isnan(back.sq_norm_variance)
+    assert math.isnan(back.trace_covariance_variance)
+    assert math.isnan(back.covariance)
+    assert (back.sq_norm, back.trace_covariance) == (two_groups.sq_norm, two_groups.trace_covariance)
+    assert isinstance(back.num_groups, int)
+
+
+def test_a_record_shows_the_two_estimates_beside_what_rebuilds_them():
+    record = record_of({"policy": moments()})
+    assert record["noise/policy/sq_norm"] == moments().sq_norm
+    assert record["noise/policy/trace_covariance"] == moments().trace_covariance
+    assert all(key.startswith("noise/policy/") for key in record)
+
+
+def test_other_keys_of_a_record_are_passed_over():
+    record = {
+        "progress/steps": 3,
+        "noise/policy/noise_scale": 5.0,
+        "event": "resume",
+        **record_of({"value": moments()}),
+    }
+    assert measurement_of(record) == {"value": moments()}
+    assert measurement_of({"progress/steps": 3, "noise/policy/noise_scale": 5.0}) == {}
+
+
+def test_a_history_is_the_same_from_records_as_from_measurements():
+    measurements = [{"policy": moments(seed), "value": moments(seed + 50)} for seed in range(5)]
+    records = [{"progress/steps": 0}]
+    for measurement in measurements:
+        records += [through_json(record_of(measurement)), {"rollout/episode_return": 1.0}]
+    assert History.from_records(records) == History(measurements)
+
+
+def test_windows_hold_the_last_measurements_of_the_loss_that_is_asked_for():
+    history = History([{"policy": moments(0)}, {"policy": moments(1), "value": moments(2)}, {"value": moments(3)}])
+    assert history.moments("policy") == [moments(0), moments(1)]
+    assert history.moments("policy", last=1) == [moments(1)]
+    assert history.moments("policy", last=9) == [moments(0), moments(1)]
+    assert history.moments("entropy") == []
+
+
+def test_the_noise_scale_of_a_window_pools_its_measurements():
+    measured = [moments(seed) for seed in range(6)]
+    history = History([{"policy": m} for m in measured])
+    assert history.noise_scale("policy") == noise_scale(measured)
+    assert history.noise_scale("policy", last=4) == noise_scale(measured[2:])
+    assert history.noise_scale("policy", 4, 0.8, "rollouts") == noise_scale(measured[2:], 0.8, "rollouts")
+    assert history.noise_scale("value") is None
+    assert History().noise_scale("policy") is None
+
+
+def test_the_design_effect_is_a_ratio_of_sums_over_measurements_that_hold_both_units():
+    # the second measurement holds one unit only: (12 + 30)/(2 + 4) = 7, not the mean of 6 and 7.5
+    history = History(
+        [
+            {"value": with_trace(12), "value/by_transition": with_trace(2)},
+            {"value": with_trace(1000)},
+            {"value": with_trace(30), "value/by_transition": with_trace(4)},
+        ]
+    )
+    assert history.design_effect("value") == pytest.approx(7)
+    assert history.design_effect("value", last=1) == pytest.approx(7.5)
+
+
+def test_there_is_no_design_effect_without_both_units():
+    assert math.isnan(History([{"value": with_trace(12)}]).design_effect("value"))
+    assert math.isnan(History().design_effect("value"))
+    zero = History([{"value": with_trace(12), "value/by_transition": with_trace(0)}])
+    assert math.isnan(zero.design_effect("value"))
+
+
+def test_an_estimate_is_recorded_with_interval_state_and_number_of_measurements():
+    scale = noise_scale([moments(seed) for seed in range(20)])
+    assert estimate_record("policy", scale) == {
+        "noise/policy/noise_scale": scale.point,
+        "noise/policy/noise_scale_low": scale.low,
+        "noise/policy/noise_scale_high": scale.high,
+        "noise/policy/noise_scale_state": "interval",
+        "noise/policy/num_measurements": 20,
+    }
+
+
+def test_what_is_unbounded_or_unknown_is_null_in_the_file():
+    bound = noise_scale(GradientMoments(10.0, 1.0, 32, 256, 8, 1.0, 1.0, 0.0))  # |G|² < 0
+    record = through_json(estimate_record("policy", bound))
+    assert record["noise/policy/noise_scale"] is None
+    assert record["noise/policy/noise_scale_low"] > 0
+    assert record["noise/policy/noise_scale_high"] is None
+    assert record["noise/policy/noise_scale_state"] == "lower bound"

@@ -1,0 +1,417 @@
+"""The real W&B client throughout; what it logged is read back from its own log or from a server on loopback."""
+
+import errno
+import os
+import pty
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wandb_log import WandbLog, read_wandb_log
+from wandb_server import wandb_server
+
+import rlgns.sinks
+from rlgns.records import columns, read_records
+from rlgns.sinks import JsonLines, WandbOptions, WandbSink, open_wandb
+
+KEY = "k" * 40
+OFFLINE = WandbOptions(mode="offline")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty home and no W&B or proxy setting of the machine: no test finds a key or leaves a trace."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") or name.lower().endswith("_proxy") or name == "NETRC":
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    before = children()
+    yield
+    deadline = time.monotonic() + 5
+    while (left := children() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, f"processes left behind: {left}"
+
+
+def children() -> set[str]:
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {pid for pid in pids if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}  # Z: ended, not waited for
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def png(tmp_path) -> Path:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    path = tmp_path / "figure.png"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0\xff\0\0")) + chunk(b"IEND", b""))
+    return path
+
+
+def record(step: int) -> dict[str, object]:
+    return {"progress/steps": step, "progress/transitions": 128 * step, "train/loss": 1 / (step + 1)}
+
+
+def log_of(sink: WandbSink) -> WandbLog:
+    return read_wandb_log(sink.folder / f"run-{sink.run_id}.wandb")
+
+
+def refuse(line: str) -> None:
+    raise AssertionError(f"said: {line}")
+
+
+def test_importing_sinks_loads_no_wandb():
+    code = "import sys, rlgns.sinks; assert not {'torch', 'wandb'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_disabled_writes_nothing_and_loads_no_wandb(run_dir):
+    code = f"""
+import sys
+from pathlib import Path
+from rlgns.sinks import WandbOptions, open_wandb
+assert open_wandb(WandbOptions(mode="disabled"), Path({str(run_dir)!r}), {{}}, "id") is None
+assert "wandb" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_wandb_mode_of_the_environment_tames_online(mode, run_dir, monkeypatch, said):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    sink = open_wandb(WandbOptions(), run_dir, {}, "id", say=said.append)
+    if mode == "disabled":
+        assert sink is None
+    else:
+        assert "as asked" in said[0]
+        sink.finish({})
+
+
+def test_an_offline_run_holds_all_that_the_records_hold_and_more(run_dir, home, png, said, capfd):
+    options = WandbOptions(
+        mode="offline", project="p", group="batch 256", job_type="ppo", tags=("a", "b"), notes="why", name="nice"
+    )
+    config = {"num_envs": 8, "optimiser": {"learning_rate": 2.5e-4}, "env": "Pong"}
+    file = JsonLines(run_dir / "metrics.jsonl")
+    sink = open_wandb(options, run_dir, config, "run-1", say=said.append)
+    for step in (1, 2, 3):
+        for each in (file, sink):
+            each.log_figure("figure/before", png, step)
+            each.log(record(step) | {"train/kind": "ppo", "train/nan": float("nan"), "train/flag": True}, step)
+    for each in (file, sink):
+        each.log_figure("figure/after", png, 3)
+        each.log_artifact(run_dir / "metrics.jsonl", "records-run-1", "records")
+        each.finish({"best/return": 21.0, "best/none": None}, exit_code=3)
+
+    log = log_of(sink)
+    without_figures = [{k: v for k, v in row.items() if not k.startswith("figure")} for row in log.records]
+    in_file = [{k: v for k, v in row.items() if v is not None} for row in read_records(run_dir / "metrics.jsonl")]
+    assert without_figures[:3] == in_file
+    assert [row["_step"] for row in log.rows] == [1, 2, 3, 4]
+    assert [row.get("figure/before", {}).get("_type") for row in log.rows] == ["image-file"] * 3 + [None]
+    assert log.rows[3]["figure/after"]["_type"] == "image-file"
+    assert log.rows[3]["progress/transitions"] == 3 * 128  # its place on the axis
+    assert (sink.folder / "files" / log.rows[3]["figure/after"]["path"]).read_bytes() == png.read_bytes()
+    assert {key: log.config[key] for key in config} == config
+    assert (log.run.run_id, log.run.project, log.run.display_name) == ("run-1", "p", "nice")
+    assert (log.run.run_group, log.run.job_type, log.run.notes) == ("batch 256", "ppo", "why")
+    assert list(log.run.tags) == ["a", "b"]
+    assert log.metrics == {"progress/transitions": "", "*": "progress/transitions"}
+    assert log.summary["best/return"] == 21.0
+    assert "best/none" not in log.summary
+    assert log.artifacts == [("records", "records-run-1", ["metrics.jsonl"])]
+    assert log.exit_code == 3
+
+    assert said == [f"W&B is offline (as asked); upload later with: wandb sync {sink.folder}"]
+    assert capfd.readouterr() == ("", "")
+    assert sink.folder.is_relative_to(run_dir)
+    assert not list(home.rglob("*"))
+    assert not list(Path.cwd().iterdir())
+    assert not [name for name in os.environ if name.startswith("WANDB_")]
+
+
+def test_a_step_that_does_not_grow_is_refused(run_dir, said):
+    sink = open_wandb(OFFLINE, run_dir, {}, "id", say=said.append)
+    sink.log(record(5), 5)
+    with pytest.raises(ValueError, match="step 5 comes after step 5"):
+        sink.log(record(5), 5)
+    sink.finish({})
+
+
+def test_a_run_directory_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file") as caught:
+        open_wandb(OFFLINE, tmp_path / "file" / "run", {}, "id")
+    assert caught.value.errno in {errno.ENOTDIR, errno.EEXIST}
+
+
+def test_options_that_wandb_does_not_allow_are_an_error(run_dir):
+    import wandb
+
+    with pytest.raises(ValueError, match="Invalid project name"):
+        open_wandb(WandbOptions(mode="offline", project="a/b"), run_dir, {}, "id")
+    wandb.teardown()
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [(None, "no API key; `wandb login` stores one"), ("short", "API key must have 40"), (KEY, "no connection to http")],
+)
+def test_without_key_or_network_the_run_is_offline_within_seconds_and_says_so_once(
+    key, reason, run_dir, monkeypatch, said, capfd
+):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    start = time.monotonic()
+    sink = open_wandb(WandbOptions(), run_dir, {}, "id", say=said.append)
+    assert time.monotonic() - start < 8
+    sink.log(record(1), 1)
+    sink.finish({})
+    assert log_of(sink).records == [record(1)]
+    assert len(said) == 1
+    assert reason in said[0]
+    assert said[0].endswith(f"wandb sync {sink.folder}")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_accepts_and_never_answers_means_offline(run_dir, monkeypatch, said):
+    monkeypatch.setattr(rlgns.sinks, "INIT_TIMEOUT", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        sink = open_wandb(WandbOptions(), run_dir, {}, "id", say=said.append)
+        assert time.monotonic() - start < 10
+    sink.log(record(1), 1)
+    sink.finish({})
+    assert log_of(sink).records == [record(1)]
+    assert sink.run_id == "id"
+    assert len(said) == 1
+
+
+def test_a_refused_key_means_offline_under_the_same_id(run_dir, monkeypatch, said):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with wandb_server("another key") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        sink = open_wandb(WandbOptions(), run_dir, {}, "id", say=said.append)
+        sink.log(record(1), 1)
+        sink.finish({})
+    assert (sink.run_id, server.runs) == ("id", {})
+    assert log_of(sink).records == [record(1)]
+    assert len(said) == 1
+
+
+def test_no_key_on_a_terminal_asks_nothing(run_dir, home):
+    code = f"""
+import sys
+from pathlib import Path
+from rlgns.sinks import WandbOptions, open_wandb
+assert sys.stdin.isatty() and sys.stderr.isatty()
+open_wandb(WandbOptions(), Path({str(run_dir)!r}), {{}}, "id").finish({{}})
+print("done")
+"""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    shown = _read_terminal(terminal, seconds=20)
+    os.close(terminal)
+    process.kill()
+    process.wait()
+    first, second = shown.decode().split("\r\n")[:2]
+    assert first.startswith("W&B is offline (no API key")
+    assert "wandb sync" in first
+    assert second == "done"
+    assert not list(home.rglob("*"))
+
+
+def _read_terminal(terminal: int, seconds: float) -> bytes:
+    shown, deadline = b"", time.monotonic() + seconds
+    while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+    return shown
+
+
+def test_an_online_run_delivers_all_rows_and_its_exit_code(run_dir, home, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with wandb_server(KEY) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        sink = open_wandb(WandbOptions(), run_dir, {"num_envs": 8}, "id", say=refuse)
+        for step in range(200):
+            sink.log(record(step), step)
+        sink.finish({"best": 1.0}, exit_code=4)
+    delivered = [{k: v for k, v in row.items() if not k.startswith("_")} for row in server.rows("id")]
+    assert delivered == [record(step) for step in range(200)] == log_of(sink).records
+    assert server.runs["id"].exit_code == 4
+    assert capfd.readouterr() == ("", "")
+    assert not list(home.rglob("*"))
+
+
+def test_under_a_sweep_the_run_has_the_agents_id(run_dir, monkeypatch, said):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "of-the-agent")
+    monkeypatch.setenv("WANDB_PROJECT", "sweeps")
+    sink = open_wandb(OFFLINE, run_dir, {}, "ours", say=said.append)
+    sink.finish({})
+    log = log_of(sink)
+    assert (sink.run_id, log.run.run_id) == ("of-the-agent", "of-the-agent")
+    assert (log.run.project, log.run.sweep_id) == ("sweeps", "sweep")
+
+
+@pytest.mark.slow
+def test_a_server_lost_in_mid_run_costs_a_bounded_wait_and_no_row(run_dir, monkeypatch, said):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with wandb_server(KEY) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        sink = open_wandb(WandbOptions(finish_timeout=2.0), run_dir, {}, "id", say=said.append)
+        sink.log(record(0), 0)
+        server.stop()
+        start = time.monotonic()
+        for step in range(1, 1000):
+            sink.log(record(step), step)
+        assert time.monotonic() - start < 5
+        start = time.monotonic()
+        sink.finish({})
+        assert time.monotonic() - start < 8
+    assert log_of(sink).records == [record(step) for step in range(1000)]
+    assert len(said) == 1
+    assert said[0].endswith(f"wandb sync --include-online {sink.folder}")
+
+    with wandb_server(KEY) as server:  # the command that it names delivers everything
+        environment = os.environ | {"WANDB_BASE_URL": server.url}
+        command = [sys.executable, "-m", *sink.sync_command.split()]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=30)
+    assert len(server.rows("id")) == 1000
+
+
+def test_when_wandbs_own_process_is_killed_the_run_goes_on_and_says_so_once(run_dir, png):
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from rlgns.sinks import WandbOptions, open_wandb
+sink = open_wandb(WandbOptions(mode="offline"), Path({str(run_dir)!r}), {{}}, "id", say=print)
+sink.log({{"progress/transitions": 1}}, 1)
+for pid in Path(f"/proc/self/task/{{os.getpid()}}/children").read_text().split():
+    os.kill(int(pid), signal.SIGKILL)
+time.sleep(0.3)
+for step in (2, 3):
+    sink.log({{"progress/transitions": step}}, step)
+png = Path({str(png)!r})
+sink.log_figure("figure", png, 3)
+sink.log_artifact(png, "figure", "figures")
+sink.finish({{"best": 1.0}})
+print("done")
+"""
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    offline, gone, done = process.stdout.splitlines()
+    assert "as asked" in offline
+    assert "own process is gone" in gone
+    assert done == "done"
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_the_records_complete_and_wandbs_log_up_to_the_last_second(run_dir):
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from rlgns.sinks import JsonLines, WandbOptions, open_wandb
+run_dir = Path({str(run_dir)!r})
+sinks = [JsonLines(run_dir / "metrics.jsonl"), open_wandb(WandbOptions(mode="offline"), run_dir, {{}}, "id")]
+for step in range(60):
+    for sink in sinks:
+        sink.log({{"progress/steps": step, "progress/transitions": step}}, step)
+    time.sleep(0.05)
+os.killpg(0, signal.SIGKILL)
+"""
+    process = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, start_new_session=True)
+    assert process.returncode == -signal.SIGKILL
+    (path,) = run_dir.glob("wandb/offline-run-*/run-id.wandb")
+    assert columns(read_records(run_dir / "metrics.jsonl"), "progress/steps")[0].tolist() == list(range(60))
+    steps = [row["_step"] for row in read_wandb_log(path).rows]
+    assert steps == list(range(len(steps)))
+    assert len(steps) >= 20  # of 3 seconds 2 may be lost: one to the flush interval, one to a busy machine
+
+
+def test_a_resumed_offline_run_is_two_fragments_of_one_run(run_dir, said):
+    first = open_wandb(OFFLINE, run_dir, {}, "id", say=said.append)
+    for step in (1, 2, 3):
+        first.log(record(step), step)
+    first.finish({}, exit_code=143)
+    second = open_wandb(OFFLINE, run_dir, {}, "id", resume=True, say=said.append)
+    for step in (4, 5):
+        second.log(record(step), step)
+    second.finish({})
+    logs = [log_of(first), log_of(second)]
+    assert first.folder != second.folder
+    assert [log.run.run_id for log in logs] == ["id", "id"]
+    assert [log.exit_code for log in logs] == [143, 0]
+    assert [row["_step"] for log in logs for row in log.rows] == [1, 2, 3, 4, 5]
+
+
+def test_a_resumed_online_run_continues_the_servers_rows(run_dir, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with wandb_server(KEY) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        for steps in ((1, 2, 3), (4, 5)):
+            sink = open_wandb(WandbOptions(), run_dir, {}, "id", resume=steps[0] > 1, say=refuse)
+            for step in steps:
+                sink.log(record(step), step)
+            sink.finish({})
+    assert [row["_step"] for row in server.rows("id")] == [1, 2, 3, 4, 5]
+
+
+def test_json_lines_marks_a_resumption(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for resumed_at, steps in ((None, (1, 2, 3)), (1, (2, 3))):
+        sink = JsonLines(path, resumed_at)
+        for step in steps:
+            sink.log(record(step) | {"try": resumed_at}, step)
+        sink.finish({})
+    assert [(row["progress/steps"], row["try"]) for row in read_records(path)] == [(1, None), (2, 1), (3, 1)]
+
+
+def test_a_server_behind_a_proxy_counts_as_reachable_when_the_proxy_is(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        server = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxies = {"http": f"127.0.0.1:{proxy.getsockname()[1]}"}
+        assert not rlgns.sinks._is_reachable(server, {})
+        assert rlgns.sinks._is_reachable(server, proxies)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert not rlgns.sinks._is_reachable(server, proxies)
