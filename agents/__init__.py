@@ -7,17 +7,27 @@ if TYPE_CHECKING:
     from agents.algorithms import A2C, PPO, TrainingDivergedError
     from agents.atari import AtariVecEnv
     from agents.measuring import NoiseScaleCallback, RolloutMeasurer
+    from agents.rollouts import DeviceRolloutBuffer
 
 _MODULES = {
     "A2C": "agents.algorithms",
     "PPO": "agents.algorithms",
     "AtariVecEnv": "agents.atari",
+    "DeviceRolloutBuffer": "agents.rollouts",
     "NoiseScaleCallback": "agents.measuring",
     "RolloutMeasurer": "agents.measuring",
     "TrainingDivergedError": "agents.algorithms",
 }
 
-__all__ = ["A2C", "PPO", "AtariVecEnv", "NoiseScaleCallback", "RolloutMeasurer", "TrainingDivergedError"]
+__all__ = [
+    "A2C",
+    "PPO",
+    "AtariVecEnv",
+    "DeviceRolloutBuffer",
+    "NoiseScaleCallback",
+    "RolloutMeasurer",
+    "TrainingDivergedError",
+]
 
 
 def __getattr__(name: str) -> Any:

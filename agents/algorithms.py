@@ -1,8 +1,9 @@
 """Stable-Baselines3's A2C and PPO with the loss built from per-transition terms.
 
-Same constructors, policies, callbacks, `learn`, `save` and `load`. What differs is `train()`: the loss is the weighted
-mean of the very terms that measuring groups, counts are kept of updates and of optimiser steps, and a loss or gradient
-that is not finite stops training before it reaches the parameters.
+Same constructors, policies, callbacks, `learn`, `save` and `load`. What differs: the loss is the weighted mean of the
+very terms that measuring groups; with `rollout_buffer_class=DeviceRolloutBuffer` rollouts are collected in parts on the
+training device; several ranks train one model; nothing waits for the device within an update; counts are kept of
+updates and of optimiser steps, and a loss or gradient that is not finite ends training.
 
 Sources: Mnih et al. 2016, arXiv:1602.01783; Schulman et al. 2017, arXiv:1707.06347; Raffin et al. 2021 (JMLR 22/268).
 """
@@ -10,13 +11,19 @@ Sources: Mnih et al. 2016, arXiv:1602.01783; Schulman et al. 2017, arXiv:1707.06
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import stable_baselines3
 import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
+from agents.collecting import collect
 from agents.losses import (
     a2c_terms,
     clip_ranges,
@@ -24,121 +31,224 @@ from agents.losses import (
     normalised,
     ppo_terms,
     select,
-    weighted_mean,
+    weighted_terms,
     whole_rollout,
 )
+from agents.rollouts import DeviceRolloutBuffer
+from agents.stepping import Step, in_parts
+from rlgns.estimators import GradientMoments
+from rlgns.gradients import group_backward
+from rlgns.grouping import environment_groups
+from rlgns.parallel import ALONE, Ranks
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss or its gradient is nan or inf; the parameters are those before the step that would have spoilt them."""
+    """The loss or its gradient became nan or inf."""
 
 
-class A2C(stable_baselines3.A2C):
-    """Stable-Baselines3's A2C; `num_updates` and `num_optimizer_steps` count what was made."""
+class _OnPolicy(OnPolicyAlgorithm):
+    """What A2C and PPO have in common beyond Stable-Baselines3.
+
+    num_updates, num_optimizer_steps  rollouts trained on; optimiser steps made
+    ranks                             processes that train together, each with n_envs environments of its own
+    """
 
     num_updates: int = 0
     num_optimizer_steps: int = 0
+    ranks: Ranks = ALONE
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """One rollout: in parts into a `DeviceRolloutBuffer`, as Stable-Baselines3 does it into its own."""
+        if not isinstance(rollout_buffer, DeviceRolloutBuffer):
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+
+        def after_step(steps: Sequence[Step]) -> bool:
+            self.num_timesteps += env.num_envs
+            infos, dones = [info for step in steps for info in step.infos()], self._last_episode_starts
+            callback.update_locals(
+                {"self": self, "env": env, "infos": infos, "dones": dones, "new_obs": self._last_obs}
+            )
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+            return True
+
+        if not collect(self, in_parts(env), rollout_buffer, self.ranks, after_step):
+            return False
+        callback.on_rollout_end()
+        return True
+
+    def _descend(self, loss: Tensor, num_gradients: int = 1) -> Tensor:
+        """One optimiser step on the clipped gradient, summed over the ranks; its norm before clipping.
+
+        num_gradients  what the sum is divided by
+
+        Raises TrainingDivergedError before the step if loss or norm are not finite and it costs nothing to know that: a
+        GPU would have to be waited for, so that there it turns out at the end of the update.
+        """
+        parameters = list(self.policy.parameters())
+        self.ranks.sum_gradients(parameters)
+        if num_gradients > 1:
+            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], num_gradients)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if norm.device.type == "cpu":
+            self._check_finite(loss.item(), norm.item())
+        self.policy.optimizer.step()
+        self.num_optimizer_steps += 1
+        return norm
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingDivergedError(
+                f"the loss is {loss} and its gradient's norm {norm} at update {self.num_updates + 1}"
+            )
+
+    def _finish_update(self, logged: Mapping[str, Tensor], constants: Mapping[str, float]) -> None:
+        """Count the update and log it; what is on the device is fetched at once, here and nowhere else.
+
+        Raises TrainingDivergedError, the update not being counted, if the loss or its gradient is not finite.
+        """
+        numbers = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
+        self._check_finite(numbers["loss"], numbers["grad_norm"])
+        self.num_updates += 1
+        for name, value in {**numbers, **constants}.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _told_of_rollout(self, rollout: RolloutBufferSamples) -> dict[str, Tensor]:
+        """What is logged of every rollout: how much of the returns' variance the values explain, and π's deviation."""
+        values, returns = self.ranks.gather(rollout.old_values), self.ranks.gather(rollout.returns)
+        told = {"explained_variance": 1 - (returns - values).var(correction=0) / returns.var(correction=0)}
+        if hasattr(self.policy, "log_std"):
+            told["std"] = torch.exp(self.policy.log_std.detach()).mean()
+        return told
+
+
+class A2C(_OnPolicy, stable_baselines3.A2C):
+    """Stable-Baselines3's A2C.
+
+    num_groups       K: the gradient is the mean over K groups of environments, whose moments come at next to no cost;
+                     None: of the whole rollout at once
+    measure_updates  whether these moments are taken; the gradient is the same bit by bit
+    update_moments   those of the total loss in the last update
+    """
+
+    num_groups: int | None = None
+    measure_updates: bool = False
+    update_moments: GradientMoments | None = None
 
     def train(self) -> None:
         """One optimiser step on the whole rollout."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        rollout = whole_rollout(self.rollout_buffer, self.device)
-        advantages = normalised(rollout.advantages) if self.normalize_advantage else rollout.advantages
-        terms = a2c_terms(self.policy, rollout, advantages).terms
-        loss = weighted_mean(terms, loss_weights(self))
-        self.logger.record("train/grad_norm", _descend(self, loss, self.num_updates + 1))
+        rollout, size = whole_rollout(self.rollout_buffer, self.device), self.ranks.size
+        advantages = rollout.advantages
+        if self.normalize_advantage:
+            advantages = normalised(advantages, self.ranks.gather(advantages))
+        logged: dict[str, Tensor] = {}
+
+        def terms(index: Tensor | slice) -> Tensor:
+            by_loss = a2c_terms(self.policy, select(rollout, index), advantages[index]).terms
+            total = weighted_terms(by_loss, loss_weights(self))
+            names = {"policy": "policy_loss", "value": "value_loss", "entropy": "entropy_loss"}
+            logged.update({names[loss]: term.detach().mean() for loss, term in by_loss.items()})
+            logged["loss"] = total.detach().mean()
+            return total
+
+        self.policy.optimizer.zero_grad()
+        if self.num_groups is None:
+            terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
+        else:
+            groups = environment_groups(self.n_steps, self.n_envs, self.num_groups)
+            groups_on_device = torch.as_tensor(groups, device=self.device)
+            self.update_moments = group_backward(
+                self.policy, terms, groups_on_device, measure=self.measure_updates, ranks=self.ranks
+            )
+        logged = {name: self.ranks.sum(mean) / size for name, mean in logged.items()}
+        logged |= {"grad_norm": self._descend(logged["loss"], size), **self._told_of_rollout(rollout)}
         self._n_updates += 1
-        self.num_updates += 1
-        self.logger.record("train/policy_loss", terms["policy"].mean().item())
-        self.logger.record("train/value_loss", terms["value"].mean().item())
-        self.logger.record("train/entropy_loss", terms["entropy"].mean().item())
-        _record_common(self)
+        self._finish_update(logged, {})
 
 
-class PPO(stable_baselines3.PPO):
-    """Stable-Baselines3's PPO; `num_updates` counts rollouts trained on, `num_optimizer_steps` minibatches."""
-
-    num_updates: int = 0
-    num_optimizer_steps: int = 0
+class PPO(_OnPolicy, stable_baselines3.PPO):
+    """Stable-Baselines3's PPO; with several ranks, batch_size is each one's share of a minibatch."""
 
     def train(self) -> None:
-        """n_epochs passes over the rollout in random minibatches, drawn as Stable-Baselines3 draws them."""
+        """n_epochs passes over all ranks' rollouts in random minibatches, drawn as Stable-Baselines3 draws them."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         ranges = clip_ranges(self)
         rollout = whole_rollout(self.rollout_buffer, self.device)
-        minibatches: list[dict[str, float]] = []
+        advantages = self.ranks.gather(rollout.advantages)
+        told: list[Tensor] = []
         go_on = True
         for _ in range(self.n_epochs):
-            # NumPy's global generator is the one SB3 draws its minibatches from
-            order = np.random.permutation(len(rollout.advantages))  # noqa: NPY002
-            permutation = torch.as_tensor(order, device=self.device)
+            # NumPy's global generator is the one SB3 draws its minibatches from, alike in all ranks
+            permutation = torch.as_tensor(np.random.permutation(len(advantages)))  # noqa: NPY002
             self._n_updates += 1
-            for index in torch.split(permutation, self.batch_size):
-                minibatch, go_on = self._train_minibatch(rollout, index, ranges)
-                minibatches.append(minibatch)
+            for index in torch.split(permutation, self.batch_size * self.ranks.size):
+                logged, go_on = self._train_minibatch(rollout, advantages, index, ranges)
+                told.append(logged)
                 if not go_on:
                     break
             if not go_on:
                 break
-        self.num_updates += 1
-        for name in minibatches[0]:
-            self.logger.record(f"train/{name}", float(np.mean([m[name] for m in minibatches if name in m])))
-        self.logger.record("train/clip_range", ranges[0])
-        if ranges[1] is not None:
-            self.logger.record("train/clip_range_vf", ranges[1])
-        _record_common(self)
+        means = torch.stack(told).nanmean(0) if self.target_kl is not None else torch.stack(told).mean(0)
+        of_rollout = self._told_of_rollout(rollout)
+        constants = {"clip_range": ranges[0]} | ({} if ranges[1] is None else {"clip_range_vf": ranges[1]})
+        self._finish_update(dict(zip(LOGGED, means, strict=True)) | of_rollout, constants)
 
     def _train_minibatch(
         self,
-        rollout: stable_baselines3.common.type_aliases.RolloutBufferSamples,
-        index: torch.Tensor,
+        rollout: RolloutBufferSamples,
+        all_advantages: Tensor,
+        index: Tensor,
         ranges: tuple[float, float | None],
-    ) -> tuple[dict[str, float], bool]:
-        """What to log of one minibatch, and whether to go on; no step is made where KL went beyond 1.5·target_kl."""
-        batch = select(rollout, index)
+    ) -> tuple[Tensor, bool]:
+        """What to log of one minibatch, and whether to go on; no step is made where KL went beyond 1.5·target_kl.
+
+        index  [m] of transitions of all ranks; each rank takes those that are its own
+        """
+        m, first = len(index), self.ranks.rank * len(rollout.advantages)
+        own = index
+        if self.ranks.size > 1:
+            own = index[(first <= index) & (index < first + len(rollout.advantages))]
+        batch = select(rollout, (own - first).to(self.device))
         advantages = batch.advantages
-        if self.normalize_advantage and len(advantages) > 1:
-            advantages = normalised(advantages)
+        if self.normalize_advantage and m > 1:
+            advantages = normalised(advantages, all_advantages[index.to(self.device)])
         evaluation = ppo_terms(self.policy, batch, advantages, *ranges)
-        loss = weighted_mean(evaluation.terms, loss_weights(self))
+        loss = weighted_terms(evaluation.terms, loss_weights(self)).sum() / m
         with torch.no_grad():
             ratio = torch.exp(evaluation.log_ratio)
-            logged = {
-                "policy_gradient_loss": evaluation.terms["policy"].mean().item(),
-                "value_loss": evaluation.terms["value"].mean().item(),
-                "entropy_loss": evaluation.terms["entropy"].mean().item(),
-                "approx_kl": ((ratio - 1) - evaluation.log_ratio).mean().item(),
-                "clip_fraction": ((ratio - 1).abs() > ranges[0]).float().mean().item(),
-                "loss": loss.item(),
-            }
-        if self.target_kl is not None and logged["approx_kl"] > 1.5 * self.target_kl:
-            return logged, False
-        logged["grad_norm"] = _descend(self, loss, self.num_updates + 1)
-        return logged, True
+            terms = evaluation.terms
+            sums = torch.stack([
+                terms["policy"].sum(),
+                terms["value"].sum(),
+                terms["entropy"].sum(),
+                (ratio - 1 - evaluation.log_ratio).sum(),
+                ((ratio - 1).abs() > ranges[0]).sum(),
+                loss * m,
+            ])  # fmt: skip
+            means = self.ranks.sum(sums) / m
+        if self.target_kl is not None and means[LOGGED.index("approx_kl")] > 1.5 * self.target_kl:
+            return torch.cat([means, means.new_full((1,), math.nan)]), False
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return torch.cat([means, self._descend(means[LOGGED.index("loss")]).reshape(1)]), True
 
 
-def _descend(model: A2C | PPO, loss: torch.Tensor, update: int) -> float:
-    """One optimiser step on the clipped gradient; returns the gradient's norm before clipping.
-
-    Raises TrainingDivergedError before the step if the loss or the norm is not finite.
-    """
-    optimizer = model.policy.optimizer
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = float(torch.nn.utils.clip_grad_norm_(model.policy.parameters(), model.max_grad_norm))
-    if not (math.isfinite(norm) and math.isfinite(loss.item())):
-        raise TrainingDivergedError(f"the loss is {loss.item()} and its gradient's norm {norm} at update {update}")
-    optimizer.step()
-    model.num_optimizer_steps += 1
-    return norm
-
-
-def _record_common(model: OnPolicyAlgorithm) -> None:
-    buffer = model.rollout_buffer
-    explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
-    model.logger.record("train/explained_variance", float(explained))
-    if hasattr(model.policy, "log_std"):
-        model.logger.record("train/std", torch.exp(model.policy.log_std).mean().item())
-    model.logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
+LOGGED = (
+    "policy_gradient_loss",
+    "value_loss",
+    "entropy_loss",
+    "approx_kl",
+    "clip_fraction",
+    "loss",
+    "grad_norm",
+)
+"""What is logged of PPO's minibatches, as means over them."""

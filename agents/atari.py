@@ -22,10 +22,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
+from agents.stepping import Info, Step
+
 Observations = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
 Counters = dict[str, npt.NDArray[Any]]
-Info = dict[str, Any]
 
 TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # ale-py ends the Python process that loads one of these
 
@@ -69,10 +69,15 @@ class AtariVecEnv(VecEnv):
     lost lives the game goes on, unlike with SB3's wrappers without a FIRE or a no-op and with the frames still stacked.
     At a time limit ale-py stops before it reads the last screen: the newest frame there is the maximum of earlier ones.
 
+    The environments are emulated in `num_parts` parts (`agents.stepping`). Parts step on their own by `send` and
+    `receive`, or all together by `step`; trajectories are the same.
+
     Arguments (ale-py's own names; `ValueError` for unknown games and numbers out of range):
       game, num_envs  any spelling that `find_game` understands; N, at least 1
       seed         environment i starts from `seed + i`; None: from the system's entropy
-      num_threads  emulator threads; 0: one per core, at most N. Trajectories do not depend on it
+      num_threads  emulator threads of each part; 0: one per core, at most one an environment. Trajectories do not
+                   depend on it
+      num_parts    parts of as many environments each; divides N
       frameskip, stack_num  emulator frames per transition; frames per observation
       noop_max     a game starts after a random number of idle frames below `noop_max` (FIRE included); 0, 1: no idling
       repeat_action_probability  of ignoring the new action, at each emulator frame; 0.25 are the sticky actions of
@@ -92,6 +97,7 @@ class AtariVecEnv(VecEnv):
         *,
         seed: int | None = None,
         num_threads: int = 0,
+        num_parts: int = 1,
         frameskip: int = 4,
         stack_num: int = 4,
         noop_max: int = 30,
@@ -108,31 +114,36 @@ class AtariVecEnv(VecEnv):
         _require_at_least(0, num_threads=num_threads, noop_max=noop_max)
         if not 0 <= repeat_action_probability < 1:
             raise ValueError(f"repeat_action_probability {repeat_action_probability} is not in [0, 1); use 0 or 0.25")
+        if num_parts < 1 or num_envs % num_parts:
+            raise ValueError(
+                f"num_parts {num_parts} does not divide num_envs {num_envs}; use 1, or 2 of an even number"
+            )
         self.frameskip = frameskip
-        self.reward_clipping = reward_clipping
-        self._emulators: AtariVectorEnv | None = AtariVectorEnv(
-            self.game,
-            num_envs,
-            num_threads=num_threads,
-            frameskip=frameskip,
-            stack_num=stack_num,
-            noop_max=noop_max,
-            repeat_action_probability=repeat_action_probability,
-            life_loss_info=episodic_life,
-            reward_clipping=False,  # here, after the points were counted
-            use_fire_reset=use_fire_reset,
-            max_num_frames_per_episode=max_num_frames_per_episode,
-            full_action_space=full_action_space,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-        )
-        self._num_actions = len(self._emulators.ale.get_action_set())
-        actions = spaces.Discrete(self._num_actions)
+        size = num_envs // num_parts
+        self.parts = tuple(slice(start, start + size) for start in range(0, num_envs, size))
+        self._emulated: list[_Part] = [
+            _Part(
+                AtariVectorEnv(
+                    self.game,
+                    size,
+                    num_threads=num_threads,
+                    frameskip=frameskip,
+                    stack_num=stack_num,
+                    noop_max=noop_max,
+                    repeat_action_probability=repeat_action_probability,
+                    life_loss_info=episodic_life,
+                    reward_clipping=False,  # in the part, after the points were counted
+                    use_fire_reset=use_fire_reset,
+                    max_num_frames_per_episode=max_num_frames_per_episode,
+                    full_action_space=full_action_space,
+                    autoreset_mode=AutoresetMode.SAME_STEP,
+                ),
+                reward_clipping,
+            )
+            for _ in self.parts
+        ]
+        actions = spaces.Discrete(self._emulated[0].num_actions)
         super().__init__(num_envs, spaces.Box(0, 255, (stack_num, 84, 84), np.uint8), actions)
-        self._waiting = False
-        self._constructed_at = time.perf_counter()
-        self._game_returns = np.zeros(num_envs, np.int64)
-        self._game_lengths = np.zeros(num_envs, np.int64)
-        self._game_starts = np.zeros(num_envs, np.int32)
         if seed is not None:
             self.seed(seed)
 
@@ -150,69 +161,57 @@ class AtariVecEnv(VecEnv):
 
     def reset(self) -> Observations:
         """First observations `[N, stack_num, 84, 84]` of new games; `reset_infos` holds ale-py's counters for each."""
-        if self._waiting:
-            self.step_wait()
-        seeds = None if self._seeds[0] is None else np.array(self._seeds)
-        observations, counters = self._opened().reset(seed=seeds)
+        observations, self.reset_infos = [], []
+        for part, emulated in zip(self.parts, self._opened(), strict=True):
+            seeds = None if self._seeds[0] is None else np.array(self._seeds[part])
+            first, counters = emulated.reset(seeds)
+            observations.append(first)
+            self.reset_infos += [{k: int(v[i]) for k, v in counters.items()} for i in range(len(first))]
         self._reset_seeds()
-        self._game_returns[:] = self._game_lengths[:] = 0
-        self._game_starts = _game_starts(counters)
-        self.reset_infos = [{key: int(values[i]) for key, values in counters.items()} for i in range(self.num_envs)]
-        return cast(Observations, observations)
+        return np.concatenate(observations) if len(observations) > 1 else observations[0]
+
+    def send(self, part: int, actions: npt.NDArray[np.integer[Any]]) -> None:
+        """Hand a part's actions [n], integers in [0, action_space.n), to its emulators; ValueError for others."""
+        actions, expected = np.asarray(actions), self.num_envs // len(self.parts)
+        # ale-py hangs for ever on an action that the game does not have.
+        if actions.shape != (expected,) or actions.dtype.kind not in "iu":
+            raise ValueError(f"actions are {actions.dtype} of shape {actions.shape}; pass {expected} integers")
+        if actions.min() < 0 or actions.max() >= self.action_space.n:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"actions {actions} are not all among {self.game}'s 0 to {self._opened()[part].num_actions - 1}"
+            )
+        self._opened()[part].send(actions.astype(np.int64, copy=False))
+
+    def receive(self, part: int) -> Step:
+        """What the step gave that `send` began; the class says what a step's end of an episode means."""
+        return self._opened()[part].receive()
 
     def step_async(self, actions: npt.NDArray[np.integer[Any]]) -> None:
         """Hand `actions` [N], integers in [0, action_space.n), to the emulators; `ValueError` for anything else."""
-        if self._waiting:
-            raise RuntimeError("the last actions are still being played; call step_wait() before the next step_async()")
         actions = np.asarray(actions)
-        # ale-py hangs for ever on an action that the game does not have.
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+        if actions.shape != (self.num_envs,):
             raise ValueError(f"actions are {actions.dtype} of shape {actions.shape}; pass {self.num_envs} integers")
-        if actions.min() < 0 or actions.max() >= self._num_actions:
-            raise ValueError(f"actions {actions} are not all among {self.game}'s 0 to {self._num_actions - 1}")
-        self._opened().send(actions.astype(np.int64, copy=False))
-        self._waiting = True
+        for part, of_part in enumerate(self.parts):
+            self.send(part, actions[of_part])
 
-    def step_wait(self) -> tuple[Observations, npt.NDArray[np.float32], Flags, list[Info]]:
+    def step_wait(self) -> tuple[Observations, npt.NDArray[np.float32], npt.NDArray[np.bool_], list[Info]]:
         """Observations, rewards, dones and infos of the step that `step_async` began; the class says what they mean."""
-        if not self._waiting:
-            raise RuntimeError("no actions are being played; call step_async() before step_wait()")
-        observations, points, terminated, truncated, counters = self._opened().recv()
-        self._waiting = False
-        self._game_returns += points
-        self._game_lengths += 1
-        dones = terminated | truncated
-        infos = self._infos(observations, dones, truncated & ~terminated, counters)
-        rewards = np.sign(points) if self.reward_clipping else points
-        return observations, rewards.astype(np.float32), dones, infos
-
-    def _infos(self, observations: Observations, dones: Flags, truncated: Flags, counters: Counters) -> list[Info]:
-        # A dict for each environment costs 20 ns; whatever is written to a shared one would show up in all the others.
-        infos: list[Info] = [{} for _ in range(self.num_envs)]
-        if not dones.any():
-            return infos
-        game_starts = _game_starts(counters)
-        game_ended = game_starts != self._game_starts
-        seconds = round(time.perf_counter() - self._constructed_at, 6)
-        for i in np.flatnonzero(dones):
-            # ale-py fills final_obs only where a new game began; after a lost life the old one simply goes on.
-            final_observations = counters["final_obs"] if game_ended[i] else observations
-            infos[i]["terminal_observation"] = final_observations[i].copy()
-            infos[i]["TimeLimit.truncated"] = bool(truncated[i])
-            if game_ended[i]:
-                infos[i]["episode"] = {"r": float(self._game_returns[i]), "l": int(self._game_lengths[i]), "t": seconds}
-        self._game_returns[game_ended] = self._game_lengths[game_ended] = 0
-        self._game_starts = game_starts
-        return infos
+        steps = [self.receive(part) for part in range(len(self.parts))]
+        if len(steps) == 1:
+            return steps[0].observations, steps[0].rewards, steps[0].dones, steps[0].infos()
+        observations, rewards, dones = (
+            np.concatenate([getattr(step, name) for step in steps]) for name in ("observations", "rewards", "dones")
+        )
+        return observations, rewards, dones, [info for step in steps for info in step.infos()]
 
     def close(self) -> None:
         """Stop the emulator threads and free the emulators; a later `reset` or `step` raises `RuntimeError`."""
-        self._emulators, self._waiting = None, False
+        self._emulated = []
 
-    def _opened(self) -> AtariVectorEnv:
-        if self._emulators is None:
+    def _opened(self) -> "list[_Part]":
+        if not self._emulated:
             raise RuntimeError(f"this AtariVecEnv of {self.game} is closed; construct another one")
-        return self._emulators
+        return self._emulated
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The attribute of this object, once for each of `indices`: the emulators all share it."""
@@ -233,6 +232,66 @@ class AtariVecEnv(VecEnv):
     def get_images(self) -> NoReturn:
         """Not possible: ale-py's vector environment does not hand out its screens."""
         raise NotImplementedError("no screens here; to film an agent, gymnasium.make(…, render_mode='rgb_array')")
+
+
+class _Part:
+    """The emulators of one part, with the bookkeeping of their games."""
+
+    def __init__(self, emulators: AtariVectorEnv, reward_clipping: bool) -> None:
+        self._emulators = emulators
+        self._reward_clipping = reward_clipping
+        self.num_actions = len(emulators.ale.get_action_set())
+        self._waiting = False
+        self._constructed_at = time.perf_counter()
+        self._returns = np.zeros(emulators.num_envs, np.int64)
+        self._lengths = np.zeros(emulators.num_envs, np.int64)
+        self._starts = np.zeros(emulators.num_envs, np.int32)
+
+    def reset(self, seeds: npt.NDArray[np.int64] | None) -> tuple[Observations, Counters]:
+        if self._waiting:
+            self.receive()
+        observations, counters = self._emulators.reset(seed=seeds)
+        self._returns[:] = self._lengths[:] = 0
+        self._starts = _game_starts(counters)
+        return cast(Observations, observations), counters
+
+    def send(self, actions: npt.NDArray[np.int64]) -> None:
+        if self._waiting:
+            raise RuntimeError("the last actions are still being played; call step_wait() before the next step_async()")
+        self._emulators.send(actions)
+        self._waiting = True
+
+    def receive(self) -> Step:
+        if not self._waiting:
+            raise RuntimeError("no actions are being played; call step_async() before step_wait()")
+        observations, points, terminated, truncated, counters = self._emulators.recv()
+        self._waiting = False
+        self._returns += points
+        self._lengths += 1
+        dones = terminated | truncated
+        starts = _game_starts(counters)
+        game_ended = starts != self._starts
+        ended = np.flatnonzero(dones)
+        rewards = np.sign(points) if self._reward_clipping else points
+        step = Step(
+            observations=observations,
+            rewards=rewards.astype(np.float32),
+            dones=dones,
+            truncated=truncated & ~terminated,
+            restarted=game_ended,
+            # ale-py fills final_obs only where a new game began; after a lost life the old one simply goes on.
+            last_observations={
+                int(i): (counters["final_obs"] if game_ended[i] else observations)[i].copy() for i in ended
+            },
+            episodes={int(i): self._episode(i) for i in ended if game_ended[i]},
+        )
+        self._returns[game_ended] = self._lengths[game_ended] = 0
+        self._starts = starts
+        return step
+
+    def _episode(self, i: np.intp) -> Info:
+        seconds = round(time.perf_counter() - self._constructed_at, 6)
+        return {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds}
 
 
 def _game_starts(counters: Counters) -> npt.NDArray[np.int32]:

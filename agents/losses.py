@@ -22,6 +22,9 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 from torch.nn import functional
 
+from agents.rollouts import DeviceRolloutBuffer
+from rlgns.parallel import ALONE, Ranks
+
 Terms = dict[str, Tensor]
 """Per-transition terms [B] of the losses "policy", "value" and "entropy"; what is minimised is their weighted mean."""
 
@@ -85,21 +88,27 @@ def loss_weights(model: OnPolicyAlgorithm) -> dict[str, float]:
     return {"policy": 1.0, "value": model.vf_coef, "entropy": model.ent_coef}
 
 
-def weighted_mean(terms: Terms, weights: dict[str, float]) -> Tensor:
-    """The loss that is trained: Σ weight · mean of terms, added in Stable-Baselines3's order."""
-    policy, entropy, value = (terms[loss].mean() for loss in ("policy", "entropy", "value"))
-    return policy + weights["entropy"] * entropy + weights["value"] * value
+def weighted_terms(terms: Terms, weights: Mapping[str, float]) -> Tensor:
+    """The terms [B] of the loss that is trained: Σ weight · term. What is minimised is their mean."""
+    return terms["policy"] + weights["entropy"] * terms["entropy"] + weights["value"] * terms["value"]
 
 
-def normalised(advantages: Tensor) -> Tensor:
-    """Advantages [B] less their mean, over their standard deviation, as Stable-Baselines3 does it."""
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+def normalised(advantages: Tensor, of: Tensor | None = None) -> Tensor:
+    """Advantages less the mean, over the standard deviation, as Stable-Baselines3 does it.
+
+    of  the advantages whose mean and deviation are meant, where they are more (those of all ranks)
+    """
+    of = advantages if of is None else of
+    return (advantages - of.mean()) / (of.std() + 1e-8)
 
 
-def rollout_terms(model: OnPolicyAlgorithm, rollout: RolloutBufferSamples) -> Callable[[Tensor], Terms]:
+def rollout_terms(
+    model: OnPolicyAlgorithm, rollout: RolloutBufferSamples, ranks: Ranks = ALONE
+) -> Callable[[Tensor], Terms]:
     """Terms by transition index of the loss that `model` trains, on the rollout that its present policy collected.
 
     rollout  flat, from `whole_rollout`; advantages are normalised here once, over all of it, as a constant
+    ranks    over whose rollouts together
 
     Raises TypeError for algorithms other than A2C and PPO.
     """
@@ -107,7 +116,7 @@ def rollout_terms(model: OnPolicyAlgorithm, rollout: RolloutBufferSamples) -> Ca
     if not isinstance(model, A2C | PPO):
         raise TypeError(f"{type(model).__name__} cannot be measured; the losses of A2C and PPO are known")
     if model.normalize_advantage and len(advantages) > 1:
-        advantages = normalised(advantages)
+        advantages = normalised(advantages, ranks.gather(advantages))
     policy = model.policy
 
     def terms(index: Tensor) -> Terms:
@@ -130,8 +139,11 @@ def clip_ranges(model: PPO) -> tuple[float, float | None]:
 def whole_rollout(buffer: RolloutBuffer, device: torch.device) -> RolloutBufferSamples:
     """The collected rollout as flat tensors, an environment's T transitions side by side; the buffer is untouched.
 
-    Images come channels last in memory, where convolutions are fastest; shapes stay [N·T, C, H, W].
+    Images come channels last in memory, where convolutions are fastest; shapes stay [N·T, C, H, W]. Observations of a
+    `DeviceRolloutBuffer` are gathered when they are selected.
     """
+    if isinstance(buffer, DeviceRolloutBuffer):
+        return buffer.samples()
     observations: Any
     if isinstance(buffer, DictRolloutBuffer):
         observations = {key: _flat(buffer, array, device) for key, array in buffer.observations.items()}
@@ -142,7 +154,7 @@ def whole_rollout(buffer: RolloutBuffer, device: torch.device) -> RolloutBufferS
     return RolloutBufferSamples(observations, actions, *(one.flatten() for one in scalars))
 
 
-def select(rollout: RolloutBufferSamples, index: Tensor) -> RolloutBufferSamples:
+def select(rollout: RolloutBufferSamples, index: Tensor | slice) -> RolloutBufferSamples:
     """The transitions at `index` of a flat rollout; observations may be a tensor or a dict of tensors."""
     observations: Any = rollout.observations
     if isinstance(observations, Mapping):

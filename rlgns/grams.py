@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlgns.estimators import GradientMoments, moments_from_groups
+from rlgns.parallel import Ranks
 
 Terms = Mapping[str, Tensor]
 """Per-example loss terms [b] by name of the loss."""
@@ -72,13 +73,25 @@ def checked_terms(terms: Terms, num_examples: int) -> Terms:
     return terms
 
 
-def gram_of_rows(rows: list[Tensor], scale: Tensor | None, width: int = 1 << 16) -> NDArray[np.float64]:
-    """[R, R] products in float64 of R flat vectors, column block by column block."""
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
+def gram_of_rows(
+    rows: list[Tensor], num_losses: int, ranks: Ranks, scale: Tensor | None = None, width: int = 1 << 16
+) -> Tensor:
+    """[L, K, L, K] products in float64 of L·K flat vectors, column block by column block, over the groups of all ranks.
+
+    No block is wider than `width`, so that neither a float64 copy nor another rank's vectors are ever whole in memory.
+    """
+    L, W, K = num_losses, ranks.size, len(rows) // num_losses
+    total = torch.zeros(W * L * K, W * L * K, dtype=torch.float64, device=rows[0].device)
     for start in range(0, len(rows[0]), width):
         columns = slice(start, start + width)
-        block = torch.stack([row[columns] for row in rows]).double()
+        block = ranks.gather(torch.stack([row[columns] for row in rows])).double()
         if scale is not None:
             block *= scale[columns]
         total += block @ block.T
-    return total.cpu().numpy()
+    return total.view(W, L, K, W, L, K).permute(1, 0, 2, 4, 3, 5).reshape(L, W * K, L, W * K)
+
+
+def group_grams_of(losses: tuple[str, ...], products: Mapping[str, Tensor], group_size: int) -> GroupGrams:
+    """From products [L, K, L, K] of summed gradients by layer to those of group means; fetched from a GPU at once."""
+    fetched = (torch.stack(list(products.values())) / group_size**2).cpu().numpy()
+    return GroupGrams(losses, dict(zip(products, fetched, strict=True)), group_size)

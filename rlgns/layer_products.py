@@ -2,23 +2,27 @@
 
 The backward of each loss stops at the layers' outputs. With x the inputs of a layer and δ the gradients at its outputs,
 the products of Linear gradients follow from those of x and δ alone; a convolution has few weights, so its group
-gradients are made. Every parameter must be used through its layer, every layer called once with the whole batch.
+gradients are made. Their mean is the gradient that training needs: measuring the loss that is trained costs next to
+nothing. Every parameter must be used through its layer, every layer called once with the whole batch.
 
 Source: Goodfellow 2015, arXiv:1510.01799, from norms to products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.grad import conv2d_weight
 
-from rlgns.grams import GroupGrams, Terms, checked_terms, gram_of_rows
+from rlgns.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
+from rlgns.parallel import ALONE, Ranks
+
+TRAINED = "trained"
+"""The loss that is trained, where it is the only one."""
 
 
 def layers_cover(model: nn.Module) -> bool:
@@ -51,86 +55,150 @@ class NotCalledOnceError(ValueError):
     """A layer sees the batch in parts or more than once, so its output does not tell the group gradients."""
 
 
-def layer_products(model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor) -> GroupGrams:
-    """One forward for all groups; each loss's backward stops at the layers' outputs."""
+class LayerCalls:
+    """What one forward leaves behind at every layer: its inputs, and where the gradients of its outputs arrive."""
+
+    def __init__(self, model: nn.Module) -> None:
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+        self.layers = {name: m for name, m in layers.items() if any(p.requires_grad for p in m.parameters())}
+        self.inputs: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
+        self._edges: dict[str, GradientEdge] = {}  # of the outputs, even if an in-place ReLU follows
+
+    @contextmanager
+    def recorded(self, num_examples: int) -> Iterator[None]:
+        """Watch a forward of so many examples; NotCalledOnceError where a layer does not see them all at once."""
+
+        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+                if not output.requires_grad:  # under no_grad: a call that no gradient passes
+                    return
+                if name in self._outputs or len(output) != num_examples:
+                    raise NotCalledOnceError(
+                        f'layer {name} is not called once with the whole batch; use method="micro_batches"'
+                    )
+                self.inputs[name], self._outputs[name] = arguments[0].detach(), output
+                self._edges[name] = get_gradient_edge(output)
+
+            return hook
+
+        handles = [module.register_forward_hook(keep(name)) for name, module in self.layers.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def errors(self, loss: Tensor, retain_graph: bool = False) -> dict[str, Tensor]:
+        """∂loss/∂output of every layer that was called; the backward goes no further than that."""
+        found = torch.autograd.grad(loss, list(self._edges.values()), retain_graph=retain_graph, allow_unused=True)
+        return {
+            name: torch.zeros_like(self._outputs[name]) if error is None else error
+            for name, error in zip(self._edges, found, strict=True)
+        }
+
+    def nothing(self, num_losses: int, num_groups: int) -> dict[str, Tensor]:
+        """Products of every layer, zero until its gradients are known: a layer may not be called at all."""
+        shape = (num_losses, num_groups, num_losses, num_groups)
+        return {
+            name: torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
+            for name, layer in self.layers.items()
+        }
+
+
+def layer_products(
+    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks = ALONE
+) -> GroupGrams:
+    """Products of the group gradients of every loss, over the groups of all ranks; nothing of the model changes."""
     K, b = groups.shape
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    layers = {name: m for name, m in layers.items() if any(p.requires_grad for p in m.parameters())}
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    edges: dict[str, GradientEdge] = {}  # where the outputs' gradients arrive, even if an in-place ReLU follows
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            if not output.requires_grad:  # under no_grad: a call that no gradient passes
-                return
-            if name in outputs or len(output) != K * b:
-                raise NotCalledOnceError(
-                    f'layer {name} is not called once with the whole batch; use method="micro_batches"'
-                )
-            inputs[name], outputs[name], edges[name] = arguments[0].detach(), output, get_gradient_edge(output)
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
-    try:
+    calls = LayerCalls(model)
+    with calls.recorded(K * b):
         batch = checked_terms(terms(groups.flatten()), K * b)
-    finally:
-        for handle in handles:
-            handle.remove()
-    losses = tuple(batch)
-    errors: list[list[Tensor]] = []  # by loss, ∂(sum of terms)/∂output of each layer
-    for i, term in enumerate(batch.values()):
-        found = torch.autograd.grad(
-            term.sum(), list(edges.values()), retain_graph=i < len(losses) - 1, allow_unused=True
+    errors = [calls.errors(term.sum(), retain_graph=i < len(batch) - 1) for i, term in enumerate(batch.values())]
+    products = calls.nothing(len(batch), K * ranks.size)
+    for name, x in calls.inputs.items():
+        layer, of_losses = calls.layers[name], [error[name] for error in errors]
+        if isinstance(layer, nn.Linear):
+            products[name] = _linear_products(x, of_losses, layer, K, ranks)
+        else:
+            rows = _rows(gradient for error in of_losses for gradient in _conv_gradients(x, error, layer, K))
+            products[name] = gram_of_rows(rows, len(batch), ranks)
+    return group_grams_of(tuple(batch), products, b)
+
+
+def layer_backward(
+    model: nn.Module, terms: Callable[[Tensor], Tensor], groups: Tensor, measure: bool, ranks: Ranks = ALONE
+) -> GroupGrams | None:
+    """Like `terms(…).mean().backward()`, with the products of the group gradients, if they are to be measured.
+
+    The gradients of weights are taken last, a convolution's by group, whether they are measured or not: so measuring
+    changes no bit of them. Gradients are this rank's, products those of all ranks' groups.
+    """
+    K, b = groups.shape
+    calls = LayerCalls(model)
+    with calls.recorded(K * b):
+        batch = checked_terms({TRAINED: terms(groups.flatten())}, K * b)
+    errors = calls.errors(batch[TRAINED].sum())
+    products = calls.nothing(1, K * ranks.size)
+    for name, x in calls.inputs.items():
+        layer, error = calls.layers[name], errors[name]
+        if isinstance(layer, nn.Linear):
+            gradients = _linear_gradient(x, error, layer)
+            if measure:
+                products[name] = _linear_products(x, [error], layer, K, ranks)
+        else:
+            by_group = _conv_gradients(x, error, layer, K)
+            gradients = tuple(torch.stack(of_groups).sum(0) for of_groups in zip(*by_group, strict=True))
+            if measure:
+                products[name] = gram_of_rows(_rows(by_group), 1, ranks)
+        for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
+            mean = gradient.to(parameter.dtype) / (K * b)
+            parameter.grad = mean if parameter.grad is None else parameter.grad.add_(mean)
+    return group_grams_of((TRAINED,), products, b) if measure else None
+
+
+Gradients = tuple[Tensor, ...]
+"""Of the weight and, where the layer has one, of the bias."""
+
+
+def _linear_gradient(x: Tensor, error: Tensor, layer: nn.Linear) -> Gradients:
+    x, error = x.flatten(0, -2), error.flatten(0, -2)
+    weight = error.T @ x.to(error.dtype)
+    return (weight,) if layer.bias is None else (weight, error.sum(0))
+
+
+def _conv_gradients(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> list[Gradients]:
+    """Those of the sum over each group."""
+    found: list[Gradients] = []
+    for inputs, delta in zip(x.to(error.dtype).chunk(K), error.chunk(K), strict=True):
+        weight: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+            inputs, layer.weight.shape, delta, layer.stride, layer.padding, layer.dilation
         )
-        errors.append([_zero_if_none(e, o) for e, o in zip(found, outputs.values(), strict=True)])
-    products = {name: np.zeros((len(losses), K, len(losses), K)) for name in layers}
-    for j, name in enumerate(outputs):
-        of_losses = [error[j] for error in errors]
-        layer = layers[name]
-        gram = (
-            _linear_products(inputs[name], of_losses, layer, K)
-            if isinstance(layer, nn.Linear)
-            else _conv_products(inputs[name], of_losses, layer, K)
-        )
-        products[name] = gram.reshape(len(losses), K, len(losses), K) / b**2
-    return GroupGrams(losses, products, b)
+        found.append((weight,) if layer.bias is None else (weight, delta.sum((0, 2, 3))))
+    return found
 
 
-def _zero_if_none(gradient: Tensor | None, like: Tensor) -> Tensor:
-    """The gradient, or zeros where the loss does not reach."""
-    return torch.zeros_like(like) if gradient is None else gradient
+def _rows(gradients: Iterable[Gradients]) -> list[Tensor]:
+    return [torch.cat([gradient.flatten() for gradient in of_group]) for of_group in gradients]
 
 
-def _linear_products(x: Tensor, errors: list[Tensor], layer: nn.Linear, K: int) -> NDArray[np.float64]:
-    """[L·K, L·K]: ⟨Σδᵢxᵢᵀ, Σδⱼxⱼᵀ⟩ = ΣΣ ⟨δᵢ, δⱼ⟩⟨xᵢ, xⱼ⟩.
+def _linear_products(x: Tensor, errors: list[Tensor], layer: nn.Linear, K: int, ranks: Ranks) -> Tensor:
+    """[L, K, L, K]: ⟨Σδᵢxᵢᵀ, Σδⱼxⱼᵀ⟩ = ΣΣ ⟨δᵢ, δⱼ⟩⟨xᵢ, xⱼ⟩, over the groups of all ranks.
 
     Without the gradients where the batch is small against the layer, from the group gradients otherwise.
     """
-    n, L = len(x), len(errors)
-    delta = torch.cat(errors)
-    with_bias = layer.bias is not None and layer.bias.requires_grad
+    n, L = ranks.size * len(x), len(errors)
+    precise = torch.promote_types(x.dtype, torch.float32)  # under autocast both are bfloat16
+    x, delta = x.to(precise), torch.stack(errors).to(precise)  # [L, n, …]
     if x.dim() == 2 and n * (layer.in_features + layer.out_features) <= layer.in_features * layer.out_features:
-        of_inputs = (x @ x.T).double() + with_bias
+        K *= ranks.size
+        x, delta = ranks.gather(x), ranks.gather(delta.transpose(0, 1)).transpose(0, 1).reshape(L * n, -1)
+        of_inputs = (x @ x.T).double() + (layer.bias is not None)
         of_errors = (delta @ delta.T).double().view(L, n, L, n)
         pairs = of_errors * of_inputs.view(1, n, 1, n)
-        return pairs.view(L * K, n // K, L * K, n // K).sum((1, 3)).cpu().numpy()
-    if with_bias:
+        return pairs.view(L, K, n // K, L, K, n // K).sum((2, 5))
+    if layer.bias is not None:
         x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
     delta = delta.view(L, K, -1, layer.out_features)
     weights = torch.einsum("lkno,kni->lkoi", delta, x.reshape(K, -1, x.shape[-1]))
-    return gram_of_rows(list(weights.reshape(L * K, -1)), None)
-
-
-def _conv_products(x: Tensor, errors: list[Tensor], layer: nn.Conv2d, K: int) -> NDArray[np.float64]:
-    """[L·K, L·K] from the group gradients themselves: a convolution has few weights."""
-    with_bias = layer.bias is not None and layer.bias.requires_grad
-    rows = []
-    for error in errors:
-        for inputs, delta in zip(x.chunk(K), error.chunk(K), strict=True):
-            weight: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-                inputs, layer.weight.shape, delta, layer.stride, layer.padding, layer.dilation
-            ).flatten()
-            rows.append(torch.cat([weight, delta.sum((0, 2, 3))]) if with_bias else weight)
-    return gram_of_rows(rows, None)
+    return gram_of_rows(list(weights.reshape(L * K, -1)), L, ranks)

@@ -14,8 +14,9 @@ MATHS = {"records", "estimators", "statistics", "grouping", "measurements"}
 
 MAY_IMPORT = {
     **{name: {"numpy", "scipy"} for name in MATHS},
+    "parallel": {"torch"},
     "grams": {"numpy", "torch"},
-    "layer_products": {"numpy", "torch"},
+    "layer_products": {"torch"},
     "gradients": {"numpy", "torch"},
     "checkpoints": {"numpy", "torch"},
     "run_directory": set(),
@@ -29,9 +30,10 @@ MAY_IMPORT = {
 
 ABOVE_MATHS = {
     **dict.fromkeys(MATHS, MATHS),
-    "grams": MATHS,
-    "layer_products": MATHS | {"grams"},
-    "gradients": MATHS | {"grams", "layer_products"},
+    "parallel": set(),
+    "grams": MATHS | {"parallel"},
+    "layer_products": MATHS | {"parallel", "grams"},
+    "gradients": MATHS | {"parallel", "grams", "layer_products"},
     "checkpoints": MATHS,
     "run_directory": set(),
     "__init__": MATHS,

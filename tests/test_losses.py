@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActor
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch.nn import functional
 
-from agents.losses import a2c_terms, normalised, ppo_terms, rollout_terms, select, weighted_mean, whole_rollout
+from agents.losses import a2c_terms, normalised, ppo_terms, rollout_terms, select, weighted_terms, whole_rollout
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 DISCRETE, CONTINUOUS = spaces.Discrete(4), spaces.Box(-1, 1, (2,), np.float32)
@@ -49,7 +49,7 @@ def test_the_mean_of_a2c_terms_is_stable_baselines3s_loss(actions, normalize):
     policy = make_policy(actions)
     batch = random_batch(policy, 64)
     advantages = normalised(batch.advantages) if normalize else batch.advantages
-    loss = weighted_mean(a2c_terms(policy, batch, advantages).terms, WEIGHTS)
+    loss = weighted_terms(a2c_terms(policy, batch, advantages).terms, WEIGHTS).mean()
     loss.backward()
     gradients = [p.grad.clone() for p in policy.parameters()]
 
@@ -75,7 +75,7 @@ def test_the_mean_of_ppo_terms_is_stable_baselines3s_loss(actions, clip_range_vf
     policy = make_policy(actions)
     batch = random_batch(policy, 64)
     evaluation = ppo_terms(policy, batch, batch.advantages, 0.1, clip_range_vf)
-    loss = weighted_mean(evaluation.terms, WEIGHTS)
+    loss = weighted_terms(evaluation.terms, WEIGHTS).mean()
     loss.backward()
     gradients = [p.grad.clone() for p in policy.parameters()]
 

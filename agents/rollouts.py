@@ -1,0 +1,207 @@
+"""A rollout on the training device, every frame of an image kept once.
+
+Stable-Baselines3's buffer keeps four frames for each transition, three of which the transition before has too, as
+NumPy arrays on the host. Here a frame is one row, and a stack is four indices: a quarter of the memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from torch import Tensor
+from typing_extensions import override
+
+from agents.stepping import Step
+
+
+class Observations(Protocol):
+    """The observations of T + 1 points in time and N environments."""
+
+    def begin(self, observations: npt.NDArray[Any]) -> None:
+        """Take [N, …] as those at time 0, all others being forgotten."""
+
+    def write(self, t: int, part: slice, step: Step) -> None:
+        """Take the observations that a part's step led to as those at time t ≥ 1."""
+
+    def at(self, t: int, part: slice) -> Tensor:
+        """Those of a part at time t, [n, …]."""
+
+    def __getitem__(self, transitions: Tensor | slice) -> Tensor:
+        """Those of the transitions at environment-major indices n·T + t."""
+
+
+class Frames(Observations):
+    """Stacks of frames, whose older frames are the newer ones of the stack before.
+
+    Rows of `_frames` are [H, W] frames: that of time t and environment n, t < 0 for the first stack's older ones, at
+    (t + S − 1)·N + n. Where an environment restarts, the older frames of its new stack go to spare rows behind.
+    """
+
+    def __init__(self, num_steps: int, num_envs: int, shape: tuple[int, ...], device: torch.device) -> None:
+        self._T, self._N, (self._S, *size) = num_steps, num_envs, shape
+        self._first_spare = self._spare = (num_steps + self._S) * num_envs
+        rows = self._first_spare + (self._S - 1) * (num_envs + num_steps * num_envs // 128)
+        self._frames = torch.zeros(rows, *size, dtype=torch.uint8, device=device)
+        t, n, s = (torch.arange(end, device=device) for end in (num_steps + 1, num_envs, self._S))
+        self._without_restarts = (t[:, None, None] + s) * num_envs + n[:, None]
+        self._rows = self._without_restarts.clone()
+        """[T + 1, N, S], the row of each frame of each stack."""
+        self._staging = _staging(shape, num_envs, device)
+
+    @override
+    def begin(self, observations: npt.NDArray[np.uint8]) -> None:
+        stacks = torch.as_tensor(observations).transpose(0, 1).flatten(0, 1)
+        self._frames[: len(stacks)] = stacks.to(self._frames.device)
+        self._rows.copy_(self._without_restarts)
+        self._spare = self._first_spare
+
+    @override
+    def write(self, t: int, part: slice, step: Step) -> None:
+        newest = torch.from_numpy(step.observations[:, -1])
+        if self._staging is not None:  # a GPU reads pinned memory while the host goes on
+            newest = self._staging[t % 2, part].copy_(newest)
+        start = (t + self._S - 1) * self._N
+        self._frames[start + part.start : start + part.stop].copy_(newest, non_blocking=True)
+        if step.restarted.any():
+            self._restart(t, part.start + np.flatnonzero(step.restarted), step.observations[step.restarted, :-1])
+
+    def _restart(self, t: int, environments: npt.NDArray[np.intp], older: npt.NDArray[np.uint8]) -> None:
+        number = older.shape[0] * older.shape[1]
+        if self._spare + number > len(self._frames):
+            more = max(number, self._N * self._S)
+            self._frames = torch.cat([self._frames, self._frames.new_zeros(more, *self._frames.shape[1:])])
+        self._frames[self._spare : self._spare + number] = torch.from_numpy(older).flatten(0, 1).to(self._frames.device)
+        rows = torch.arange(self._spare, self._spare + number, device=self._rows.device).view(older.shape[:2])
+        self._spare += number
+        which = torch.as_tensor(environments, device=self._rows.device)
+        for later in range(min(self._S - 1, self._T + 1 - t)):
+            self._rows[t + later, which, : self._S - 1 - later] = rows[:, later:]
+
+    @override
+    def at(self, t: int, part: slice) -> Tensor:
+        return self._stacks(self._rows[t, part])
+
+    @override
+    def __getitem__(self, transitions: Tensor | slice) -> Tensor:
+        if isinstance(transitions, slice):
+            transitions = torch.arange(self._T * self._N, device=self._rows.device)[transitions]
+        return self._stacks(self._rows[transitions % self._T, transitions // self._T])
+
+    def _stacks(self, rows: Tensor) -> Tensor:
+        """[B, S, H, W], channels last in memory, where convolutions are fastest. index_select copies whole rows."""
+        return torch.stack([self._frames.index_select(0, row) for row in rows.T], -1).permute(0, 3, 1, 2)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of frames and indices on the device."""
+        return sum(tensor.nbytes for tensor in (self._frames, self._rows, self._without_restarts))
+
+
+class Vectors(Observations):
+    """Observations that share nothing."""
+
+    def __init__(self, num_steps: int, num_envs: int, space: spaces.Box, device: torch.device) -> None:
+        dtype = torch.as_tensor(np.empty(0, space.dtype)).dtype
+        self._all = torch.zeros(num_steps + 1, num_envs, *space.shape, dtype=dtype, device=device)
+
+    @override
+    def begin(self, observations: npt.NDArray[Any]) -> None:
+        self._all[0] = torch.as_tensor(observations).to(self._all.device)
+
+    @override
+    def write(self, t: int, part: slice, step: Step) -> None:
+        self._all[t, part] = torch.as_tensor(step.observations).to(self._all.device)
+
+    @override
+    def at(self, t: int, part: slice) -> Tensor:
+        return self._all[t, part]
+
+    @override
+    def __getitem__(self, transitions: Tensor | slice) -> Tensor:
+        return self._all[:-1].transpose(0, 1).flatten(0, 1)[transitions]
+
+
+class DeviceRolloutBuffer(RolloutBuffer):
+    """Stable-Baselines3's `RolloutBuffer` with tensors on the training device; `agents.collecting` fills it.
+
+    Pass it as `rollout_buffer_class` to `agents.A2C` or `agents.PPO`, for observations that are a Box and actions that
+    are Discrete.
+
+    frames_once  images are stacks whose older frames are those of the step before, as `AtariVecEnv`'s: keep each once
+    """
+
+    observations: Observations  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        gae_lambda: float = 1,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+        frames_once: bool = False,
+    ) -> None:
+        if not isinstance(observation_space, spaces.Box) or not isinstance(action_space, spaces.Discrete):
+            raise TypeError(f"{observation_space} with {action_space} needs Stable-Baselines3's own rollout buffer")
+        self._frames_once = frames_once
+        super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        T, N, device = self.buffer_size, self.n_envs, self.device
+        space = self.observation_space
+        assert isinstance(space, spaces.Box), "checked"
+        self.observations = Frames(T, N, space.shape, device) if self._frames_once else Vectors(T, N, space, device)
+        self.of_actions = torch.zeros(T, N, dtype=torch.int64, device=device)
+        self.of_rewards, self.of_values, self.of_log_probs, self.of_advantages, self.of_returns = torch.zeros(
+            5, T, N, device=device
+        )
+        self.of_starts = torch.zeros(T + 1, N, device=device)
+        """Whether an episode starts with the observation of that time: 1.0 or 0.0."""
+
+    def reset(self) -> None:
+        """Forget nothing: a rollout is written over the one before."""
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: object = None) -> None:
+        """Aₜ = δₜ + γλ(1 − dₜ₊₁)Aₜ₊₁ with δₜ = rₜ + γ(1 − dₜ₊₁)Vₜ₊₁ − Vₜ; returns are A + V. Schulman et al. 2016.
+
+        last_values  [N], V of the observations after the last step
+        """
+        goes_on = 1 - self.of_starts[1:]
+        next_values = torch.cat([self.of_values[1:], last_values.reshape(1, -1)])
+        deltas = self.of_rewards + self.gamma * goes_on * next_values - self.of_values
+        decays = self.gamma * self.gae_lambda * goes_on
+        advantage = torch.zeros_like(deltas[0])
+        for t in reversed(range(self.buffer_size)):
+            advantage = torch.addcmul(deltas[t], decays[t], advantage, out=self.of_advantages[t])
+        torch.add(self.of_advantages, self.of_values, out=self.of_returns)
+
+    def samples(self) -> RolloutBufferSamples:
+        """The whole rollout flat, environment by environment; observations are gathered when they are indexed."""
+        observations: Any = self.observations
+        scalars = (self.of_values, self.of_log_probs, self.of_advantages, self.of_returns)
+        return RolloutBufferSamples(observations, self.of_actions.T.flatten(), *(one.T.flatten() for one in scalars))
+
+    # What callbacks of Stable-Baselines3's read, as it has it: [T, N] on the host.
+    actions = property(lambda self: self.of_actions.cpu().numpy()[..., None])
+    rewards = property(lambda self: self.of_rewards.cpu().numpy())
+    values = property(lambda self: self.of_values.cpu().numpy())
+    log_probs = property(lambda self: self.of_log_probs.cpu().numpy())
+    advantages = property(lambda self: self.of_advantages.cpu().numpy())
+    returns = property(lambda self: self.of_returns.cpu().numpy())
+    episode_starts = property(lambda self: self.of_starts[:-1].cpu().numpy())
+
+
+def _staging(shape: tuple[int, ...], num_envs: int, device: torch.device) -> Tensor | None:
+    """Two pinned buffers for a frame of every environment: by the time one is used again, its copy has arrived."""
+    if device.type != "cuda":
+        return None
+    return torch.empty(2, num_envs, *shape[1:], dtype=torch.uint8, pin_memory=True)

@@ -1,0 +1,249 @@
+"""How fast are the training loops that one would run instead of this project's? The benchmark's references.
+
+Each trains A2C or PPO with a resolved configuration's hyper-parameters, at constant rates, measures nothing, and
+returns transitions per second: from the end of the first update, a warm-up, to the first end of an update after
+`seconds`. Stable-Baselines3 (Raffin et al. 2021, JMLR 22/268) is run as its documentation says and with the
+environments alone exchanged; `cleanrl_style` is written in the manner of CleanRL (Huang et al. 2022, JMLR 23/274).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import closing
+from functools import partial
+from typing import Any, NamedTuple
+
+import ale_py
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack
+from torch import Tensor, nn
+from torch.distributions import Categorical
+from torch.optim import Adam, Optimizer, RMSprop
+
+from agents.atari import find_game
+from agents.config import TrainConfig
+from agents.environments import make_environments
+
+
+def stock_sb3(config: TrainConfig, seconds: float) -> float:
+    """Transitions per second of Stable-Baselines3 as its documentation and its zoo train Atari."""
+    gymnasium.register_envs(ale_py)  # inherited by the forked workers
+    game = "".join(part.capitalize() for part in find_game(config.game).split("_")) + "NoFrameskip-v4"
+    fork = {"start_method": "fork"}
+    separate = make_atari_env(game, config.num_envs, config.seed, vec_env_cls=SubprocVecEnv, vec_env_kwargs=fork)
+    return _speed_of_sb3(config, VecFrameStack(separate, 4), seconds)
+
+
+def stock_sb3_on_our_environments(config: TrainConfig, seconds: float) -> float:
+    """Transitions per second of unmodified Stable-Baselines3 on `agents.atari.AtariVecEnv`."""
+    return _speed_of_sb3(config, make_environments(config, config.seed), seconds)
+
+
+def _speed_of_sb3(config: TrainConfig, environments: VecEnv, seconds: float) -> float:
+    same = ("learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "device")
+    options: dict[str, Any] = {name: getattr(config, name) for name in same} | {"n_steps": config.num_steps}
+    model, clock = stable_baselines3.A2C, UpdateClock(seconds)
+    if config.algo == "ppo":
+        model = stable_baselines3.PPO
+        options |= {"batch_size": config.batch_size // config.num_minibatches, "n_epochs": config.num_epochs}
+        options |= {"clip_range": config.clip_coef}
+    with closing(environments):
+        model("CnnPolicy", environments, **options).learn(10**9, callback=clock)
+    return clock.speed()
+
+
+class UpdateClock(BaseCallback):
+    """Counts transitions from the end of the first update to the first end of one after `seconds`; then it stops."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.ends: list[tuple[float, int]] = []  # of updates: the time, the transitions so far
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps:
+            self.ends.append((time.perf_counter(), self.num_timesteps))
+
+    def _on_step(self) -> bool:
+        return not self.ends or self.ends[-1][0] - self.ends[0][0] < self.seconds
+
+    def speed(self) -> float:
+        """Transitions per second."""
+        (started, first), (ended, last) = self.ends[0], self.ends[-1]
+        return (last - first) / (ended - started)
+
+
+def cleanrl_style(config: TrainConfig, seconds: float) -> float:
+    """Transitions per second of a loop in the manner of CleanRL's `ppo_atari_envpool.py`.
+
+    Its A2C, which CleanRL leaves out, is the same loop with one epoch of one minibatch, RMSProp and the plain policy
+    gradient (Huang et al. 2022, arXiv:2205.09123). CleanRL's emulators are envpool's; these are ale-py's, so that
+    loops are compared and not emulators.
+    """
+    games = Games(config)
+    agent = Agent(games.num_actions).to(games.device)
+    optimizer, rollout = make_optimizer(agent, config), Transitions.zeros(config, games.device)
+
+    def update() -> None:
+        collect(agent, games, rollout)
+        with torch.no_grad():
+            last_values = agent(games.observations)[1]
+        rollout.advantages[:] = gae(rollout, last_values, games.starts, config.gamma, config.gae_lambda)
+        optimise(agent, optimizer, Transitions(*(part.flatten(0, 1) for part in rollout)), config)
+
+    update()
+    started, num_updates = time.perf_counter(), 0
+    while not num_updates or (passed := time.perf_counter() - started) < seconds:
+        update()
+        num_updates += 1
+    return num_updates * config.batch_size / passed
+
+
+class Games:
+    """ale-py's vector environment, what is to be acted on next, and statistics of the last 100 whole games."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        same = ("num_envs", "num_threads", "frameskip", "noop_max", "repeat_action_probability", "use_fire_reset")
+        self.emulators = AtariVectorEnv(
+            find_game(config.game),
+            **{name: getattr(config, name) for name in same},
+            max_num_frames_per_episode=config.max_num_frames_per_episode,
+            life_loss_info=config.episodic_life,  # envpool's episodic_life; ale-py's own starts a new game
+            reward_clipping=False,  # here, after the points were counted
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+        self.config, self.device = config, get_device(config.device)
+        self.tensor = partial(torch.tensor, dtype=torch.float32, device=self.device)
+        self.num_actions = int(self.emulators.single_action_space.n)
+        self.finished: deque[tuple[float, int]] = deque(maxlen=100)  # points, transitions
+        observations, info = self.emulators.reset(seed=config.seed)
+        self.returns, self.lengths = np.zeros(len(observations)), np.zeros(len(observations), int)
+        self.first_frames = info["frame_number"] - info["episode_frame_number"]
+        self.observations = self.tensor(observations)  # [N, 4, 84, 84]
+        self.starts = torch.ones(len(observations), device=self.device)  # 1 where they begin a learning episode
+
+    def step(self, actions: Tensor) -> Tensor:
+        """Rewards [N] of the actions [N]."""
+        observations, points, terminated, truncated, info = self.emulators.step(actions.cpu().numpy())
+        self.observations, self.starts = self.tensor(observations), self.tensor(terminated | truncated)
+        self.returns += points
+        self.lengths += 1
+        first_frames = info["frame_number"] - info["episode_frame_number"]
+        over = first_frames != self.first_frames  # a lost life starts no new game
+        self.finished.extend(zip(self.returns[over], self.lengths[over], strict=True))
+        self.returns[over] = self.lengths[over] = 0
+        self.first_frames = first_frames
+        return self.tensor(np.sign(points) if self.config.reward_clipping else points)
+
+
+class Agent(nn.Module):
+    """Actor and critic on the body of Mnih et al. (2015, doi 10.1038/nature14236), orthogonally initialised."""
+
+    def __init__(self, num_actions: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs, kernel, stride in ((4, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
+            layers += [nn.Conv2d(inputs, outputs, kernel, stride), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 7 * 7, 512), nn.ReLU())
+        self.actor, self.critic = nn.Linear(512, num_actions), nn.Linear(512, 1)
+        gains = {self.actor: 0.01, self.critic: 1.0}
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.orthogonal_(layer.weight, gains.get(layer, 2**0.5))
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, observations: Tensor) -> tuple[Categorical, Tensor]:
+        """Distribution of actions, and values [B], at observations [B, 4, 84, 84] from 0 to 255."""
+        features = self.body(observations / 255.0)
+        return Categorical(logits=self.actor(features)), self.critic(features).flatten()
+
+
+def make_optimizer(agent: Agent, config: TrainConfig) -> Optimizer:
+    """RMSProp for A2C, Adam for PPO."""
+    if config.algo == "a2c":
+        return RMSprop(agent.parameters(), config.learning_rate, config.rmsprop_alpha, config.optimizer_eps)
+    return Adam(agent.parameters(), config.learning_rate, eps=config.optimizer_eps)
+
+
+class Transitions(NamedTuple):
+    """A rollout [T, N], or a batch of it [B]; observations [T, N, 4, 84, 84]. All are float32."""
+
+    observations: Tensor
+    starts: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+    advantages: Tensor
+
+    @classmethod
+    def zeros(cls, config: TrainConfig, device: torch.device) -> Transitions:
+        """Storage on the device that every rollout is written into."""
+        shapes = [(4, 84, 84), *[()] * 6]
+        return cls(*(torch.zeros(config.num_steps, config.num_envs, *shape, device=device) for shape in shapes))
+
+
+@torch.no_grad()
+def collect(agent: Agent, games: Games, rollout: Transitions) -> None:
+    """Go on with the games for the length of the rollout; advantages are left to `gae`."""
+    for t in range(len(rollout.rewards)):
+        rollout.observations[t], rollout.starts[t] = games.observations, games.starts
+        distribution, rollout.values[t] = agent(games.observations)
+        actions = distribution.sample()
+        rollout.actions[t], rollout.log_probs[t] = actions, distribution.log_prob(actions)
+        rollout.rewards[t] = games.step(actions)
+
+
+def gae(rollout: Transitions, last_values: Tensor, last_starts: Tensor, gamma: float, lam: float) -> Tensor:
+    """Advantages Aₜ = δₜ + γλ(1 − startₜ₊₁)Aₜ₊₁ [T, N], where δₜ = rₜ + γ(1 − startₜ₊₁)Vₜ₊₁ − Vₜ.
+
+    `last_values`, `last_starts` [N] are time T's. Schulman et al. 2016, arXiv:1506.02438, equation 16.
+    """
+    advantages = torch.zeros_like(rollout.rewards)
+    advantage, values, starts = torch.zeros_like(last_values), last_values, last_starts
+    for t in reversed(range(len(advantages))):
+        discount = gamma * (1 - starts)
+        delta = rollout.rewards[t] + discount * values - rollout.values[t]
+        advantages[t] = advantage = delta + discount * lam * advantage
+        values, starts = rollout.values[t], rollout.starts[t]
+    return advantages
+
+
+def losses_of(agent: Agent, batch: Transitions, config: TrainConfig) -> dict[str, Tensor]:
+    """Means of the policy's and the value's loss, clipped for PPO, and of the entropy; and the loss they make."""
+    distribution, values = agent(batch.observations)
+    log_probs, A = distribution.log_prob(batch.actions), batch.advantages
+    returns = batch.values + A
+    if config.normalize_advantage:
+        A = (A - A.mean()) / (A.std() + 1e-8)
+    policy, value = -A * log_probs, (values - returns) ** 2
+    if config.algo == "ppo":
+        ratio, clip = torch.exp(log_probs - batch.log_probs), config.clip_coef
+        policy = torch.max(-A * ratio, -A * ratio.clamp(1 - clip, 1 + clip))
+        near = batch.values + (values - batch.values).clamp(-clip, clip)
+        value = torch.max(value, (near - returns) ** 2)
+    policy, value, entropy = policy.mean(), value.mean(), distribution.entropy().mean()
+    loss = policy + config.vf_coef * value - config.ent_coef * entropy
+    return {"policy": policy, "value": value, "entropy": entropy, "loss": loss}
+
+
+def optimise(agent: Agent, optimizer: Optimizer, batch: Transitions, config: TrainConfig) -> dict[str, float]:
+    """PPO's epochs of minibatches, or A2C's one step; returns the last minibatch's losses."""
+    num_epochs, num_minibatches = (1, 1) if config.algo == "a2c" else (config.num_epochs, config.num_minibatches)
+    for _ in range(num_epochs):
+        for index in torch.randperm(len(batch.actions), device=batch.actions.device).chunk(num_minibatches):
+            losses = losses_of(agent, Transitions(*(part[index] for part in batch)), config)
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), config.max_grad_norm)
+            optimizer.step()
+    return {name: loss.item() for name, loss in losses.items()}

@@ -1,0 +1,444 @@
+"""Several real processes against one that does all the work, and what becomes of the others when one dies.
+
+Run as a script, this file is one rank: `test_parallel.py JOB FOLDER SECONDS` joins the others, does the job and saves
+what it returns.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed import is_initialized
+
+from rlgns.parallel import Ranks, first_host, store_address
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 60.0
+ALONE = Ranks()
+
+# --- what a rank does -------------------------------------------------------------------------------------------------
+
+
+def network(seed: int) -> nn.Sequential:
+    """Convolution with batch statistics in channels_last, a frozen layer, and a count too large for a float32."""
+    draws = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 4, 5), nn.Linear(5, 2))
+    model[-1].requires_grad_(False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draws))
+    model[1].num_batches_tracked.fill_(2**40 + seed)
+    return model.to(memory_format=torch.channels_last)
+
+
+def network_with_gradients(rank: int) -> nn.Sequential:
+    """Every rank's own gradients; odd ranks have theirs in another memory format, and none for one bias."""
+    model = network(seed=0)
+    draws = torch.Generator().manual_seed(100 + rank)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            gradient = torch.randn(parameter.shape, generator=draws)
+            last = parameter.dim() == 4 and rank % 2 == 0
+            parameter.grad = gradient.to(memory_format=torch.channels_last) if last else gradient
+    model[1].bias.grad = None
+    if rank % 2 == 1:
+        model[3].bias.grad = None
+    return model
+
+
+def tensors_of(rank: int) -> dict[str, torch.Tensor]:
+    """Of several types, equal in shape on all ranks; the transposed one is contiguous on rank 0 only."""
+    draws = torch.Generator().manual_seed(200 + rank)
+    turned = torch.randn(3, 4, generator=draws).T
+    return {
+        "float32": torch.randn(5, 2, generator=draws),
+        "float64": torch.randn(5, generator=draws, dtype=torch.float64),
+        "int64": torch.tensor([2**60 + rank, -rank]),
+        "turned": turned.contiguous() if rank == 0 else turned,
+    }
+
+
+def trained(ranks: Ranks) -> list[torch.Tensor]:
+    """Parameters after three steps of SGD with momentum on 12 examples, shared out among the ranks."""
+    draws = torch.Generator().manual_seed(7)
+    inputs = torch.randn(12, 3, generator=draws, dtype=torch.float64)
+    targets = torch.randn(12, generator=draws, dtype=torch.float64)
+    torch.manual_seed(ranks.rank)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    ranks.broadcast(model.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    share = slice(ranks.rank, None, ranks.size)
+    for _ in range(3):
+        optimizer.zero_grad()
+        ((model(inputs[share]).squeeze(1) - targets[share]) ** 2).sum().div(len(inputs)).backward()
+        ranks.sum_gradients(model.parameters())
+        optimizer.step()
+    return [p.detach() for p in model.parameters()]
+
+
+def all_methods(ranks: Ranks) -> dict[str, object]:
+    copy = network(seed=ranks.rank)
+    ranks.broadcast(copy.state_dict().values())
+    model = network_with_gradients(ranks.rank)
+    before = [p.grad for p in model.parameters()]
+    ranks.sum_gradients(iter(list(model.parameters())))
+    ranks.sum_gradients([])
+    tensors = tensors_of(ranks.rank)
+    return {
+        "ranks": [ranks.rank, ranks.size, ranks.local_rank],
+        "broadcast": dict(copy.state_dict()),
+        "gradients": [p.grad for p in model.parameters()],
+        "in_place": [g is None or p.grad is g for g, p in zip(before, model.parameters(), strict=True)],
+        "sums": {name: ranks.sum(tensor) for name, tensor in tensors.items()},
+        "sum_of_parameter": ranks.sum(nn.Parameter(torch.ones(2))),
+        "gathered": {name: ranks.gather(tensor) for name, tensor in tensors.items()},
+        "gathered_flags": ranks.gather(torch.tensor([ranks.is_first, True])),
+        "tensors_after": tensors,
+        "objects": ranks.gather_objects({"rank": ranks.rank, "returns": [0.1] * ranks.rank}),
+        "any": [ranks.any(ranks.rank == ranks.size - 1), ranks.any(True), ranks.any(False)],
+        "trained": trained(ranks),
+    }
+
+
+def dies(ranks: Ranks) -> None:
+    if ranks.rank == 1:
+        os._exit(3)
+    ranks.any(False)
+
+
+def raises(ranks: Ranks) -> None:
+    if ranks.rank == 1:
+        raise ArithmeticError("rank 1 has a bad day")
+    ranks.any(False)
+
+
+def hangs(ranks: Ranks) -> None:
+    if ranks.rank == 1:
+        time.sleep(TIMEOUT)
+    ranks.any(False)
+
+
+def leaves_at_once(ranks: Ranks) -> None:
+    pass
+
+
+def dies_once(ranks: Ranks) -> list[int]:
+    """Rank 1 dies at the first attempt, in which rank 0 is too busy to notice; they meet at the second."""
+    attempts = Path(sys.argv[2]) / f"attempts_of_{ranks.rank}"
+    with attempts.open("a") as file:
+        file.write(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if len(attempts.read_text()) == 1:
+        if ranks.rank == 1:
+            os._exit(3)
+        time.sleep(TIMEOUT)
+    return [int(ranks.sum(torch.tensor(10**ranks.rank))), ranks.local_rank]
+
+
+# --- ranks as processes -----------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def environment(**variables: object) -> dict[str, str]:
+    """A machine's without ranks, in which a warning is an error."""
+    plain = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return {**plain, "PYTHONWARNINGS": "error", **{name: str(value) for name, value in variables.items()}}
+
+
+def start(
+    job: str, folder: Path, size: int, only: int | None = None, seconds: float = TIMEOUT
+) -> list[subprocess.Popen]:
+    """One process a rank, or the one of rank `only`."""
+    port = free_port()
+    command = [sys.executable, __file__, job, str(folder), str(seconds)]
+    shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(command, env=environment(RANK=r, LOCAL_RANK=r, **shared), stderr=subprocess.PIPE, text=True)
+        for r in (range(size) if only is None else [only])
+    ]
+
+
+def end(process: subprocess.Popen, within: float = TIMEOUT) -> tuple[int, str]:
+    """Exit code and stderr; TimeoutExpired if it has not ended by then."""
+    try:
+        err = process.communicate(timeout=within)[1]
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, err
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids="{} ranks".format)
+def saved(request, tmp_path_factory) -> list[dict]:
+    """What every rank returned from `all_methods`."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for process in start("all_methods", folder, request.param):
+        assert end(process) == (0, "")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+def torchrun(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+
+
+# --- the methods ------------------------------------------------------------------------------------------------------
+
+
+def test_each_process_knows_its_rank(saved):
+    assert [rank["ranks"] for rank in saved] == [[r, len(saved), r] for r in range(len(saved))]
+
+
+def test_broadcast_gives_all_ranks_the_values_of_rank_0_and_keeps_memory_format(saved):
+    expected = network(seed=0).state_dict()
+    for rank in saved:
+        assert all(torch.equal(rank["broadcast"][name], value) for name, value in expected.items())
+        assert rank["broadcast"]["1.num_batches_tracked"] == 2**40
+        assert rank["broadcast"]["0.weight"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_gradients_are_summed_and_no_gradient_counts_as_zeros(saved):
+    models = [list(network_with_gradients(rank).parameters()) for rank in range(len(saved))]
+    for i, parameters in enumerate(zip(*models, strict=True)):
+        own = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        for rank in saved:
+            if parameters[0].requires_grad:
+                torch.testing.assert_close(rank["gradients"][i], torch.stack(own).sum(0), rtol=1e-6, atol=1e-6)
+            else:
+                assert rank["gradients"][i] is None
+
+
+def test_summed_gradients_are_the_same_bits_on_all_ranks_in_each_ones_memory_format(saved):
+    for r, rank in enumerate(saved):
+        for own, first in zip(rank["gradients"], saved[0]["gradients"], strict=True):
+            assert own is first is None or torch.equal(own, first)
+        last = rank["gradients"][0].is_contiguous(memory_format=torch.channels_last)
+        assert last == (r % 2 == 0)
+
+
+def test_gradients_are_summed_in_place(saved):
+    assert all(all(rank["in_place"]) for rank in saved)
+
+
+def test_sum_is_over_ranks_whatever_the_type_and_the_strides(saved):
+    own = [tensors_of(rank) for rank in range(len(saved))]
+    for name in own[0]:
+        for rank in saved:
+            torch.testing.assert_close(rank["sums"][name], torch.stack([t[name] for t in own]).sum(0))
+            assert torch.equal(rank["sums"][name], saved[0]["sums"][name])
+
+
+def test_sum_of_a_parameter_has_no_graph(saved):
+    assert all(torch.equal(rank["sum_of_parameter"], torch.full((2,), float(len(saved)))) for rank in saved)
+    assert not any(rank["sum_of_parameter"].requires_grad for rank in saved)
+
+
+def test_gather_concatenates_in_rank_order(saved):
+    own = [tensors_of(rank) for rank in range(len(saved))]
+    for rank in saved:
+        for name, tensor in rank["gathered"].items():
+            assert torch.equal(tensor, torch.cat([t[name] for t in own]))
+        assert rank["gathered_flags"].tolist() == [True, True, *[False, True] * (len(saved) - 1)]
+
+
+def test_sum_and_gather_leave_their_argument_alone(saved):
+    for r, rank in enumerate(saved):
+        assert all(torch.equal(rank["tensors_after"][name], tensor) for name, tensor in tensors_of(r).items())
+
+
+def test_objects_of_different_sizes_come_in_rank_order(saved):
+    expected = [{"rank": r, "returns": [0.1] * r} for r in range(len(saved))]
+    assert all(rank["objects"] == expected for rank in saved)
+
+
+def test_any_is_true_everywhere_if_it_is_true_on_one_rank(saved):
+    assert all(rank["any"] == [True, True, False] for rank in saved)
+
+
+def test_training_on_several_ranks_is_training_on_one_with_all_examples(saved):
+    for rank in saved:
+        for own, first, alone in zip(rank["trained"], saved[0]["trained"], trained(ALONE), strict=True):
+            assert torch.equal(own, first)
+            torch.testing.assert_close(own, alone, rtol=1e-12, atol=1e-14)
+
+
+# --- alone ------------------------------------------------------------------------------------------------------------
+
+
+def test_alone_every_method_is_the_identity_without_torch_distributed():
+    with ALONE.joined(torch.device("cpu")):
+        assert not is_initialized()
+        model, tensors = network_with_gradients(rank=1), tensors_of(0)
+        gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+        ALONE.sum_gradients(model.parameters())
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            assert parameter.grad is gradient is None or torch.equal(parameter.grad, gradient)
+        ALONE.broadcast(model.parameters())
+        for tensor in tensors.values():
+            assert torch.equal(ALONE.sum(tensor), tensor)
+            assert torch.equal(ALONE.gather(tensor), tensor)
+        assert ALONE.gather_objects("statistics") == ["statistics"]
+        assert ALONE.any(True) is True
+        assert ALONE.any(False) is False
+        assert ALONE.is_first
+
+
+# --- the environment --------------------------------------------------------------------------------------------------
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "ranks"),
+    [
+        ({}, Ranks()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Ranks(3, 4, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Ranks(3, 4, 0)),
+        ({**STEP, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Ranks(3, 4, 1)),
+        (STEP, Ranks(5, 8, 1)),
+        ({**STEP, "WORLD_SIZE": "8"}, Ranks(5, 8, 1)),
+        ({"WORLD_SIZE": "1"}, Ranks()),
+    ],
+)
+def test_torchrun_comes_before_srun_before_alone(variables, ranks):
+    assert Ranks.from_environment(variables) == ranks
+
+
+def test_a_shell_in_an_allocation_of_several_tasks_is_alone():
+    batch = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    assert Ranks.from_environment(batch) == ALONE
+    interactive = {**batch, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}
+    assert Ranks.from_environment(interactive) == ALONE
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RANK": "5", "WORLD_SIZE": "2"}, r"RANK=5 .*below WORLD_SIZE=2; start with torchrun"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, r"RANK=-1 must be at least 0"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, r"LOCAL_RANK=2 .*below WORLD_SIZE=2"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, r"RANK='one' is no integer; start with torchrun"),
+        ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"WORLD_SIZE='2\.0' is no integer"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE=0 must be 1 or more"),
+        ({"RANK": "0"}, r"WORLD_SIZE is not set; start with torchrun"),
+        ({"WORLD_SIZE": "4"}, r"WORLD_SIZE=4 is set but RANK is not; use torchrun or unset WORLD_SIZE"),
+        ({**STEP, "SLURM_PROCID": "8"}, r"SLURM_PROCID=8 .*below SLURM_NTASKS=8"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_named_in_one_line_with_the_remedy(variables, said):
+    with pytest.raises(ValueError, match=said) as error:
+        Ranks.from_environment(variables)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("node_list", "host"),
+    [
+        ("node7", "node7"),
+        ("gpu-a.cluster,gpu-b.cluster", "gpu-a.cluster"),
+        ("node[01-03,7],other", "node01"),
+        ("node[7,01-03]", "node7"),
+        ("n[009-010]", "n009"),
+        ("rack[1-2]node[03-04]x,other[1-2]", "rack1node03x"),
+        ("login,node[1-2]", "login"),
+    ],
+)
+def test_first_host_of_a_node_list(node_list, host):
+    assert first_host(node_list) == host
+
+
+@pytest.mark.parametrize("node_list", ["", ",", "node[", "node[x]"])
+def test_a_node_list_without_a_host_is_an_error(node_list):
+    with pytest.raises(ValueError, match="set MASTER_ADDR"):
+        first_host(node_list)
+
+
+def test_under_srun_all_ranks_of_a_step_take_the_same_address_and_steps_differ():
+    job = {**STEP, "SLURM_JOB_NODELIST": "a[1-9]", "SLURM_STEP_NODELIST": "a[3-4]"}
+    host, port = store_address(job)
+    assert host == "a3"
+    assert store_address({**job, "SLURM_PROCID": "0"}) == (host, port)
+    ports = {store_address({**job, "SLURM_STEP_ID": str(step)})[1] for step in range(10)}
+    assert len(ports) == 10
+    assert all(10_000 <= port < 30_000 for port in ports)
+
+
+def test_a_given_address_comes_before_slurms():
+    job = {**STEP, "SLURM_JOB_NODELIST": "a[1-9]", "MASTER_ADDR": "b", "MASTER_PORT": "1234"}
+    assert store_address(job) == ("b", 1234)
+
+
+@pytest.mark.parametrize(("variables", "missing"), [({"MASTER_PORT": "1"}, "ADDR"), ({"MASTER_ADDR": "a"}, "PORT")])
+def test_without_an_address_the_error_names_what_is_missing(variables, missing):
+    with pytest.raises(ValueError, match=f"MASTER_{missing} is not set"):
+        store_address(variables)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("job", "exit_code"), [("dies", 3), ("raises", 1)])
+def test_a_rank_that_dies_ends_the_others_with_an_error_at_once(job, exit_code, tmp_path):
+    processes = start(job, tmp_path, size=2)
+    (first_code, first_error), (code, _) = [end(process, within=30) for process in processes]
+    assert code == exit_code
+    assert first_code == 1
+    assert "RuntimeError" in first_error
+
+
+def test_a_rank_that_hangs_ends_the_others_with_an_error_after_the_timeout(tmp_path):
+    first, hanging = start("hangs", tmp_path, size=2, seconds=3)
+    code, error = end(first, within=30)
+    end(hanging) if hanging.poll() is not None else hanging.kill()
+    hanging.communicate()
+    assert code == 1
+    assert "Timed out" in error
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, "rank 1 of 2 did not come"), (1, "Timeout")])
+def test_a_rank_that_waits_in_vain_gives_up_after_the_timeout(rank, said, tmp_path):
+    (process,) = start("leaves_at_once", tmp_path, size=2, only=rank, seconds=1)
+    code, error = end(process, within=30)
+    assert code == 1
+    assert said in error
+
+
+def test_ranks_that_leave_as_soon_as_they_have_met_do_not_fail_each_other(tmp_path):
+    assert [end(process) for process in start("leaves_at_once", tmp_path, size=3)] == [(0, "")] * 3
+
+
+def test_torchrun_starts_ranks_and_again_after_one_of_them_died(tmp_path):
+    agent = torchrun("--standalone", "--nproc-per-node=2", "--max-restarts=1", __file__, "dies_once", tmp_path, TIMEOUT)
+    code, error = end(agent)
+    assert code == 0, error
+    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [[11, 0], [11, 1]]
+    assert [(tmp_path / f"attempts_of_{rank}").read_text() for rank in range(2)] == ["01", "01"]
+
+
+@pytest.mark.slow
+def test_ranks_on_two_machines_meet_again_though_only_one_machine_counts_the_restart(tmp_path):
+    where = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=two"]
+    agents = [torchrun(*where, "--max-restarts=1", __file__, "dies_once", tmp_path, TIMEOUT) for _ in range(2)]
+    for code, error in [end(agent) for agent in agents]:
+        assert code == 0, error
+    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [[11, 0], [11, 0]]
+    attempts = [(tmp_path / f"attempts_of_{rank}").read_text() for rank in range(2)]
+    assert sorted(attempts) == ["00", "01"]
+
+
+if __name__ == "__main__":
+    JOB, FOLDER, SECONDS = sys.argv[1:]
+    RANKS = Ranks.from_environment()
+    with RANKS.joined(torch.device("cpu"), timedelta(seconds=float(SECONDS))):
+        torch.save(globals()[JOB](RANKS), Path(FOLDER) / f"{RANKS.rank}.pt")
