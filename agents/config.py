@@ -82,14 +82,16 @@ class TrainConfig:
     """Press FIRE at the start of games that wait for it [OpenAI Baselines]."""
     max_num_frames_per_episode: int = 108_000
     """Frames after which a game is cut off, as a truncation [30 minutes: Machado 2018]."""
-    num_threads: int = 0
-    """Emulator threads; 0: ale-py chooses."""
+    num_threads: int | Literal["auto"] = 0
+    """Emulator threads of each part; 0: one a core; auto: as many as are fastest here, which takes a second to find."""
+    num_parts: int | None = None
+    """Parts of the environments, one emulated while the network acts for another [on a GPU 2, else 1]."""
 
     # Measuring
     measure: bool = True
     """Measure the gradient noise scale; training is bitwise the same without."""
     measure_every: int | None = None
-    """Updates from one measurement to the next [for less than 5 % of the time: A2C 35, PPO 14]."""
+    """Updates from one measurement by loss to the next [for 2 % of the time: A2C 70, PPO 28]; A2C's total: always."""
     num_groups: int | None = None
     """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 8]."""
     unit: Unit = "environment"
@@ -131,7 +133,11 @@ class TrainConfig:
 
     # The machine
     device: str = "auto"
-    """Where the network runs: auto, cpu, cuda, cuda:1, …"""
+    """Where the network runs: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the features' layers (the CNN); parameters, heads, losses and the optimiser stay float32."""
+    fast: bool = True
+    """Keep rollouts on the device and each frame once, step environments in parts; no: as Stable-Baselines3 does."""
     num_torch_threads: int | None = None
     """CPU threads of the network [one a core]."""
 
@@ -170,7 +176,7 @@ PPO_DEFAULTS: Mapping[str, Any] = {
 
 CHANGEABLE_ON_RESUME = frozenset(
     {"resume", "out", "total_transitions", "log_every", "checkpoint_seconds", "device", "num_threads"}
-    | {"num_torch_threads"}
+    | {"num_torch_threads", "num_parts"}
     | {f.name for f in fields(TrainConfig) if f.name.startswith("wandb")}
 )
 """Where and how long a run runs; everything else is what the run is."""
@@ -204,14 +210,14 @@ def _check_ranges(config: TrainConfig) -> None:
     positive = (
         "total_transitions", "num_envs", "num_steps", "learning_rate", "max_grad_norm", "num_epochs",
         "num_minibatches", "clip_coef", "frameskip", "stack_num", "max_num_frames_per_episode", "measure_every",
-        "num_groups", "window", "log_every", "checkpoint_seconds", "num_torch_threads", "optimizer_eps",
+        "num_groups", "window", "log_every", "checkpoint_seconds", "num_torch_threads", "optimizer_eps", "num_parts",
     )  # fmt: skip
     for name in positive:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name} {value} is not positive; give a positive {flag(name)}")
     for name in ("ent_coef", "vf_coef", "noop_max", "num_threads", "design_effect_every", "seed"):
-        if not getattr(config, name) >= 0:
+        if getattr(config, name) != "auto" and not getattr(config, name) >= 0:
             raise ValueError(f"{name} {getattr(config, name)} is negative; give {flag(name)} 0 or more")
     assert config.num_envs, "resolved"
     if config.seed > 2**31 - config.num_envs:

@@ -7,11 +7,24 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from agents.algorithms import A2C, PPO
+from agents.atari import AtariVecEnv
 from agents.config import TrainConfig
+from agents.rollouts import DeviceRolloutBuffer
+
+
+class NatureCNNInBfloat16(NatureCNN):
+    """Stable-Baselines3's NatureCNN (Mnih et al. 2015) in bfloat16 by autocast; parameters and features are float32."""
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[n, 512] features."""
+        with torch.autocast(observations.device.type, torch.bfloat16):
+            return super().forward(observations).float()
 
 
 def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | PPO:
@@ -23,6 +36,7 @@ def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | 
     """
     common: dict[str, Any] = {
         "policy": _policy_name(environments.observation_space),
+        **_rollouts(config, environments),
         "env": environments,
         "learning_rate": _schedule(config.learning_rate, config.anneal_learning_rate),
         "n_steps": config.num_steps,
@@ -43,9 +57,27 @@ def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | 
     return model
 
 
+def _rollouts(config: TrainConfig, environments: VecEnv) -> dict[str, Any]:
+    """Which rollout buffer: ours for what it takes, if it is wanted."""
+    observations, actions = environments.observation_space, environments.action_space
+    if not (config.fast and isinstance(observations, spaces.Box) and isinstance(actions, spaces.Discrete)):
+        return {}
+    frames_once = isinstance(environments, AtariVecEnv)
+    return {"rollout_buffer_class": DeviceRolloutBuffer, "rollout_buffer_kwargs": {"frames_once": frames_once}}
+
+
+def _features(config: TrainConfig, policy: str) -> dict[str, type[BaseFeaturesExtractor]]:
+    if config.precision == "float32":
+        return {}
+    if policy != "CnnPolicy":
+        raise ValueError(f"precision {config.precision} is for images, which {config.task} has none of; leave it out")
+    return {"features_extractor_class": NatureCNNInBfloat16}
+
+
 def _a2c(config: TrainConfig, common: dict[str, Any]) -> A2C:
     rmsprop = {"alpha": config.rmsprop_alpha, "eps": config.optimizer_eps}
-    return A2C(**common, policy_kwargs={"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rmsprop})
+    policy: dict[str, Any] = {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rmsprop}
+    return A2C(**common, policy_kwargs={**policy, **_features(config, common["policy"])})
 
 
 def _ppo(config: TrainConfig, common: dict[str, Any]) -> PPO:
@@ -54,7 +86,10 @@ def _ppo(config: TrainConfig, common: dict[str, Any]) -> PPO:
         n_epochs=config.num_epochs,
         batch_size=config.batch_size // config.num_minibatches,
         clip_range=_schedule(config.clip_coef, config.anneal_clip_coef),
-        policy_kwargs={"optimizer_kwargs": {"eps": config.optimizer_eps}},
+        policy_kwargs={
+            "optimizer_kwargs": {"eps": config.optimizer_eps, "fused": True},
+            **_features(config, common["policy"]),
+        },
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,10 +22,12 @@ from agents.algorithms import A2C, PPO
 from agents.measuring import LOSSES, NoiseScaleCallback
 from rlgns.checkpoints import State, generator_state, restore_generators, save_checkpoint
 from rlgns.console import ProgressDisplay, Status
-from rlgns.measurements import estimate_record, record_of
+from rlgns.measurements import TRAINED, estimate_record, record_of
 from rlgns.sinks import Sink
+from rlgns.statistics import Moments, PooledMoments
 
-HEADLINE = "policy"
+NUM_EPISODES = 100
+"""Episodes that the mean return is taken over."""
 
 
 @dataclass(slots=True)
@@ -59,7 +61,12 @@ class Counters:
     seconds: float = 0.0
     episodes: int = 0
     finished: list[dict[str, float]] = field(default_factory=list)
-    """Return, length and time of the last finished episodes."""
+    """Return, length and time of the last hundred finished episodes, of all ranks."""
+
+    def take(self, episodes: list[dict[str, float]]) -> None:
+        """Count episodes that ended."""
+        self.episodes += len(episodes)
+        self.finished = (self.finished + episodes)[-NUM_EPISODES:]
 
 
 class Recorder(BaseCallback):
@@ -77,7 +84,7 @@ class Recorder(BaseCallback):
         noise: NoiseScaleCallback | None,
         display: ProgressDisplay,
         stop: StopRequest,
-        checkpoint: Path,
+        checkpoint: Path | None,
         checkpoint_seconds: float,
         log_every: int,
         frames_per_transition: int | None,
@@ -98,11 +105,14 @@ class Recorder(BaseCallback):
         self._speed_from = self._recorded_update = 0
         self._speed = 0.0
         self._noise_words = "not measured yet" if noise else "not measured"
+        self._episodes: list[dict[str, float]] = []
+        self._trained = PooledMoments()
+        self._stopped_together = False
 
     @property
     def transitions(self) -> int:
         """Transitions behind the updates made; those of an unfinished rollout do not count."""
-        return self.model.num_updates * self.model.n_envs * self.model.n_steps
+        return self.model.num_updates * self.model.n_envs * self.model.n_steps * self.model.ranks.size
 
     @property
     def seconds(self) -> float:
@@ -125,31 +135,36 @@ class Recorder(BaseCallback):
         return progress
 
     def save(self) -> None:
-        """Write the checkpoint of the last update made."""
-        save_checkpoint(self._checkpoint, self._state())
+        """Write the checkpoint of the last update made; the first rank's is everyone's."""
         self._saved = time.monotonic()
+        if self._checkpoint is None:
+            return
+        save_checkpoint(self._checkpoint, self._state())
 
     def _on_training_start(self) -> None:
         self._started = self._saved = self._speed_since = time.monotonic()
         self._recorded_update = self.model.num_updates
         self._speed_from = self.transitions
         if self._resumed:
-            assert self.model.ep_info_buffer is not None, "made by learn()"
-            self.model.ep_info_buffer.extend(self._counters.finished)
             restore_generators(self._resumed["generators"])
         else:
             self.save()  # whatever happens before the first that is due, there is one to resume from
 
     def _on_rollout_start(self) -> None:
         self._finish_update()
+        if self.model.ranks.size > 1:  # asked at each step, a signal would reach some ranks a step before the others
+            self._stopped_together = self.model.ranks.any(self._stop.signal_number is not None)
 
     def _on_training_end(self) -> None:
         self._finish_update()
 
     def _on_step(self) -> bool:
         if np.any(self.locals["dones"]):
-            self._counters.episodes += sum("episode" in info for info in self.locals["infos"])
-        return self._stop.signal_number is None
+            episodes = (info["episode"] for info in self.locals["infos"] if "episode" in info)
+            self._episodes += [{key: float(episode[key]) for key in "rlt"} for episode in episodes]
+        if self.model.ranks.size == 1:
+            return self._stop.signal_number is None
+        return not self._stopped_together
 
     def _finish_update(self) -> None:
         """Record the update just made, if it is new, once its losses are known."""
@@ -157,9 +172,16 @@ class Recorder(BaseCallback):
         if update == self._recorded_update:
             return
         self._recorded_update = update
+        if isinstance(self.model, A2C) and self.model.update_moments:
+            self._trained += PooledMoments.of(self.model.update_moments)
         measured = self._noise is not None and self._noise.latest is not None
         self._take_speed()
-        if measured or update % self._log_every == 0:
+        recorded = measured or update % self._log_every == 0
+        if recorded or self.model.ranks.size == 1:
+            for episodes in self.model.ranks.gather_objects(self._episodes):
+                self._counters.take(episodes)
+            self._episodes = []
+        if recorded:
             record = self._record()
             for sink in self._sinks:
                 sink.log(record, update)
@@ -171,19 +193,35 @@ class Recorder(BaseCallback):
         record = self.progress() | {"time/transitions_per_second": self._speed}
         logged = self.model.logger.name_to_value
         record |= {key: value for key, value in logged.items() if key.startswith("train/")}
-        if self._noise and self._noise.latest:
-            record |= record_of(self._noise.latest)
-            for name in self._noise.latest:
-                estimate = self._noise.noise_scale(name, self._noise.window)
-                assert estimate is not None, "just measured"
-                record |= estimate_record(name, estimate)
-                if name == HEADLINE:
-                    self._noise_words = f"{name} {estimate}"
-            for loss in LOSSES:
-                record[f"noise/{loss}/design_effect"] = self._noise.history.design_effect(loss, self._noise.window)
-            record["noise/design_effect"] = record["noise/total/design_effect"]
-            record["noise/unit"] = self._noise.measurer.unit
+        if self._noise:
+            record |= self._noise_record(self._noise)
         return record
+
+    def _noise_record(self, noise: NoiseScaleCallback) -> dict[str, Any]:
+        """What was measured since the last record, and what it says together with what came before."""
+        measurement: dict[str, Moments] = dict(noise.latest or {})
+        if self._trained.count:
+            measurement[TRAINED] = self._trained
+            noise.history.measurements.append({TRAINED: self._trained})
+            self._trained = PooledMoments()
+        record: dict[str, Any] = record_of(measurement)
+        for name in measurement:
+            estimate = noise.noise_scale(name, noise.window)
+            assert estimate is not None, "just measured"
+            record |= estimate_record(name, estimate)
+            if name == self._headline:
+                self._noise_words = f"{name} {estimate}"
+        if noise.latest:
+            for loss in LOSSES:
+                record[f"noise/{loss}/design_effect"] = noise.history.design_effect(loss, noise.window)
+            record["noise/design_effect"] = record["noise/total/design_effect"]
+            record["noise/unit"] = noise.measurer.unit
+        return record
+
+    @property
+    def _headline(self) -> str:
+        """The noise scale that the live line shows: the one that is measured most often."""
+        return TRAINED if isinstance(self.model, A2C) and self.model.measure_updates else "policy"
 
     def _status(self) -> Status:
         return Status(self.transitions, self._speed, self._mean_of_episodes("r"), self._noise_words)
@@ -196,20 +234,19 @@ class Recorder(BaseCallback):
             self._speed_since, self._speed_from = now, self.transitions
 
     def _mean_of_episodes(self, key: str) -> float | None:
-        finished = self.model.ep_info_buffer
+        finished = self._counters.finished
         return float(np.mean([episode[key] for episode in finished])) if finished else None
 
     def _state(self) -> State:
         """All that the run needs to go on, in tensors and plain values."""
         model = self.model
-        finished = [{key: float(episode[key]) for key in "rlt"} for episode in model.ep_info_buffer or ()]
         state: State = {
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
             "num_updates": model.num_updates,
             "num_optimizer_steps": model.num_optimizer_steps,
             "n_updates": model._n_updates,
-            "counters": {"seconds": self.seconds, "episodes": self._counters.episodes, "finished": finished},
+            "counters": asdict(replace(self._counters, seconds=self.seconds)),
             "generators": generator_state(),
         }
         environments = model.get_env()
@@ -236,7 +273,7 @@ def restore(model: A2C | PPO, state: State) -> None:
     model.num_updates = state["num_updates"]
     model.num_optimizer_steps = state["num_optimizer_steps"]
     model._n_updates = state["n_updates"]
-    model.num_timesteps = model.num_updates * model.n_envs * model.n_steps
+    model.num_timesteps = model.num_updates * model.n_envs * model.n_steps  # this rank's
     environments = model.get_env()
     if "environments" in state and environments is not None and hasattr(environments, "load_state_dict"):
         kept = state["environments"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.algorithms import TrainingDivergedError
+from agents.algorithms import A2C, TrainingDivergedError
 from agents.atari import find_game
 from agents.config import TrainConfig
 from agents.environments import is_atari, make_environments
@@ -24,7 +27,9 @@ from agents.recorder import Recorder, StopRequest, restore
 from rlgns.checkpoints import State, load_checkpoint
 from rlgns.console import ProgressDisplay
 from rlgns.estimators import NotFiniteError
-from rlgns.measurements import History
+from rlgns.grouping import MIN_NUM_GROUPS
+from rlgns.measurements import TRAINED, History
+from rlgns.parallel import Ranks
 from rlgns.records import plain, read_records
 from rlgns.run_directory import CHECKPOINT, CONFIG, METRICS, SUMMARY, RunDirectory, provenance, read_config, write_json
 from rlgns.sinks import JsonLines, Sink, WandbOptions, open_wandb
@@ -39,24 +44,34 @@ FIGURE = "noise_scale"
 def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     """Train as configured, with further callbacks of Stable-Baselines3's if any; returns the exit code (`agents.cli`).
 
+    Under torchrun or srun all ranks train together, num_envs being divided among them, and the first one writes. A
+    restarted job goes on from the checkpoint in `out`.
+
     Raises ValueError on usage errors, before anything is trained or written; OSError if the disk fails before training.
     """
+    ranks = Ranks.from_environment()
     if is_atari(config):
         config = replace(config, game=find_game(config.env or config.game), env=None)
+    if _was_restarted() and config.out and (config.out / CHECKPOINT).exists():
+        config = replace(config, resume=config.out, out=None)
+    num_envs = _envs_of_rank(config, ranks)
     measurer = RolloutMeasurer(config.num_groups, config.unit, config.by_layer, config.preconditioned)
     if config.measure:
-        assert config.num_envs and config.num_steps, "resolved"
-        measurer.check(config.num_envs, config.num_steps)
+        assert config.num_steps, "resolved"
+        measurer.check(num_envs, config.num_steps, ranks)
     state = load_checkpoint(config.resume / CHECKPOINT) if config.resume else None
     if state and state["num_updates"] * config.batch_size >= config.total_transitions:
         raise ValueError(
             f"{config.resume} has its {config.total_transitions} transitions already; give a larger --total-transitions"
         )
-    device = _device(config)
-    environments = make_environments(config, config.seed)
+    device = _device(config, ranks)
+    own = replace(config, num_envs=num_envs, num_parts=config.num_parts or _num_parts(num_envs, device))
+    environments = make_environments(own, config.seed + ranks.rank * num_envs)
     try:
-        with _open(config) as directory:
-            return _Run(config, directory, environments, measurer, device, state).run(callbacks)
+        with ExitStack() as stack:
+            directory = stack.enter_context(_open(config)) if ranks.is_first else None
+            stack.enter_context(ranks.joined(torch.device(device)))
+            return _Run(config, own, directory, environments, measurer, device, state, ranks).run(callbacks)
     finally:
         environments.close()
 
@@ -67,29 +82,39 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
-        directory: RunDirectory,
+        own: TrainConfig,
+        directory: RunDirectory | None,
         environments: VecEnv,
         measurer: RolloutMeasurer,
         device: str,
         state: State | None,
+        ranks: Ranks,
     ) -> None:
-        self.config, self.directory, self.state = config, directory, state
-        self.display = ProgressDisplay(config.total_transitions)
+        self.config, self.state, self.ranks = config, state, ranks
+        self.directory = directory  # the first rank's alone
+        self.display = ProgressDisplay(config.total_transitions, silent=not ranks.is_first)
         self.stop = StopRequest()
-        self.model = make_model(config, environments, device)
+        self.model = make_model(own, environments, device)
+        self.model.ranks = ranks
+        assert own.num_envs, "resolved"
+        if isinstance(self.model, A2C) and config.unit == "environment" and _can_be_grouped(own.num_envs, ranks):
+            self.model.num_groups = measurer.groups_of_environments(own.num_envs, ranks)
+            self.model.measure_updates = config.measure
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
+        # Stable-Baselines3 has just seeded them with the run's own seed
+        seed = _environment_seed(config.seed, state) if state else config.seed
+        environments.seed(seed + ranks.rank * own.num_envs)
         if state:
-            environments.seed(_environment_seed(config.seed, state))  # SB3 has just seeded them with the run's own
             restore(self.model, state)
-        self.sinks = self._open_sinks()
-        if state:
+        self.sinks = self._open_sinks(directory) if directory else []
+        if state and directory:
             self.noise.history = History.from_records(read_records(directory / METRICS))
         self.recorder = Recorder(
             sinks=self.sinks,
             noise=self.noise if config.measure else None,
             display=self.display,
             stop=self.stop,
-            checkpoint=directory / CHECKPOINT,
+            checkpoint=directory / CHECKPOINT if directory else None,
             checkpoint_seconds=config.checkpoint_seconds,
             log_every=config.log_every or 1,
             frames_per_transition=config.frameskip if is_atari(config) else None,
@@ -98,7 +123,8 @@ class _Run:
 
     def run(self, callbacks: Sequence[BaseCallback]) -> int:
         """Train to the end, to a signal, or to a failure; say how it went; return the exit code."""
-        self.display.say(f"{self._title()} → {self.directory.path}")
+        if self.directory:
+            self.display.say(f"{self._title()} → {self.directory.path}")
         if self.state:
             fresh = "" if "environments" in self.state else "; environments start fresh episodes"
             self.display.say(f"resuming after update {self.model.num_updates:,}{fresh}")
@@ -111,12 +137,13 @@ class _Run:
             raise
         stopped = self.recorder.transitions < self.config.total_transitions and self.stop.signal_number
         exit_code = 1 if failure else 128 + stopped if stopped else 0
-        self._tell(exit_code)
-        try:
-            self._close(exit_code)
-        except OSError as error:
-            failure = failure or _words(error)
-        if failure:
+        if self.directory:
+            self._tell(self.directory, exit_code)
+            try:
+                self._close(self.directory, exit_code)
+            except OSError as error:
+                failure = failure or _words(error)
+        if failure and self.ranks.is_first:
             print(f"error: {failure}", file=sys.stderr)
         return exit_code or int(failure is not None)
 
@@ -124,7 +151,7 @@ class _Run:
         """Learn and save; what went wrong, in words, if anything did."""
         try:
             self.model.learn(
-                self.config.total_transitions - self.model.num_timesteps,
+                math.ceil(self.config.total_transitions / self.ranks.size) - self.model.num_timesteps,
                 callback=CallbackList([*([self.noise] if self.config.measure else []), self.recorder, *callbacks]),
                 log_interval=None,  # type: ignore[arg-type]  # SB3 takes None for "never"; its annotation does not say so
                 reset_num_timesteps=self.state is None,
@@ -141,52 +168,58 @@ class _Run:
             return _words(error)
         return None
 
-    def _tell(self, exit_code: int) -> None:
+    def _tell(self, directory: RunDirectory, exit_code: int) -> None:
         """The closing words, on standard output."""
         config = self.config
         assert config.num_envs and config.num_steps, "resolved"
         shape = {"num_envs": config.num_envs, "num_steps": config.num_steps}
-        print("\n".join(summary_lines(self.noise.history, LOSSES, **shape, unit=config.unit)))
+        print("\n".join(summary_lines(self.noise.history, self._losses, **shape, unit=config.unit)))
         if exit_code:
-            print(f"stopped after update {self.model.num_updates:,}; continue with --resume {self.directory.path}")
+            print(f"stopped after update {self.model.num_updates:,}; continue with --resume {directory.path}")
 
-    def _close(self, exit_code: int) -> None:
+    def _close(self, directory: RunDirectory, exit_code: int) -> None:
         """Summary and figures to the run directory and to W&B."""
         summary = self.recorder.progress() | {"exit_code": exit_code}
         if self.noise.history.measurements:
-            summary |= summary_numbers(self.noise.history, LOSSES, self.config.batch_size)
+            summary |= summary_numbers(self.noise.history, self._losses, self.config.batch_size)
         summary = plain(summary)  # a mean return may be nan
         try:
-            write_json(self.directory / SUMMARY, summary)
-            self._draw()
+            write_json(directory / SUMMARY, summary)
+            self._draw(directory)
         finally:
             for sink in self.sinks:
                 sink.finish({key: value for key, value in summary.items() if value is not None}, exit_code)
 
-    def _draw(self) -> None:
+    def _draw(self, directory: RunDirectory) -> None:
         from rlgns.figures import noise_scale_figure
 
-        records = read_records(self.directory / METRICS)
+        records = read_records(directory / METRICS)
         if not self.noise.history.measurements:
             return
-        paths = [self.directory / f"{FIGURE}{ending}" for ending in (".png", ".svg")]
-        noise_scale_figure(records, LOSSES, title=self._title(), batch_size=self.config.batch_size, paths=paths)
+        paths = [directory / f"{FIGURE}{ending}" for ending in (".png", ".svg")]
+        noise_scale_figure(records, self._losses, title=self._title(), batch_size=self.config.batch_size, paths=paths)
         for sink in self.sinks:
             sink.log_figure(f"figures/{FIGURE}", paths[0], self.model.num_updates)
+
+    @property
+    def _losses(self) -> tuple[str, ...]:
+        """What the noise scale is told of."""
+        return tuple(name for name in (*LOSSES, TRAINED) if self.noise.history.moments(name))
 
     def _title(self) -> str:
         config = self.config
         return f"{config.algo.upper()} on {config.task}, {config.num_envs} × {config.num_steps}, seed {config.seed}"
 
-    def _open_sinks(self) -> list[Sink]:
+    def _open_sinks(self, directory: RunDirectory) -> list[Sink]:
         """The records file and, unless disabled, W&B; config.json is written between the two, with the run's id."""
-        config, directory = self.config, self.directory
+        config = self.config
         saved = read_config(directory.path) if self.state else {}
         content = {
             "options": as_mapping(replace(config, resume=None, out=directory.path)),
             "batch_size": config.batch_size,
             "device": str(self.model.device),
             "num_torch_threads": torch.get_num_threads(),
+            "num_ranks": self.ranks.size,
             "provenance": saved.get("provenance") or provenance(),
             "resumptions": saved.get("resumptions", []),
             "wandb_run_id": saved.get("wandb_run_id") or secrets.token_hex(4),
@@ -216,11 +249,38 @@ def _open(config: TrainConfig) -> RunDirectory:
     return RunDirectory.fresh(RUNS, f"{config.task.replace('/', '-')}-{config.algo}")
 
 
-def _device(config: TrainConfig) -> str:
+def _was_restarted() -> bool:
+    """Whether torchrun or Slurm has started this job before."""
+    return any(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+def _envs_of_rank(config: TrainConfig, ranks: Ranks) -> int:
+    assert config.num_envs, "resolved"
+    if config.num_envs % ranks.size:
+        raise ValueError(
+            f"num_envs {config.num_envs} cannot be divided among {ranks.size} ranks; "
+            f"use for instance --num-envs {ranks.size * math.ceil(config.num_envs / ranks.size)}"
+        )
+    return config.num_envs // ranks.size
+
+
+def _can_be_grouped(num_envs: int, ranks: Ranks) -> bool:
+    return num_envs * ranks.size >= MIN_NUM_GROUPS
+
+
+def _num_parts(num_envs: int, device: str) -> int:
+    """Two where a GPU acts while the host emulates; one where both want the same cores (measured on two)."""
+    return 2 if device.startswith("cuda") and num_envs % 2 == 0 else 1
+
+
+def _device(config: TrainConfig, ranks: Ranks) -> str:
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
     if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
+        return f"cuda:{torch.cuda.current_device()}"
     try:
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError):

@@ -38,12 +38,12 @@ class Status:
 class ProgressDisplay:
     """Shows the status of a run of `total` transitions; `say` prints a line above it."""
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, stream: TextIO | None = None, silent: bool = False) -> None:
         self.total = total
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=silent)
         self._bar: Progress | None = None
         self._printed = time.monotonic()
-        if self._console.is_terminal:
+        if self._console.is_terminal and not silent:
             columns = (BarColumn(12), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self._console, refresh_per_second=4)
             self._task = self._bar.add_task("starting", total=total)

@@ -14,7 +14,7 @@ from rlgns.measurements import History, measurement_of
 from rlgns.records import Record, columns
 from rlgns.statistics import NoiseScale, noise_scale
 
-COLOURS = {"policy": "#0072b2", "value": "#d55e00", "total": "#444444"}
+COLOURS = {"policy": "#0072b2", "value": "#d55e00", "total": "#444444", "trained": "#cc79a7"}
 """Okabe and Ito's palette, readable with colour-blind eyes."""
 
 NUM_WINDOWS = 8
@@ -42,15 +42,17 @@ def noise_scale_figure(
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     figure.suptitle(title)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    measured = [record for record in records if measurement_of(record)]
-    scales = [scale for i, loss in enumerate(losses) for scale in _draw_noise_scale(top, measured, loss, i)]
+    scales = []
+    for place, loss in enumerate(losses):
+        measured = [record for record in records if loss in measurement_of(record)]
+        scales += _draw_noise_scale(top, measured, loss, place) if measured else []
     if any(scale.state == "lower bound" for scale in scales):
         top.plot([], [], color="#888888", linestyle="none", marker=r"$\uparrow$", label="lower bound only")
     top.axhline(batch_size, color="#009e73", linestyle="--", linewidth=1, label=f"this run's batch, {batch_size:,}")
     top.set_yscale("log")
     top.set_ylim(*_limits(scales, batch_size))
     top.set_ylabel("noise scale tr Σ/|G|²\n(transitions, 95 % interval)")
-    top.legend(fontsize=9, ncols=5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
+    top.legend(fontsize=9, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
     _draw_return(bottom, records)
     for axes in (top, bottom):
         axes.grid(alpha=0.25)

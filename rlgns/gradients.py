@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from rlgns.estimators import GradientMoments
 from rlgns.grams import Combinations, GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
-from rlgns.layer_products import TRAINED, NotCalledOnceError, layer_backward, layer_products, layers_cover
+from rlgns.layer_products import NotCalledOnceError, layer_backward, layer_products, layers_cover
+from rlgns.measurements import TRAINED
 from rlgns.parallel import ALONE, Ranks
 
 Method = Literal["auto", "micro_batches", "layer_products"]

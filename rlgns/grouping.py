@@ -22,15 +22,19 @@ MIN_NUM_GROUPS = 4
 """Leaving one group out must leave enough to compare."""
 
 
-def default_num_groups(num_units: int) -> int:
+def default_num_groups(num_units: int, num_ranks: int = 1) -> int:
     """The largest divisor of num_units from 4 to 8, or the smallest above 8; every count from 4 upwards has one.
+
+    num_ranks  processes with num_units each, whose groups are counted together
 
     Raises ValueError below 4 units.
     """
-    if num_units < MIN_NUM_GROUPS:
-        raise ValueError(f"{num_units} independent units cannot be split into {MIN_NUM_GROUPS} groups or more")
-    divisors = [k for k in range(MIN_NUM_GROUPS, num_units + 1) if num_units % k == 0]
-    return max((k for k in divisors if k <= PREFERRED_NUM_GROUPS), default=divisors[0])
+    if num_units * num_ranks < MIN_NUM_GROUPS:
+        raise ValueError(
+            f"{num_units * num_ranks} independent units cannot be split into {MIN_NUM_GROUPS} groups or more"
+        )
+    divisors = [k for k in range(1, num_units + 1) if num_units % k == 0 and k * num_ranks >= MIN_NUM_GROUPS]
+    return max((k for k in divisors if k * num_ranks <= PREFERRED_NUM_GROUPS), default=divisors[0])
 
 
 def environment_groups(

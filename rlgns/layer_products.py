@@ -19,10 +19,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.grad import conv2d_weight
 
 from rlgns.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
+from rlgns.measurements import TRAINED
 from rlgns.parallel import ALONE, Ranks
-
-TRAINED = "trained"
-"""The loss that is trained, where it is the only one."""
 
 
 def layers_cover(model: nn.Module) -> bool:

@@ -1,7 +1,8 @@
 """What has been measured so far, and what does it say about any window of the run?
 
 One measurement is a dict of moments by name: "policy", "value", "total" by the sampling unit of the run, and beside
-them "policy/by_transition" and the like on the same rollout. Records hold the moments, not only ratios, so that
+them "policy/by_transition" and the like on the same rollout. "trained" is the total loss in the gradients that were
+trained on, summed over all updates since the record before. Records hold the moments, not only ratios, so that
 everything here can be recomputed from them.
 """
 
@@ -9,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from rlgns.estimators import GradientMoments
-from rlgns.statistics import Method, NoiseScale, noise_scale
+from rlgns.statistics import Method, Moments, NoiseScale, PooledMoments, noise_scale
 
-Measurement = Mapping[str, GradientMoments]
+Measurement = Mapping[str, Moments]
 Record = Mapping[str, object]
 
 BY_TRANSITION = "by_transition"
+TRAINED = "trained"
+"""The loss that is trained, in every update."""
 
 _STORED = (
     "small_sq_norm",
@@ -43,7 +46,7 @@ class History:
         found = (measurement_of(record) for record in records)
         return cls([measurement for measurement in found if measurement])
 
-    def moments(self, name: str, last: int | None = None) -> list[GradientMoments]:
+    def moments(self, name: str, last: int | None = None) -> list[Moments]:
         """Moments of one loss in the last so many measurements (all by default) that hold it."""
         found = [m[name] for m in self.measurements if name in m]
         return found if last is None else found[-last:]
@@ -71,17 +74,25 @@ def record_of(measurement: Measurement) -> dict[str, float]:
     """Flat keys `noise/<name>/<quantity>`: the two estimates, and all that rebuilds the moments."""
     record: dict[str, float] = {}
     for name, moments in measurement.items():
+        if isinstance(moments, PooledMoments):
+            record[f"noise/{name}/sq_norm"] = moments.sq_norm / moments.count
+            record[f"noise/{name}/trace_covariance"] = moments.trace_covariance / moments.count
+            record.update({f"noise/{name}/sum/{f.name}": getattr(moments, f.name) for f in fields(moments)})
+            continue
         record[f"noise/{name}/sq_norm"] = moments.sq_norm
         record[f"noise/{name}/trace_covariance"] = moments.trace_covariance
         record.update({f"noise/{name}/{stored}": getattr(moments, stored) for stored in _STORED})
     return record
 
 
-def measurement_of(record: Record) -> dict[str, GradientMoments]:
+def measurement_of(record: Record) -> dict[str, Moments]:
     """The moments that one record holds, by name; the inverse of `record_of`."""
-    ending = "/small_sq_norm"
-    names = [key.removeprefix("noise/").removesuffix(ending) for key in record if key.endswith(ending)]
-    return {name: _moments(record, name) for name in names}
+    single: dict[str, Moments] = {name: _moments(record, name) for name in _names(record, "/small_sq_norm")}
+    return single | {name: _sums(record, name) for name in _names(record, "/sum/count")}
+
+
+def _names(record: Record, ending: str) -> list[str]:
+    return [key.removeprefix("noise/").removesuffix(ending) for key in record if key.endswith(ending)]
 
 
 def estimate_record(name: str, estimate: NoiseScale) -> dict[str, float | str | int]:
@@ -96,9 +107,15 @@ def estimate_record(name: str, estimate: NoiseScale) -> dict[str, float | str | 
 
 
 def _moments(record: Record, name: str) -> GradientMoments:
-    def number(stored: str) -> float:
-        value = record.get(f"noise/{name}/{stored}")
-        return float(value) if isinstance(value, int | float) else math.nan
-
-    small, large, b, B, K, *variances = (number(stored) for stored in _STORED)
+    small, large, b, B, K, *variances = (_number(record, f"noise/{name}/{stored}") for stored in _STORED)
     return GradientMoments(small, large, b, B, int(K), *variances)
+
+
+def _sums(record: Record, name: str) -> PooledMoments:
+    count, *sums = (_number(record, f"noise/{name}/sum/{f.name}") for f in fields(PooledMoments))
+    return PooledMoments(int(count), *sums)
+
+
+def _number(record: Record, key: str) -> float:
+    value = record.get(key)
+    return float(value) if isinstance(value, int | float) else math.nan

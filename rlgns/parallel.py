@@ -2,8 +2,7 @@
 
 The processes ("ranks") are started by torchrun or by srun, one a GPU, or several a machine without one. Each plays in
 environments of its own and holds a whole copy of the model: `broadcast` makes the copies equal at the start, and
-`sum_gradients` keeps them so, because every rank receives the same bits. `Ranks()` is a process alone, which every
-method serves without torch.distributed, so that code is written once.
+`sum_gradients` keeps them so, because every rank receives the same bits. For `ALONE`, one process, all do nothing.
 
 A rank that dies ends the others with an error, at once if its machine lives, else after the timeout of `joined`.
 """
@@ -23,7 +22,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # before any group: defaults of its functions keep one alive, which aborts the exit
+import torch.distributed.nn.functional  # imported within a group it would keep it, whose threads abort the exit
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
@@ -72,7 +71,7 @@ class Ranks:
     def joined(self, device: torch.device, timeout: timedelta = timedelta(minutes=5)) -> Iterator[None]:
         """Inside, all ranks are in touch: on the CPU by gloo, on a GPU by NCCL as well. Once in the life of a process.
 
-        timeout  how long a rank waits for the others, here and in every method, before it gives up with an error; longer
+        timeout  of a rank that waits for the others, here and in every method, before it gives up with an error; longer
                  than one rank ever keeps the others waiting (rank 0 while it writes a checkpoint, say)
 
         Raises TimeoutError if a rank does not come. They meet on rank 0's machine, at `store_address`.
@@ -123,11 +122,10 @@ class Ranks:
 
     def gather_objects(self, value: T) -> list[T]:
         """Every rank's value in rank order, whatever pickles; for small things such as statistics of episodes."""
-        if self.size == 1:
-            return [value]
-        values: list[T | None] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values  # type: ignore[return-value]  # all are filled now
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     @torch.no_grad()
     def broadcast(self, parameters: Iterable[Tensor]) -> None:
@@ -142,10 +140,9 @@ class Ranks:
         return bool(self.sum(torch.tensor(int(flag))))
 
     def _fresh_store(self, timeout: timedelta) -> PrefixStore:
-        """The store where the ranks find each other, under a name that no earlier start of theirs has used.
+        """The store where the ranks find each other, under a name that rank 0 chooses and answers the others by.
 
-        torchrun keeps one store through its restarts, addresses of the dead included, and the machines' counts of
-        restarts need not agree. So rank 0 takes a new name, and the others follow it once it has answered them.
+        For torchrun keeps one store through its restarts, and machines may differ in TORCHELASTIC_RESTART_COUNT.
         """
         host, port = store_address(os.environ)
         serves = self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -176,31 +173,22 @@ ALONE = Ranks()
 def store_address(environment: Mapping[str, str]) -> tuple[str, int]:
     """Host and port where rank 0 is met: MASTER_ADDR and MASTER_PORT, else made up from Slurm's variables.
 
-    Under srun the host is the first of the step's, and the port, between 10000 and 29999, follows from the numbers of
-    job and step. Raises ValueError where neither says.
+    The host is the first of the step's, the port follows from the numbers of job and step. ValueError if none is set.
     """
-    host, nodes = environment.get("MASTER_ADDR"), environment.get("SLURM_STEP_NODELIST")
-    if host is None and (nodes := nodes or environment.get("SLURM_JOB_NODELIST")):
-        host = first_host(nodes)
-    if host is None:
-        raise ValueError("MASTER_ADDR is not set, so rank 0 cannot be found; start with torchrun or srun, or set it")
-    if "MASTER_PORT" in environment or "SLURM_JOB_ID" not in environment:
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
+    host = environment.get("MASTER_ADDR") or first_host(nodes)
+    if "MASTER_PORT" in environment or "SLURM_STEP_ID" not in environment:
         return host, _integer(environment, "MASTER_PORT", 1, 1 << 16)
-    step = _integer(environment, "SLURM_STEP_ID", 0) if "SLURM_STEP_ID" in environment else 0
-    return host, 10_000 + (17 * _integer(environment, "SLURM_JOB_ID", 0) + step) % 20_000
+    job, step = (_integer(environment, name, 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return host, 10_000 + (17 * job + step) % 20_000
 
 
 def first_host(node_list: str) -> str:
-    """The first host of a list as Slurm writes it.
-
-    >>> first_host("node[01-03,7],other")
-    'node01'
-    """
-    first = re.match(r"(\[[^]]*\]|[^,\[])*(?!\[)", node_list.strip())
-    host = re.sub(r"\[(\d+)[^]]*\]", r"\1", first.group() if first else "")
-    if not host or "[" in host:
-        raise ValueError(f"no host can be read from the node list {node_list!r}; set MASTER_ADDR to rank 0's host")
-    return host
+    """The first host of a list as Slurm writes it: node01 of "node[01-03,7],other"."""
+    first = re.match(r"((\[\d[^]]*\]|[^,[])+)(,|$)", node_list)
+    if first is None:
+        raise ValueError(f"no host can be read from the node list '{node_list}'; set MASTER_ADDR to rank 0's host")
+    return re.sub(r"\[(\d+)[^]]*\]", r"\1", first[1])
 
 
 def _integer(environment: Mapping[str, str], name: str, least: int, below: float = math.inf) -> int:
@@ -208,6 +196,4 @@ def _integer(environment: Mapping[str, str], name: str, least: int, below: float
     text = environment.get(name, "")
     if re.fullmatch(r"-?\d+", text) and least <= (value := int(text)) < below:
         return value
-    raise ValueError(
-        f"{name}={text} must be an integer in [{least}, {below}); start with torchrun or srun, or unset it"
-    )
+    raise ValueError(f"{name}={text} is no integer in [{least}, {below}); start with torchrun or srun, or unset it")

@@ -51,12 +51,14 @@ class PooledMoments:
     sq_norm_variance: float = 0.0
     trace_variance: float = 0.0
     covariance: float = 0.0
-    degrees_of_freedom: int = 0
+    degrees_of_freedom: float = 0
     batch_size: float = 0.0
 
     @classmethod
-    def of(cls, moments: GradientMoments | Iterable[GradientMoments]) -> PooledMoments:
-        """The sums over one or many measurements."""
+    def of(cls, moments: Moments | Iterable[Moments]) -> PooledMoments:
+        """The sums over one or many measurements, or over sums of them."""
+        if isinstance(moments, PooledMoments):
+            return moments
         if isinstance(moments, GradientMoments):
             x, y = moments.sq_norm, moments.trace_covariance
             v = (moments.sq_norm_variance, moments.trace_covariance_variance, moments.covariance)
@@ -65,6 +67,10 @@ class PooledMoments:
 
     def __add__(self, other: PooledMoments) -> PooledMoments:
         return PooledMoments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+Moments = GradientMoments | PooledMoments
+"""Those of one measurement, or the sums over several that followed each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +148,13 @@ def in_words(examples: float) -> str:
 
 
 def noise_scale(
-    moments: GradientMoments | Iterable[GradientMoments] | PooledMoments,
+    moments: Moments | Iterable[Moments],
     level: float = 0.95,
     method: Method = "groups",
 ) -> NoiseScale:
     """B_simple from one or many measurements: moments pooled, ratio last, Fieller's interval.
 
-    moments  one measurement, any number of them in the order they were made, or their sums
+    moments  one measurement, any number of them in the order they were made, or sums over them
     level    nominal coverage of the interval
     method   "groups": variances from the jackknife within each measurement. Needs one measurement, tolerates drift of
              the parameters, conservative (simulated coverage 94–100 % at 95 % where measurements are independent;
@@ -237,12 +243,13 @@ def _rollouts(pooled: PooledMoments, level: float) -> tuple[Covariance, float]:
     ), float(special.stdtrit(n - 1, 0.5 + level / 2))
 
 
-def _decorrelated(moments: Sequence[GradientMoments]) -> PooledMoments:
+def _decorrelated(moments: Sequence[Moments]) -> PooledMoments:
     """Sums over block means, blocks doubled until what scatters around the ratio shows no lag-1 autocorrelation.
 
     At least 6 blocks are kept; the residual is y − R·x, whose mean Fieller's test is about.
     """
-    xy = np.array([(m.sq_norm, m.trace_covariance) for m in moments])
+    sums = [PooledMoments.of(one) for one in moments]
+    xy = np.array([(one.sq_norm / one.count, one.trace_covariance / one.count) for one in sums])
     while len(xy) >= 12:
         x, y = xy.mean(axis=0)
         residual = xy[:, 1] * x - xy[:, 0] * y

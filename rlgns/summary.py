@@ -7,25 +7,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlgns.measurements import History
-from rlgns.statistics import NoiseScale, in_words
+from rlgns.statistics import NoiseScale, in_words, noise_scale
 
 UNDETERMINED = "undetermined"
 
 
 def estimates(history: History, losses: Sequence[str]) -> dict[str, dict[str, NoiseScale]]:
-    """Noise scales by window ("late": the last half of the measurements, "whole") and loss."""
-    num_measurements = len(history.measurements)
-    windows = {"late": max(1, num_measurements // 2), "whole": num_measurements}
-    found: dict[str, dict[str, NoiseScale]] = {}
-    for window, last in windows.items():
-        scales = {loss: history.noise_scale(loss, last) for loss in losses}
-        found[window] = {loss: scale for loss, scale in scales.items() if scale is not None}
+    """Noise scales by window ("late": the last half of a loss's measurements, "whole") and loss."""
+    found: dict[str, dict[str, NoiseScale]] = {"late": {}, "whole": {}}
+    for loss in losses:
+        if moments := history.moments(loss):
+            found["late"][loss] = noise_scale(moments[-max(1, len(moments) // 2) :])
+            found["whole"][loss] = noise_scale(moments)
     return found
 
 
 def summary_numbers(history: History, losses: Sequence[str], batch_size: int) -> dict[str, Any]:
     """Flat numbers for summary.json and W&B; what is unbounded or unknown is None."""
-    numbers: dict[str, Any] = {"noise/num_measurements": len(history.measurements)}
+    numbers: dict[str, Any] = {"noise/num_measurements": len(history.moments(losses[0]))}
     for window, scales in estimates(history, losses).items():
         for loss, scale in scales.items():
             share, share_low, share_high = scale.efficiency(batch_size)
@@ -46,20 +45,21 @@ def summary_numbers(history: History, losses: Sequence[str], batch_size: int) ->
 
 def summary_lines(history: History, losses: Sequence[str], *, num_envs: int, num_steps: int, unit: str) -> list[str]:
     """The closing words, a line each."""
-    if not history.measurements:
+    losses = [loss for loss in losses if history.moments(loss)]
+    if not losses:
         return ["The noise scale was not measured in this run."]
     by_window = estimates(history, losses)
     late, whole = by_window["late"], by_window["whole"]
     batch_size = num_envs * num_steps
     lines = [
-        f"Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by {unit}, {len(history.measurements)} "
-        "measurements",
-        f"  {'loss':8}{'second half of the run':30}{'whole run':30}design effect",
+        f"Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by {unit}",
+        f"  {'loss':8}{'second half of the run':30}{'whole run':30}{'design effect':>13}{'measurements':>14}",
     ]
     for loss in losses:
         effect = history.design_effect(loss)
         effect_words = f"{effect:.1f}" if math.isfinite(effect) else "–"
-        lines.append(f"  {loss:8}{late[loss]!s:30}{whole[loss]!s:30}{effect_words}")
+        number = f"{whole[loss].num_measurements:,}"
+        lines.append(f"  {loss:8}{late[loss]!s:30}{whole[loss]!s:30}{effect_words:>13}{number:>14}")
     lines.append(f"This run's batch is {num_envs} × {num_steps} = {batch_size:,} transitions:")
     lines += [f"  {loss:8}{_standing(_latest_known(late[loss], whole[loss]), batch_size)}" for loss in losses]
     unknown = [f"  {loss:8}{_missing(late[loss])}" for loss in losses if late[loss].state != "interval"]

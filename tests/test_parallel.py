@@ -9,19 +9,19 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.distributed import is_initialized
+from torch.distributed import group, is_initialized
 
-from rlgns.parallel import Ranks, first_host, store_address
+from rlgns.parallel import ALONE, Ranks, first_host, store_address
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 60.0
-ALONE = Ranks()
 
 # --- what a rank does -------------------------------------------------------------------------------------------------
 
@@ -66,24 +66,27 @@ def tensors_of(rank: int) -> dict[str, torch.Tensor]:
 
 
 def trained(ranks: Ranks) -> list[torch.Tensor]:
-    """Parameters after three steps of SGD with momentum on 12 examples, shared out among the ranks."""
+    """Parameters after three steps of gradient descent on 12 examples, shared out among the ranks."""
     draws = torch.Generator().manual_seed(7)
     inputs = torch.randn(12, 3, generator=draws, dtype=torch.float64)
     targets = torch.randn(12, generator=draws, dtype=torch.float64)
     torch.manual_seed(ranks.rank)
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     ranks.broadcast(model.parameters())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     share = slice(ranks.rank, None, ranks.size)
     for _ in range(3):
-        optimizer.zero_grad()
+        model.zero_grad()
         ((model(inputs[share]).squeeze(1) - targets[share]) ** 2).sum().div(len(inputs)).backward()
         ranks.sum_gradients(model.parameters())
-        optimizer.step()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(0.1 * parameter.grad)
     return [p.detach() for p in model.parameters()]
 
 
 def all_methods(ranks: Ranks) -> dict[str, object]:
+    if ranks.size == 2:
+        torch.optim.SGD([nn.Parameter(torch.ones(1))])  # imports, slowly, modules that hold the group of the moment
     copy = network(seed=ranks.rank)
     ranks.broadcast(copy.state_dict().values())
     model = network_with_gradients(ranks.rank)
@@ -183,8 +186,7 @@ def end(process: subprocess.Popen, within: float = TIMEOUT) -> tuple[int, str]:
 def saved(request, tmp_path_factory) -> list[dict]:
     """What every rank returned from `all_methods`."""
     folder = tmp_path_factory.mktemp("ranks")
-    for process in start("all_methods", folder, request.param):
-        assert end(process) == (0, "")
+    assert [end(process) for process in start("all_methods", folder, request.param)] == [(0, "")] * request.param
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
@@ -325,15 +327,15 @@ def test_a_shell_in_an_allocation_of_several_tasks_is_alone():
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"RANK": "5", "WORLD_SIZE": "2"}, r"RANK=5 .*below WORLD_SIZE=2; start with torchrun"),
-        ({"RANK": "-1", "WORLD_SIZE": "2"}, r"RANK=-1 must be at least 0"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, r"LOCAL_RANK=2 .*below WORLD_SIZE=2"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, r"RANK='one' is no integer; start with torchrun"),
-        ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"WORLD_SIZE='2\.0' is no integer"),
-        ({"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE=0 must be 1 or more"),
-        ({"RANK": "0"}, r"WORLD_SIZE is not set; start with torchrun"),
-        ({"WORLD_SIZE": "4"}, r"WORLD_SIZE=4 is set but RANK is not; use torchrun or unset WORLD_SIZE"),
-        ({**STEP, "SLURM_PROCID": "8"}, r"SLURM_PROCID=8 .*below SLURM_NTASKS=8"),
+        ({"RANK": "5", "WORLD_SIZE": "2"}, r"RANK=5 is no integer in \[0, 2\); start with torchrun"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, r"RANK=-1 is no integer in \[0, 2\)"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, r"LOCAL_RANK=2 is no integer in \[0, 2\)"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, r"RANK=one is no integer in"),
+        ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"WORLD_SIZE=2\.0 is no integer in \[1, inf\)"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE=0 is no integer in \[1, inf\)"),
+        ({"RANK": "0"}, r"WORLD_SIZE= is no integer in"),
+        ({"WORLD_SIZE": "4"}, r"WORLD_SIZE=4 is set but RANK is not; start with torchrun, or unset WORLD_SIZE"),
+        ({**STEP, "SLURM_PROCID": "8"}, r"SLURM_PROCID=8 is no integer in \[0, 8\)"),
     ],
 )
 def test_an_environment_that_cannot_be_is_named_in_one_line_with_the_remedy(variables, said):
@@ -358,7 +360,7 @@ def test_first_host_of_a_node_list(node_list, host):
     assert first_host(node_list) == host
 
 
-@pytest.mark.parametrize("node_list", ["", ",", "node[", "node[x]"])
+@pytest.mark.parametrize("node_list", ["", ",", ",node", "node[", "node[x]"])
 def test_a_node_list_without_a_host_is_an_error(node_list):
     with pytest.raises(ValueError, match="set MASTER_ADDR"):
         first_host(node_list)
@@ -381,7 +383,7 @@ def test_a_given_address_comes_before_slurms():
 
 @pytest.mark.parametrize(("variables", "missing"), [({"MASTER_PORT": "1"}, "ADDR"), ({"MASTER_ADDR": "a"}, "PORT")])
 def test_without_an_address_the_error_names_what_is_missing(variables, missing):
-    with pytest.raises(ValueError, match=f"MASTER_{missing} is not set"):
+    with pytest.raises(ValueError, match=f"MASTER_{missing}"):
         store_address(variables)
 
 
@@ -397,21 +399,22 @@ def test_a_rank_that_dies_ends_the_others_with_an_error_at_once(job, exit_code, 
     assert "RuntimeError" in first_error
 
 
-def test_a_rank_that_hangs_ends_the_others_with_an_error_after_the_timeout(tmp_path):
-    first, hanging = start("hangs", tmp_path, size=2, seconds=3)
-    code, error = end(first, within=30)
-    end(hanging) if hanging.poll() is not None else hanging.kill()
+def test_a_rank_that_waits_in_vain_gives_up_with_an_error_after_the_timeout(tmp_path):
+    first, hanging = start("hangs", tmp_path, size=2, seconds=4)
+    (first_alone,) = start("leaves_at_once", tmp_path, size=2, only=0, seconds=1)
+    (second_alone,) = start("leaves_at_once", tmp_path, size=2, only=1, seconds=1)
+    said = {
+        first: "Timed out",
+        first_alone: "TimeoutError: rank 1 of 2 did not come within 0:00:01",
+        second_alone: "DistNetworkError",
+    }
+    for process, words in said.items():
+        code, error = end(process, within=30)
+        assert code == 1
+        assert words in error
+    assert hanging.poll() is None
+    hanging.kill()
     hanging.communicate()
-    assert code == 1
-    assert "Timed out" in error
-
-
-@pytest.mark.parametrize(("rank", "said"), [(0, "rank 1 of 2 did not come"), (1, "Timeout")])
-def test_a_rank_that_waits_in_vain_gives_up_after_the_timeout(rank, said, tmp_path):
-    (process,) = start("leaves_at_once", tmp_path, size=2, only=rank, seconds=1)
-    code, error = end(process, within=30)
-    assert code == 1
-    assert said in error
 
 
 def test_ranks_that_leave_as_soon_as_they_have_met_do_not_fail_each_other(tmp_path):
@@ -441,4 +444,6 @@ if __name__ == "__main__":
     JOB, FOLDER, SECONDS = sys.argv[1:]
     RANKS = Ranks.from_environment()
     with RANKS.joined(torch.device("cpu"), timedelta(seconds=float(SECONDS))):
+        GROUP = weakref.ref(group.WORLD)
         torch.save(globals()[JOB](RANKS), Path(FOLDER) / f"{RANKS.rank}.pt")
+    assert GROUP() is None, "the group and its threads are still there, and may abort the exit"
