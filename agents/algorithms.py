@@ -11,7 +11,8 @@ Sources: Mnih et al. 2016, arXiv:1602.01783; Schulman et al. 2017, arXiv:1707.06
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import stable_baselines3
@@ -36,7 +37,7 @@ from agents.losses import (
 )
 from agents.rollouts import DeviceRolloutBuffer
 from agents.stepping import Step, in_parts
-from rlgns.estimators import GradientMoments
+from rlgns.estimators import GradientMoments, NotFiniteError
 from rlgns.gradients import group_backward
 from rlgns.grouping import environment_groups
 from rlgns.parallel import ALONE, Ranks
@@ -62,7 +63,8 @@ class _OnPolicy(OnPolicyAlgorithm):
     ) -> bool:
         """One rollout: in parts into a `DeviceRolloutBuffer`, as Stable-Baselines3 does it into its own."""
         if not isinstance(rollout_buffer, DeviceRolloutBuffer):
-            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            with self._noise_of_this_rank():
+                return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
 
@@ -81,6 +83,17 @@ class _OnPolicy(OnPolicyAlgorithm):
             return False
         callback.on_rollout_end()
         return True
+
+    @contextmanager
+    def _noise_of_this_rank(self) -> Iterator[None]:
+        """Inside, random numbers differ by rank: generators that are alike would have all ranks act alike."""
+        if self.ranks.size == 1:
+            yield
+            return
+        seed = int(torch.randint(2**62, ()))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed + self.ranks.rank)
+            yield
 
     def _descend(self, loss: Tensor, num_gradients: int = 1) -> Tensor:
         """One optimiser step on the clipped gradient, summed over the ranks; its norm before clipping.
@@ -149,26 +162,28 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         advantages = rollout.advantages
         if self.normalize_advantage:
             advantages = normalised(advantages, self.ranks.gather(advantages))
-        logged: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
 
         def terms(index: Tensor | slice) -> Tensor:
             by_loss = a2c_terms(self.policy, select(rollout, index), advantages[index]).terms
             total = weighted_terms(by_loss, loss_weights(self))
-            names = {"policy": "policy_loss", "value": "value_loss", "entropy": "entropy_loss"}
-            logged.update({names[loss]: term.detach().mean() for loss, term in by_loss.items()})
-            logged["loss"] = total.detach().mean()
+            for name, term in {**{f"{loss}_loss": term for loss, term in by_loss.items()}, "loss": total}.items():
+                sums[name] = sums.get(name, 0) + term.detach().sum()
             return total
 
         self.policy.optimizer.zero_grad()
         if self.num_groups is None:
             terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
         else:
-            groups = environment_groups(self.n_steps, self.n_envs, self.num_groups)
+            groups = environment_groups(self.n_steps, self.n_envs, self.num_groups, num_ranks=size)
             groups_on_device = torch.as_tensor(groups, device=self.device)
-            self.update_moments = group_backward(
-                self.policy, terms, groups_on_device, measure=self.measure_updates, ranks=self.ranks
-            )
-        logged = {name: self.ranks.sum(mean) / size for name, mean in logged.items()}
+            try:
+                self.update_moments = group_backward(
+                    self.policy, terms, groups_on_device, measure=self.measure_updates, ranks=self.ranks
+                )
+            except NotFiniteError as error:
+                raise TrainingDivergedError(f"{error} at update {self.num_updates + 1}") from None
+        logged = {name: self.ranks.sum(one) / (size * len(advantages)) for name, one in sums.items()}
         logged |= {"grad_norm": self._descend(logged["loss"], size), **self._told_of_rollout(rollout)}
         self._n_updates += 1
         self._finish_update(logged, {})

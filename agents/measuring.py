@@ -136,9 +136,9 @@ class RolloutMeasurer:
     def _groups(self, unit: Unit, num_envs: int, num_steps: int, ranks: Ranks, rng: np.random.Generator) -> Tensor:
         if unit == "environment":
             K = self.groups_of_environments(num_envs, ranks)
-            return torch.as_tensor(environment_groups(num_steps, num_envs, K))
+            return torch.as_tensor(environment_groups(num_steps, num_envs, K, num_ranks=ranks.size))
         K = max(1, (self.num_groups or min(8, num_envs * num_steps * ranks.size)) // ranks.size)
-        return torch.as_tensor(transition_groups(num_envs * num_steps, K, rng))
+        return torch.as_tensor(transition_groups(num_envs * num_steps, K, rng, num_ranks=ranks.size))
 
 
 def _weights(model: OnPolicyAlgorithm) -> dict[str, float]:

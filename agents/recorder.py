@@ -152,8 +152,12 @@ class Recorder(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._finish_update()
-        if self.model.ranks.size > 1:  # asked at each step, a signal would reach some ranks a step before the others
-            self._stopped_together = self.model.ranks.any(self._stop.signal_number is not None)
+        if self.model.ranks.size == 1:
+            return
+        # asked at each step, a signal would reach some ranks a step before the others
+        number = self.model.ranks.largest(self._stop.signal_number or 0)
+        if number:
+            self._stop.signal_number, self._stopped_together = number, True
 
     def _on_training_end(self) -> None:
         self._finish_update()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rlgns.estimators import GradientMoments
 from rlgns.grams import Combinations, GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
-from rlgns.layer_products import NotCalledOnceError, layer_backward, layer_products, layers_cover
+from rlgns.layer_products import NotCalledOnceError, add_gradient, layer_backward, layer_products, layers_cover
 from rlgns.measurements import TRAINED
 from rlgns.parallel import ALONE, Ranks
 
@@ -135,8 +135,7 @@ def group_backward(
     for (name, parameter), rows in zip(_measured(model).items(), gradients, strict=True):
         if measure:
             _add(layers, name, gram_of_rows(rows, 1, ranks))
-        gradient = torch.stack(rows).sum(0).view_as(parameter) / index.numel()
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        add_gradient(parameter, torch.stack(rows).sum(0).view_as(parameter) / index.numel())
         rows.clear()
     return group_grams_of((TRAINED,), layers, index.shape[1]).moments(TRAINED) if measure else None
 

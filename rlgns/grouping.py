@@ -38,18 +38,19 @@ def default_num_groups(num_units: int, num_ranks: int = 1) -> int:
 
 
 def environment_groups(
-    num_steps: int, num_envs: int, num_groups: int, layout: Layout = "env_major"
+    num_steps: int, num_envs: int, num_groups: int, layout: Layout = "env_major", *, num_ranks: int = 1
 ) -> NDArray[np.int64]:
     """[K, b] indices into the flat rollout, every group made of whole environments, b = T·N/K.
 
-    layout  how [T, N] was flattened: "env_major" puts an environment's transitions side by side (Stable-Baselines3),
-            "time_major" is `array.reshape(-1, …)` of [T, N] (CleanRL)
+    layout     how [T, N] was flattened: "env_major" puts an environment's transitions side by side
+               (Stable-Baselines3), "time_major" is `array.reshape(-1, …)` of [T, N] (CleanRL)
+    num_ranks  processes that split rollouts of their own alike; among several, one may have a single group
 
     Raises ValueError on an unknown layout, and where the environments do not divide into the groups.
     """
     if layout not in ("env_major", "time_major"):
         raise ValueError(f"layout '{layout}' is not known; use 'env_major' or 'time_major'")
-    if num_groups < 2 or num_envs % num_groups:
+    if num_groups < 1 or num_groups * num_ranks < 2 or num_envs % num_groups:
         choices = [k for k in range(2, num_envs + 1) if num_envs % k == 0]
         remedy = f"use one of {choices}" if choices else "use at least 2 environments"
         raise ValueError(f"num_envs {num_envs} is not divisible into {num_groups} groups; {remedy}")
@@ -58,12 +59,16 @@ def environment_groups(
     return np.ascontiguousarray(by_environment).reshape(num_groups, -1)
 
 
-def transition_groups(num_transitions: int, num_groups: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def transition_groups(
+    num_transitions: int, num_groups: int, rng: np.random.Generator, *, num_ranks: int = 1
+) -> NDArray[np.int64]:
     """[K, b] indices that split a rollout at random, b = ⌊transitions/K⌋ (a remainder is left out).
+
+    num_ranks  as in `environment_groups`
 
     Raises ValueError where there are fewer transitions than groups.
     """
-    size = num_transitions // num_groups if num_groups >= 2 else 0
+    size = num_transitions // num_groups if num_groups >= 1 and num_groups * num_ranks >= 2 else 0
     if size < 1:
         raise ValueError(f"{num_transitions} transitions cannot be split into {num_groups} groups")
     return rng.permutation(num_transitions)[: num_groups * size].reshape(num_groups, size)

@@ -26,7 +26,8 @@ from rlgns.parallel import ALONE, Ranks
 def layers_cover(model: nn.Module) -> bool:
     """Whether every measured parameter belongs to one Linear or plain Conv2d layer, and nothing couples examples.
 
-    Old-style weight and spectral norm leave the layer's type alone and rename its parameters.
+    Old-style weight and spectral norm leave the layer's type alone and rename its parameters. A layer's own hooks may
+    change what it takes, gives or is given back.
     """
     seen: set[nn.Parameter] = set()
     for module in model.modules():
@@ -42,11 +43,17 @@ def layers_cover(model: nn.Module) -> bool:
         if (
             (own and (not plain or own != parameters or not by_name.keys() <= {"weight", "bias"}))
             or own & seen
+            or (own and _has_hooks(module))
             or isinstance(module, nn.modules.batchnorm._BatchNorm)
         ):
             return False
         seen |= own
     return bool(seen)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 class NotCalledOnceError(ValueError):
@@ -71,11 +78,12 @@ class LayerCalls:
             def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
                 if not output.requires_grad:  # under no_grad: a call that no gradient passes
                     return
-                if name in self._outputs or len(output) != num_examples:
+                if name in self._outputs or len(output) != num_examples or len(arguments) != 1:
                     raise NotCalledOnceError(
-                        f'layer {name} is not called once with the whole batch; use method="micro_batches"'
+                        f'layer {name} is not called once with the whole batch, by position; use method="micro_batches"'
                     )
-                self.inputs[name], self._outputs[name] = arguments[0].detach(), output
+                (x,) = arguments
+                self.inputs[name], self._outputs[name] = x.detach(), output
                 self._edges[name] = get_gradient_edge(output)
 
             return hook
@@ -149,10 +157,18 @@ def layer_backward(
             gradients = tuple(torch.stack(of_groups).sum(0) for of_groups in zip(*by_group, strict=True))
             if measure:
                 products[name] = gram_of_rows(_rows(by_group), 1, ranks)
-        for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
-            mean = gradient.to(parameter.dtype) / (K * b)
-            parameter.grad = mean if parameter.grad is None else parameter.grad.add_(mean)
+        own = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
+        for parameter, gradient in zip(own, gradients, strict=True):
+            add_gradient(parameter, gradient / (K * b))
     return group_grams_of((TRAINED,), products, b) if measure else None
+
+
+def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to `.grad` as backward does: in the parameter's type and order in memory, which fused optimisers rely on."""
+    if parameter.grad is None:
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+    else:
+        parameter.grad.add_(gradient)
 
 
 Gradients = tuple[Tensor, ...]

@@ -83,7 +83,7 @@ class Ranks:
         store = self._fresh_store(timeout)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout)
         try:
-            self.any(False)  # none leaves, and rank 0 not with the store, before all have come
+            self.largest(0)  # none leaves, and rank 0 not with the store, before all have come
             yield
         finally:
             dist.destroy_process_group()
@@ -135,9 +135,13 @@ class Ranks:
             dist.broadcast(values, src=0)
             parameter.copy_(values)
 
-    def any(self, flag: bool) -> bool:
-        """True on all ranks if it is on one: a request to stop, say."""
-        return bool(self.sum(torch.tensor(int(flag))))
+    def largest(self, number: int) -> int:
+        """The largest of all ranks' numbers: the signal that asks one of them to stop, say, and 0 if none is."""
+        if self.size == 1:
+            return number
+        of_all = torch.tensor(number)
+        dist.all_reduce(of_all, dist.ReduceOp.MAX)
+        return int(of_all)
 
     def _fresh_store(self, timeout: timedelta) -> PrefixStore:
         """The store where the ranks find each other, under a name that rank 0 chooses and answers the others by.

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
-from scipy import special
 
 from rlgns.estimators import GradientMoments
 
@@ -123,6 +122,8 @@ class NoiseScale:
 
     @property
     def _quantile(self) -> float:
+        from scipy import special
+
         return float(special.ndtri(0.5 + self.level / 2))
 
     def efficiency(self, batch_size: float) -> tuple[float, float, float]:
@@ -226,8 +227,8 @@ def _groups(pooled: PooledMoments, level: float) -> tuple[Covariance, float]:
             'use method="rollouts" on several measurements, or at least 3 groups'
         )
     n = pooled.count
-    t = special.stdtrit(JACKKNIFE_DEGREES_OF_FREEDOM * pooled.degrees_of_freedom, 0.5 + level / 2)
-    return (pooled.trace_variance / n**2, pooled.sq_norm_variance / n**2, pooled.covariance / n**2), float(t)
+    t = _t_quantile(JACKKNIFE_DEGREES_OF_FREEDOM * pooled.degrees_of_freedom, level)
+    return (pooled.trace_variance / n**2, pooled.sq_norm_variance / n**2, pooled.covariance / n**2), t
 
 
 def _rollouts(pooled: PooledMoments, level: float) -> tuple[Covariance, float]:
@@ -240,7 +241,13 @@ def _rollouts(pooled: PooledMoments, level: float) -> tuple[Covariance, float]:
         max(pooled.trace_square - n * y * y, 0.0) * per_mean,
         max(pooled.sq_norm_square - n * x * x, 0.0) * per_mean,
         (pooled.cross - n * x * y) * per_mean,
-    ), float(special.stdtrit(n - 1, 0.5 + level / 2))
+    ), _t_quantile(n - 1, level)
+
+
+def _t_quantile(degrees_of_freedom: float, level: float) -> float:
+    from scipy import special  # half of what `import rlgns` would take
+
+    return float(special.stdtrit(degrees_of_freedom, 0.5 + level / 2))
 
 
 def _decorrelated(moments: Sequence[Moments]) -> PooledMoments:
