@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import configure
 
 import agents
 from agents import A2C, PPO, AtariVecEnv, TrainingDivergedError
+from rlgns.parallel import Ranks
 
 STOCK = {A2C: stable_baselines3.A2C, PPO: stable_baselines3.PPO}
 SMALL_PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
@@ -303,3 +304,16 @@ def test_agents_names_its_classes_and_no_others():
     assert {name: getattr(agents, name).__name__ for name in agents.__all__} == {name: name for name in agents.__all__}
     with pytest.raises(AttributeError, match="module 'agents' has no attribute 'TRPO'"):
         _ = agents.TRPO
+
+
+def test_ranks_that_are_seeded_alike_draw_other_actions_where_sb3_collects_and_stay_alike_beyond():
+    actions, after = [], []
+    for rank in range(2):
+        model = A2C("MlpPolicy", RandomWalks(8, seed=0), seed=3, device="cpu")
+        model.ranks = Ranks(rank, 2)
+        _, callback = model._setup_learn(1000, None)
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+        actions.append(model.rollout_buffer.actions.copy())
+        after.append(torch.get_rng_state())
+    assert 0.2 < (actions[0] != actions[1]).mean() < 0.8
+    assert torch.equal(*after)

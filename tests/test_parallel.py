@@ -105,7 +105,7 @@ def all_methods(ranks: Ranks) -> dict[str, object]:
         "gathered_flags": ranks.gather(torch.tensor([ranks.is_first, True])),
         "tensors_after": tensors,
         "objects": ranks.gather_objects({"rank": ranks.rank, "returns": [0.1] * ranks.rank}),
-        "any": [ranks.any(ranks.rank == ranks.size - 1), ranks.any(True), ranks.any(False)],
+        "largest": [ranks.largest(ranks.rank), ranks.largest(-ranks.rank), ranks.largest(15)],
         "trained": trained(ranks),
     }
 
@@ -113,19 +113,19 @@ def all_methods(ranks: Ranks) -> dict[str, object]:
 def dies(ranks: Ranks) -> None:
     if ranks.rank == 1:
         os._exit(3)
-    ranks.any(False)
+    ranks.largest(0)
 
 
 def raises(ranks: Ranks) -> None:
     if ranks.rank == 1:
         raise ArithmeticError("rank 1 has a bad day")
-    ranks.any(False)
+    ranks.largest(0)
 
 
 def hangs(ranks: Ranks) -> None:
     if ranks.rank == 1:
         time.sleep(TIMEOUT)
-    ranks.any(False)
+    ranks.largest(0)
 
 
 def leaves_at_once(ranks: Ranks) -> None:
@@ -265,7 +265,7 @@ def test_objects_of_different_sizes_come_in_rank_order(saved):
 
 
 def test_any_is_true_everywhere_if_it_is_true_on_one_rank(saved):
-    assert all(rank["any"] == [True, True, False] for rank in saved)
+    assert all(rank["largest"] == [len(saved) - 1, 0, 15] for rank in saved)
 
 
 def test_training_on_several_ranks_is_training_on_one_with_all_examples(saved):
@@ -291,8 +291,7 @@ def test_alone_every_method_is_the_identity_without_torch_distributed():
             assert torch.equal(ALONE.sum(tensor), tensor)
             assert torch.equal(ALONE.gather(tensor), tensor)
         assert ALONE.gather_objects("statistics") == ["statistics"]
-        assert ALONE.any(True) is True
-        assert ALONE.any(False) is False
+        assert ALONE.largest(15) == 15
         assert ALONE.is_first
 
 

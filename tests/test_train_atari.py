@@ -24,9 +24,10 @@ from agents.measuring import LOSSES
 from agents.recorder import StopRequest
 from rlgns.checkpoints import load_checkpoint
 from rlgns.console import ProgressDisplay, Status
-from rlgns.measurements import History, estimate_record, measurement_of
+from rlgns.measurements import TRAINED, History, estimate_record, measurement_of
 from rlgns.records import columns, plain, read_lines, read_records
 from rlgns.run_directory import RunDirectory, read_config
+from rlgns.statistics import PooledMoments
 from rlgns.summary import summary_numbers
 
 ONE_THREAD = ("--num-torch-threads", "1")
@@ -71,7 +72,9 @@ def test_a_run_leaves_its_files_and_prints_its_summary(whole):
     names = {path.name for path in run_dir.iterdir()}
     files = {"config.json", "metrics.jsonl", "checkpoint.pt", "summary.json", "noise_scale.png", "noise_scale.svg"}
     assert names == files | {".lock", "wandb"}
-    assert ended.out.startswith("Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by environment, 13 ")
+    assert ended.out.startswith("Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by environment\n")
+    counts = {line.split()[0]: line.split()[-1] for line in ended.out.splitlines()[2:6]}
+    assert counts == {"policy": "13", "value": "13", "total": "13", TRAINED: "50"}  # the last in every update
     assert "This run's batch is 4 × 8 = 32 transitions:" in ended.out
     assert not list((run_dir.parent / "home").rglob("*.wandb"))
 
@@ -104,7 +107,8 @@ def test_measured_and_every_tenth_updates_leave_a_record(whole):
     measured = set(range(1, 51, 4))
     assert set(steps_of(whole[0])) == measured | set(range(10, 51, 10))
     records = read_records(whole[0] / "metrics.jsonl")
-    assert {row["progress/steps"] for row in records if measurement_of(row)} == measured
+    assert {row["progress/steps"] for row in records if "policy" in measurement_of(row)} == measured
+    assert sum(row[f"noise/{TRAINED}/sum/count"] for row in records) == 50
     for row in records:
         assert row["progress/transitions"] == 32 * row["progress/steps"]
         assert row["progress/optimizer_steps"] == row["progress/steps"]
@@ -122,14 +126,16 @@ def test_the_noise_scale_in_a_record_follows_from_the_moments_in_the_records(who
             expected = plain(estimate_record(name, window))
             assert {key: record[key] for key in expected} == expected
             moments = history.moments(name)[-1]
-            assert record[f"noise/{name}/trace_covariance"] == pytest.approx(moments.trace_covariance)
+            count = moments.count if isinstance(moments, PooledMoments) else 1
+            assert record[f"noise/{name}/trace_covariance"] == pytest.approx(moments.trace_covariance / count)
             num_checked += 1
-        if measurement_of(record):
+        if "policy" in measurement_of(record):
             effect = plain({"": history.design_effect("policy", last=3)})[""]
             assert record["noise/policy/design_effect"] == effect
             assert record["noise/unit"] == "environment"
-    names = [set(measurement_of(record)) for record in records if measurement_of(record)]
+    names = [set(measurement_of(record)) for record in records]
     assert num_checked == sum(len(found) for found in names)
+    names = [found for found in names if found != {TRAINED}]
     assert ["policy/by_transition" in found for found in names] == [i % 2 == 0 for i in range(13)]
     assert all({*LOSSES, "value/layer/value_net"} <= found for found in names)
     assert ["policy/preconditioned" in found for found in names] == [False] + [True] * 12  # none before a first step
