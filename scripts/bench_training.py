@@ -1,9 +1,9 @@
-"""Transitions per second: stock Stable-Baselines3 without measuring, and this project with and without.
+"""Transitions per second of training, against what a practitioner would run instead.
 
-    python scripts/bench_training.py --algo a2c --rounds 5
+    python scripts/bench_training.py --algo a2c --num-envs 64
 
-Every configuration is a process of its own; they take turns, and ratios are formed within a round, so that a machine
-whose speed drifts does not favour one. Reported are medians over rounds, with the smallest and the largest.
+Every way is a process of its own; they take turns, and ratios are formed within a round, so that a machine whose speed
+drifts does not favour one. What measuring costs is less than the drift, and is timed apart, in one process.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from timing import print_table, seconds, take_turns
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 Algo = Literal["a2c", "ppo"]
-WAYS = ("environments alone", "stock SB3", "rlgns, not measuring", "rlgns, measuring")
+STOCK = "stock SB3"
 
 
 @dataclass(frozen=True)
@@ -37,84 +39,86 @@ class Bench:
     """Environments in parallel [A2C 16, PPO 8]."""
     num_steps: int | None = None
     """Transitions of each in one rollout [A2C 5, PPO 128]."""
-    seconds: float = 20.0
-    """Seconds that each configuration is timed for in a round, after a warm-up of an update."""
+    device: str = "auto"
+    """Where the networks run."""
+    seconds: float = 10.0
+    """Seconds that each way is timed for in a round, after a warm-up of an update."""
     rounds: int = 5
-    """Rounds of all configurations."""
+    """Rounds of all ways."""
+    skip: tuple[str, ...] = ()
+    """Ways to leave out."""
     way: str | None = None
-    """Time this configuration alone and print its transitions per second; what the rounds are made of."""
+    """Time this way alone and print its transitions per second; what the rounds are made of."""
 
 
 def main(bench: Bench) -> None:
     """Run the rounds and print the table."""
     if bench.way is not None:
-        print(json.dumps(time_one(bench, bench.way)))
+        print(json.dumps(WAYS[bench.way](_config(bench), bench.seconds)))
         return
-    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(bench.rounds):
-        for way in WAYS:
-            command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            speeds[way].append(json.loads(output.splitlines()[-1]))
-    print(f"{'transitions/s':24}{'median':>8}{'min':>8}{'max':>8}   against stock SB3, by round")
-    for way, values in speeds.items():
-        ratios = [value / stock for value, stock in zip(values, speeds["stock SB3"], strict=True)]
-        print(
-            f"{way:24}{statistics.median(values):8.0f}{min(values):8.0f}{max(values):8.0f}"
-            f"   {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-        )
-    print("share of the time that measuring takes at its defaults, by round:")
-    shares = [_share_of_measuring(_config(bench, "rlgns, measuring")) for _ in range(bench.rounds)]
-    print(f"median {statistics.median(shares):.1%} [{min(shares):.1%}, {max(shares):.1%}]")
+
+    def in_a_process(way: str) -> Callable[[], float]:
+        command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+        return lambda: json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+
+    figures = take_turns({way: in_a_process(way) for way in WAYS if way not in bench.skip}, bench.rounds)
+    config = _config(bench)
+    print(f"{bench.algo} {config.num_envs} × {config.num_steps} on {bench.game}, {bench.rounds} rounds")
+    print_table(figures, STOCK, "transitions/s")
+    shares = [_share_of_measuring(config) for _ in range(bench.rounds)]
+    print(
+        "share of the time that measuring takes at its defaults, timed apart: "
+        f"median {statistics.median(shares):.1%} [{min(shares):.1%}, {max(shares):.1%}]"
+    )
 
 
-def _config(bench: Bench, way: str) -> Any:
+def _config(bench: Bench) -> Any:
     from agents.config import TrainConfig, resolved
 
     return resolved(
         TrainConfig(
-            algo=bench.algo, game=bench.game, num_envs=bench.num_envs, num_steps=bench.num_steps,
-            total_transitions=10**9, measure=way != "rlgns, not measuring", wandb="disabled",
+            algo=bench.algo, game=bench.game, num_envs=bench.num_envs, num_steps=bench.num_steps, device=bench.device,
+            total_transitions=10**9, wandb="disabled",
         )
     )  # fmt: skip
 
 
 def _share_of_measuring(config: Any) -> float:
-    """One update and one measurement timed apart: runs differ by more than measuring costs, and measure seldom.
+    """By loss: one measurement, every fourth also split by transition, over the updates from one to the next.
 
-    Every fourth measurement is also split by transition.
+    In every update of A2C: the same updates with and without, in turns, the faster half of each.
     """
     from agents.environments import make_environments
     from agents.measuring import RolloutMeasurer, default_measure_every
     from agents.models import make_model
 
     environments = make_environments(config, seed=0)
-    model = make_model(config, environments, "cpu")
-    measurer, num_updates = RolloutMeasurer(), max(3, 1600 // config.batch_size)
+    model: Any = make_model(config, environments, "cuda" if _on_gpu(config) else "cpu")
+    measurer, times = RolloutMeasurer(), max(1, 800 // config.batch_size)
+    if config.algo == "a2c":
+        model.num_groups = measurer.groups_of_environments(config.num_envs)
     model.learn(config.batch_size, log_interval=None)
-    update = _seconds(lambda: model.learn(num_updates * config.batch_size, log_interval=None)) / num_updates
-    plain = statistics.median(_seconds(lambda: measurer.measure(model)) for _ in range(3))
-    both = statistics.median(_seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(3))
+
+    def update(measure: bool) -> float:
+        model.measure_updates = measure
+        return seconds(lambda: model.learn(times * config.batch_size, log_interval=None)) / times
+
+    turns = take_turns({"with": lambda: update(True), "without": lambda: update(False)}, 12)
+    fast = {name: statistics.mean(sorted(values)[:6]) for name, values in turns.items()}
+    plain = statistics.median(seconds(lambda: measurer.measure(model)) for _ in range(3))
+    both = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(3))
     environments.close()
-    measuring = (3 * plain + both) / 4
     every = default_measure_every(config.num_epochs if config.algo == "ppo" else 1)
-    return measuring / (measuring + every * update)
+    measuring = (3 * plain + both) / 4 / every
+    if config.algo == "a2c":
+        measuring += fast["with"] - fast["without"]
+    return measuring / (fast["without"] + measuring)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def _on_gpu(config: Any) -> bool:
+    import torch
 
-
-def time_one(bench: Bench, way: str) -> float:
-    """Transitions per second of one configuration in this process."""
-    config = _config(bench, way)
-    if way == "environments alone":
-        return _environments_alone(config, bench.seconds)
-    if way == "stock SB3":
-        return _stock(config, bench.seconds)
-    return _ours(config, bench.seconds)
+    return config.device != "cpu" and torch.cuda.is_available()
 
 
 def _environments_alone(config: Any, seconds: float) -> float:
@@ -132,64 +136,39 @@ def _environments_alone(config: Any, seconds: float) -> float:
     return steps * config.num_envs / (time.perf_counter() - started)
 
 
-def _stock(config: Any, seconds: float) -> float:
-    """Stable-Baselines3 as its documentation and its zoo train Atari, with the same hyper-parameters."""
-    import ale_py
-    import gymnasium
-    import stable_baselines3
-    from stable_baselines3.common.env_util import make_atari_env
-    from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack
+def _ours(**options: Any) -> Callable[[Any, float], float]:
+    def time_it(config: Any, seconds: float) -> float:
+        """The whole job as the command line runs it, records and checkpoints included, until the clock stops it."""
+        from peers import UpdateClock
 
-    game = "".join(part.capitalize() for part in config.game.split("_")) + "NoFrameskip-v4"
-    gymnasium.register_envs(ale_py)  # inherited by the forked workers
-    fork = {"start_method": "fork"}
-    separate = make_atari_env(game, config.num_envs, 0, vec_env_cls=SubprocVecEnv, vec_env_kwargs=fork)
-    environments = VecFrameStack(separate, 4)
-    common = {"ent_coef": config.ent_coef, "vf_coef": config.vf_coef, "learning_rate": config.learning_rate}
-    if config.algo == "a2c":
-        model: Any = stable_baselines3.A2C("CnnPolicy", environments, n_steps=config.num_steps, **common)
-    else:
-        model = stable_baselines3.PPO(
-            "CnnPolicy", environments, n_steps=config.num_steps, n_epochs=config.num_epochs,
-            batch_size=config.batch_size // config.num_minibatches, clip_range=config.clip_coef, **common,
-        )  # fmt: skip
-    clock = _clock(seconds)
-    model.learn(10**9, callback=clock)
-    environments.close()
-    return clock.speed()
+        from agents.task import run
+
+        clock = UpdateClock(seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            run(replace(config, out=Path(folder) / "run", **options), [clock])
+        return clock.speed()
+
+    return time_it
 
 
-def _ours(config: Any, seconds: float) -> float:
-    """The whole job as the command line runs it, records and checkpoints included, until the clock stops it."""
-    from agents.task import run
+def _peer(name: str) -> Callable[[Any, float], float]:
+    def time_it(config: Any, seconds: float) -> float:
+        import peers
 
-    clock = _clock(seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        run(replace(config, out=Path(folder) / "run"), [clock])
-    return clock.speed()
+        return getattr(peers, name)(config, seconds)
+
+    return time_it
 
 
-def _clock(seconds: float) -> Any:
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Clock(BaseCallback):
-        """Counts transitions from the end of the first update until the time is over, then stops the run."""
-
-        started: float | None = None
-
-        def _on_rollout_start(self) -> None:
-            if self.num_timesteps and self.started is None:
-                self.started, self.first = time.perf_counter(), self.num_timesteps
-            if self.started:
-                self.last, self.ended = self.num_timesteps, time.perf_counter()
-
-        def _on_step(self) -> bool:
-            return self.started is None or time.perf_counter() - self.started < seconds
-
-        def speed(self) -> float:
-            return (self.last - self.first) / (self.ended - self.started)
-
-    return Clock()
+WAYS: dict[str, Callable[[Any, float], float]] = {
+    "environments alone": _environments_alone,
+    STOCK: _peer("stock_sb3"),
+    "stock SB3 on our environments": _peer("stock_sb3_on_our_environments"),
+    "CleanRL's style on ale-py's vectors": _peer("cleanrl_style"),
+    "rlgns, not measuring": _ours(measure=False),
+    "rlgns, measuring": _ours(),
+    "rlgns, measuring, bfloat16": _ours(precision="bfloat16"),
+}
 
 
 if __name__ == "__main__":
