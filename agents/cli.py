@@ -1,4 +1,4 @@
-"""The command line of the main job: what goes wrong becomes one line and an exit code."""
+"""The command line of the main job."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ import sys
 from collections.abc import Sequence
 
 from agents.options import parse
+from rlgns.cli import exit_code_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the arguments say.
+    """Train as the arguments say; exit codes as `rlgns.cli.exit_code_of` has them."""
+    return exit_code_of(lambda: _train(sys.argv[1:] if arguments is None else arguments))
 
-    Exit codes: 0 done; 1 the run failed (it diverged, or the disk is full); 2 usage; 130 and 143 stopped by SIGINT and
-    SIGTERM.
-    """
-    try:
-        config = parse(sys.argv[1:] if arguments is None else arguments)
-        from agents.task import run
 
-        return run(config)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename}; what was recorded stays", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # before training began
-        return 130
+def _train(arguments: Sequence[str]) -> int:
+    config = parse(arguments)
+    from agents.task import run
+
+    return run(config)

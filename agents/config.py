@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rlgns.flags import flag
 from rlgns.grouping import Unit
 
 
@@ -225,8 +226,3 @@ def _check_ranges(config: TrainConfig) -> None:
     for name in ("gamma", "gae_lambda", "repeat_action_probability", "rmsprop_alpha"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} {getattr(config, name)} is outside 0 … 1; give {flag(name)} within")
-
-
-def flag(name: str) -> str:
-    """The flag of an option."""
-    return "--" + name.replace("_", "-")

@@ -23,11 +23,11 @@ from agents.config import TrainConfig
 from agents.environments import is_atari, make_environments
 from agents.measuring import LOSSES, NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
-from agents.options import as_mapping
 from agents.recorder import Recorder, StopRequest, restore
 from rlgns.checkpoints import State, load_checkpoint
 from rlgns.console import ProgressDisplay
 from rlgns.estimators import NotFiniteError
+from rlgns.flags import as_mapping
 from rlgns.grouping import MIN_NUM_GROUPS
 from rlgns.measurements import TRAINED, History
 from rlgns.parallel import Ranks

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agents.config import A2C_DEFAULTS, CHANGEABLE_ON_RESUME, PPO_DEFAULTS, TrainConfig, resolved
-from agents.options import as_mapping, from_mapping, parse
+from agents.options import parse
+from rlgns.flags import as_mapping, from_mapping
 from rlgns.run_directory import write_json
 
 FLAGS = {f.name: "--" + f.name.replace("_", "-") for f in fields(TrainConfig)}
@@ -218,7 +219,7 @@ def test_a_file_that_is_missing_or_not_named_is_said(tmp_path):
 
 def test_a_configuration_survives_json_and_back():
     config = resolved(TrainConfig(algo="ppo", out=Path("x"), wandb_tags=("a", "b")))
-    assert from_mapping(as_mapping(config), "memory") == config
+    assert from_mapping(TrainConfig, as_mapping(config), "memory") == config
 
 
 # Resuming

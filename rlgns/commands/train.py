@@ -1,0 +1,12 @@
+"""Train one task: `rlgns train TASK …`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlgns.tasks import TASKS, find_task
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code of the task; ValueError if there is none of that name."""
+    return find_task(TASKS, arguments)()
