@@ -5,6 +5,7 @@ Free of torch, so that `--help` and bad input are answered at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +28,10 @@ class TrainConfig:
     """Algorithm: a2c (Mnih et al. 2016, arXiv:1602.01783), ppo (Schulman et al. 2017, arXiv:1707.06347)."""
     total_transitions: int = 300_000
     """Transitions to train for (decisions of one environment; 4 frames each on Atari); published runs: 10 million."""
+    goals: tuple[float, ...] = ()
+    """Mean returns to reach; what each took is recorded, and the run ends at the last."""
+    episode_window: int = 100
+    """Finished episodes that the mean return is taken over; no goal is reached before there are as many."""
     seed: int = 0
     """Seed of networks, actions and environments; environment i gets seed + i."""
 
@@ -211,12 +216,15 @@ def _check_ranges(config: TrainConfig) -> None:
     positive = (
         "total_transitions", "num_envs", "num_steps", "learning_rate", "max_grad_norm", "num_epochs",
         "num_minibatches", "clip_coef", "frameskip", "stack_num", "max_num_frames_per_episode", "measure_every",
-        "num_groups", "window", "log_every", "checkpoint_seconds", "num_torch_threads", "optimizer_eps", "num_parts",
+        "num_groups", "window", "episode_window", "log_every", "checkpoint_seconds", "num_torch_threads",
+        "optimizer_eps", "num_parts",
     )  # fmt: skip
     for name in positive:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name} {value} is not positive; give a positive {flag(name)}")
+    if not all(math.isfinite(goal) for goal in config.goals):
+        raise ValueError(f"goals {config.goals} are not all finite; give mean returns, as in --goals 5 20")
     for name in ("ent_coef", "vf_coef", "noop_max", "num_threads", "design_effect_every", "seed"):
         if getattr(config, name) != "auto" and not getattr(config, name) >= 0:
             raise ValueError(f"{name} {getattr(config, name)} is negative; give {flag(name)} 0 or more")

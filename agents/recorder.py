@@ -22,12 +22,11 @@ from agents.algorithms import A2C, PPO
 from agents.measuring import LOSSES, NoiseScaleCallback
 from rlgns.checkpoints import State, generator_state, restore_generators, save_checkpoint
 from rlgns.console import ProgressDisplay, Status
+from rlgns.goals import GoalTracker, Reached
 from rlgns.measurements import TRAINED, estimate_record, record_of
+from rlgns.records import Record
 from rlgns.sinks import Sink
 from rlgns.statistics import Moments, PooledMoments
-
-NUM_EPISODES = 100
-"""Episodes that the mean return is taken over."""
 
 
 @dataclass(slots=True)
@@ -61,18 +60,19 @@ class Counters:
     seconds: float = 0.0
     episodes: int = 0
     finished: list[dict[str, float]] = field(default_factory=list)
-    """Return, length and time of the last hundred finished episodes, of all ranks."""
+    """Return, length and time of the last finished episodes, of all ranks."""
 
-    def take(self, episodes: list[dict[str, float]]) -> None:
-        """Count episodes that ended."""
+    def take(self, episodes: list[dict[str, float]], window: int) -> None:
+        """Count episodes that ended, and keep the last so many."""
         self.episodes += len(episodes)
-        self.finished = (self.finished + episodes)[-NUM_EPISODES:]
+        self.finished = (self.finished + episodes)[-window:]
 
 
 class Recorder(BaseCallback):
     """Writes the record of every `log_every`-th and every measured update to all sinks, and checkpoints by the clock.
 
-    Placed after the NoiseScaleCallback, whose latest measurement belongs to the update that follows it.
+    Placed after the NoiseScaleCallback, whose latest measurement belongs to the update that follows it. An update that
+    reaches a goal leaves a record, too; the last goal ends the run.
     """
 
     model: A2C | PPO
@@ -87,6 +87,8 @@ class Recorder(BaseCallback):
         checkpoint: Path | None,
         checkpoint_seconds: float,
         log_every: int,
+        goals: Sequence[float],
+        episode_window: int,
         frames_per_transition: int | None,
         resumed: State | None,
     ) -> None:
@@ -101,6 +103,9 @@ class Recorder(BaseCallback):
         self._frames_per_transition = frames_per_transition
         self._resumed = resumed
         self._counters = Counters(**resumed["counters"]) if resumed else Counters()
+        reached = {level: Reached(**prices) for level, prices in resumed.get("goals", {}).items()} if resumed else {}
+        self.goals = GoalTracker(goals, rises=True, reached=reached)
+        self._episode_window = episode_window
         self._started = self._saved = self._speed_since = 0.0
         self._speed_from = self._recorded_update = 0
         self._speed = 0.0
@@ -125,6 +130,7 @@ class Recorder(BaseCallback):
             "progress/steps": self.model.num_updates,
             "progress/optimizer_steps": self.model.num_optimizer_steps,
             "progress/transitions": self.transitions,
+            "progress/examples": self.transitions,
             "time/seconds": self.seconds,
             "rollout/episodes": self._counters.episodes,
             "rollout/episode_return": self._mean_of_episodes("r"),
@@ -166,6 +172,8 @@ class Recorder(BaseCallback):
         if np.any(self.locals["dones"]):
             episodes = (info["episode"] for info in self.locals["infos"] if "episode" in info)
             self._episodes += [{key: float(episode[key]) for key in "rlt"} for episode in episodes]
+        if self.goals.all_reached:
+            return False
         if self.model.ranks.size == 1:
             return self._stop.signal_number is None
         return not self._stopped_together
@@ -181,17 +189,24 @@ class Recorder(BaseCallback):
         measured = self._noise is not None and self._noise.latest is not None
         self._take_speed()
         recorded = measured or update % self._log_every == 0
-        if recorded or self.model.ranks.size == 1:
+        if recorded or self.goals.levels or self.model.ranks.size == 1:
             for episodes in self.model.ranks.gather_objects(self._episodes):
-                self._counters.take(episodes)
+                self._counters.take(episodes, self._episode_window)
             self._episodes = []
-        if recorded:
-            record = self._record()
+        goals = self._newly_reached()
+        if recorded or goals:
+            record = self._record() | goals
             for sink in self._sinks:
                 sink.log(record, update)
         self._display.show(self._status())
         if time.monotonic() - self._saved >= self._checkpoint_seconds:
             self.save()
+
+    def _newly_reached(self) -> Record:
+        """Goals that this update reached; the mean return is that of all ranks' episodes, so that they agree."""
+        if len(self._counters.finished) < self._episode_window:
+            return {}
+        return self.goals.newly_reached(self._mean_of_episodes("r"), self.progress())
 
     def _record(self) -> dict[str, Any]:
         record = self.progress() | {"time/transitions_per_second": self._speed}
@@ -250,6 +265,7 @@ class Recorder(BaseCallback):
             "num_updates": model.num_updates,
             "num_optimizer_steps": model.num_optimizer_steps,
             "n_updates": model._n_updates,
+            "goals": {level: asdict(reached) for level, reached in self.goals.reached.items()},
             "counters": asdict(replace(self._counters, seconds=self.seconds)),
             "generators": generator_state(),
         }

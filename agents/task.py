@@ -34,7 +34,7 @@ from rlgns.parallel import Ranks
 from rlgns.records import plain, read_records
 from rlgns.run_directory import CHECKPOINT, CONFIG, METRICS, SUMMARY, RunDirectory, provenance, read_config, write_json
 from rlgns.sinks import JsonLines, Sink, WandbOptions, open_wandb
-from rlgns.summary import summary_lines, summary_numbers
+from rlgns.summary import goal_lines, summary_lines, summary_numbers
 
 RUNS = Path("runs")
 """Where run directories are made unless one is named."""
@@ -119,6 +119,8 @@ class _Run:
             checkpoint=directory / CHECKPOINT if directory else None,
             checkpoint_seconds=config.checkpoint_seconds,
             log_every=config.log_every or 1,
+            goals=config.goals,
+            episode_window=config.episode_window,
             frames_per_transition=config.frameskip if is_atari(config) else None,
             resumed=state,
         )
@@ -176,12 +178,13 @@ class _Run:
         assert config.num_envs and config.num_steps, "resolved"
         shape = {"num_envs": config.num_envs, "num_steps": config.num_steps}
         print("\n".join(summary_lines(self.noise.history, self._losses, **shape, unit=config.unit)))
+        print("\n".join(goal_lines(self.recorder.goals)), end="\n" if config.goals else "")
         if exit_code:
             print(f"stopped after update {self.model.num_updates:,}; continue with --resume {directory.path}")
 
     def _close(self, directory: RunDirectory, exit_code: int) -> None:
         """Summary and figures to the run directory and to W&B."""
-        summary = self.recorder.progress() | {"exit_code": exit_code}
+        summary = self.recorder.progress() | self.recorder.goals.summary() | {"exit_code": exit_code}
         if self.noise.history.measurements:
             summary |= summary_numbers(self.noise.history, self._losses, self.config.batch_size)
         summary = plain(summary)  # a mean return may be nan
@@ -218,6 +221,7 @@ class _Run:
         saved = read_config(directory.path) if self.state else {}
         content = {
             "options": as_mapping(replace(config, resume=None, out=directory.path)),
+            "task": f"{config.algo.upper()} on {config.task}",
             "batch_size": config.batch_size,
             "device": str(self.model.device),
             "num_torch_threads": torch.get_num_threads(),

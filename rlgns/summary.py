@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlgns.goals import GoalTracker
 from rlgns.measurements import History
 from rlgns.statistics import NoiseScale, in_words, noise_scale
 
@@ -68,6 +69,25 @@ def summary_lines(history: History, losses: Sequence[str], *, num_envs: int, num
     if unit == "transition":
         lines.append("By transition, what an environment's transitions have in common is not counted: a lower bound.")
     return lines
+
+
+def goal_lines(goals: GoalTracker) -> list[str]:
+    """What each goal took, a line each."""
+    words = []
+    for level in goals.levels:
+        reached = goals.reached.get(level)
+        took = (
+            "not reached"
+            if reached is None
+            else (f"{reached.steps:,} updates, {reached.examples:,} examples, {in_minutes(reached.seconds)}")
+        )
+        words.append(f"  goal {level:g}: {took}")
+    return words
+
+
+def in_minutes(seconds: float) -> str:
+    """Minutes and seconds, 2:05."""
+    return f"{seconds // 60:.0f}:{seconds % 60:02.0f} min"
 
 
 def _latest_known(late: NoiseScale, whole: NoiseScale) -> NoiseScale:

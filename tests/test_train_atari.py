@@ -24,7 +24,9 @@ from agents.measuring import LOSSES
 from agents.recorder import StopRequest
 from rlgns.checkpoints import load_checkpoint
 from rlgns.console import ProgressDisplay, Status
+from rlgns.goals import goals_of
 from rlgns.measurements import TRAINED, History, estimate_record, measurement_of
+from rlgns.outcomes import outcome_of
 from rlgns.records import columns, plain, read_lines, read_records
 from rlgns.run_directory import RunDirectory, read_config
 from rlgns.statistics import PooledMoments
@@ -195,6 +197,44 @@ def test_an_atari_run_by_ppo_counts_frames_and_finds_a_directory_of_its_own(tmp_
     assert [row["progress/optimizer_steps"] for row in records] == [4, 8, 12, 16]
     assert [bool(measurement_of(row)) for row in records] == [True, False, True, False]
     assert read_config(run_dir)["options"]["game"] == "pong"
+
+
+# Goals
+
+GOALS = (*CARTPOLE, "--no-measure", "--wandb", "disabled", "--episode-window", "10", "--log-every", "1000000")
+
+
+def test_the_last_goal_ends_a_run_and_what_each_took_is_recorded(tmp_path):
+    ended = run(tmp_path, *GOALS, "--goals", "20", "40", "--total-transitions", "100000", "--out", "run")
+    assert ended.exit_code == 0, ended.err
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    reached = {level: (row, took) for row in records for level, took in goals_of(row).items()}
+    assert list(reached) == [20, 40]
+    for row, took in reached.values():
+        progress = row["progress/steps"], row["progress/optimizer_steps"], row["progress/transitions"]
+        assert (took.steps, took.optimizer_steps, took.examples) == progress
+        assert row["progress/examples"] == row["progress/transitions"]
+    assert reached[40][0]["rollout/episode_return"] >= 40
+    assert records[-1] == reached[40][0]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert goals_of(summary) == {level: took for level, (_, took) in reached.items()}
+    assert summary["progress/steps"] == reached[40][1].steps
+    assert re.search(rf"goal 40: {reached[40][1].steps:,} updates, ", ended.out)
+    outcome = outcome_of(tmp_path / "run")
+    assert (outcome.batch_size, outcome.shape, outcome.state) == (20, (4, 5), "finished")
+    assert outcome.goals == goals_of(summary)
+    assert outcome.task == "A2C on CartPole-v1"
+
+
+def test_a_goal_that_was_not_reached_is_null_and_a_resumed_run_knows_those_that_were(tmp_path):
+    ended = run(tmp_path, *GOALS, "--goals", "1", "500", "--total-transitions", "1000", "--out", "run")
+    assert "goal 500: not reached" in ended.out
+    first = goals_of(json.loads((tmp_path / "run" / "summary.json").read_text()))
+    assert first[500] is None
+    ended = run(tmp_path, "--resume", "run", "--total-transitions", "2000")
+    assert ended.exit_code == 0, ended.err
+    assert goals_of(json.loads((tmp_path / "run" / "summary.json").read_text())) == first
+    assert sum(bool(goals_of(row)) for row in read_records(tmp_path / "run" / "metrics.jsonl")) == 1
 
 
 # Bad input: one line, exit code 2
