@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "launcher": set(),
     "sweep_figures": {"numpy", "matplotlib"},
     "report": {"jinja2"},
-    **dict.fromkeys([f"commands.{name}" for name in ("__init__", *COMMANDS)], set()),
+    **{f"commands.{name}": set() for name in ("__init__", *COMMANDS)},
     "summary": set(),
     "__init__": set(),
 }
