@@ -44,6 +44,10 @@ class TrainConfig:
     # The algorithm
     learning_rate: float | None = None
     """Step size [A2C 7e-4, PPO 2.5e-4: Mnih 2016, Schulman 2017]."""
+    lr_batch_scale: float = 0.0
+    """B* of the rate learning_rate/(1 + B*/B)^α, in transitions; 0: the same at every batch size [McCandlish 2018]."""
+    lr_batch_exponent: float = 0.5
+    """α of that rate [½ for RMSProp and Adam: McCandlish 2018, who give ½ to 1]."""
     anneal_learning_rate: bool | None = None
     """Lower the learning rate linearly to 0 over the run [A2C no, as Stable-Baselines3; PPO yes: Schulman 2017]."""
     gamma: float = 0.99
@@ -158,6 +162,12 @@ class TrainConfig:
         assert self.num_envs and self.num_steps, "resolved"
         return self.num_envs * self.num_steps
 
+    @property
+    def effective_learning_rate(self) -> float:
+        """ε(B) = ε*/(1 + B*/B)^α, the centre of the paper's grids (McCandlish et al. 2018, appendix A.2)."""
+        assert self.learning_rate, "resolved"
+        return float(self.learning_rate / (1 + self.lr_batch_scale / self.batch_size) ** self.lr_batch_exponent)
+
 
 A2C_DEFAULTS: Mapping[str, Any] = {
     "num_envs": 16,
@@ -225,7 +235,10 @@ def _check_ranges(config: TrainConfig) -> None:
             raise ValueError(f"{name} {value} is not positive; give a positive {flag(name)}")
     if not all(math.isfinite(goal) for goal in config.goals):
         raise ValueError(f"goals {config.goals} are not all finite; give mean returns, as in --goals 5 20")
-    for name in ("ent_coef", "vf_coef", "noop_max", "num_threads", "design_effect_every", "seed"):
+    for name in (
+        "ent_coef", "vf_coef", "noop_max", "num_threads", "design_effect_every", "seed", "lr_batch_scale",
+        "lr_batch_exponent",
+    ):  # fmt: skip
         if getattr(config, name) != "auto" and not getattr(config, name) >= 0:
             raise ValueError(f"{name} {getattr(config, name)} is negative; give {flag(name)} 0 or more")
     assert config.num_envs, "resolved"

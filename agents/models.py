@@ -38,7 +38,7 @@ def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | 
         "policy": _policy_name(environments.observation_space),
         **_rollouts(config, environments),
         "env": environments,
-        "learning_rate": _schedule(config.learning_rate, config.anneal_learning_rate),
+        "learning_rate": _schedule(config.effective_learning_rate, config.anneal_learning_rate),
         "n_steps": config.num_steps,
         "gamma": config.gamma,
         "gae_lambda": config.gae_lambda,

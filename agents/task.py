@@ -67,7 +67,13 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
             f"{config.resume} has its {config.total_transitions} transitions already; give a larger --total-transitions"
         )
     device = _device(config, ranks)
-    own = replace(config, num_envs=num_envs, num_parts=config.num_parts or _num_parts(num_envs, device))
+    own = replace(
+        config,
+        num_envs=num_envs,
+        num_parts=config.num_parts or _num_parts(num_envs, device),
+        learning_rate=config.effective_learning_rate,  # of all ranks' batch
+        lr_batch_scale=0.0,
+    )
     environments = make_environments(own, config.seed + ranks.rank * num_envs)
     try:
         with ExitStack() as stack:
@@ -223,6 +229,7 @@ class _Run:
             "options": as_mapping(replace(config, resume=None, out=directory.path)),
             "task": f"{config.algo.upper()} on {config.task}",
             "batch_size": config.batch_size,
+            "effective_learning_rate": config.effective_learning_rate,
             "device": str(self.model.device),
             "num_torch_threads": torch.get_num_threads(),
             "num_ranks": self.ranks.size,

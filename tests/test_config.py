@@ -66,6 +66,16 @@ def test_a_resolved_configuration_stays_as_it_is():
     assert resolved(resolved(TrainConfig(algo="ppo"))) == resolved(TrainConfig(algo="ppo"))
 
 
+def test_the_rate_follows_the_batch_size_where_it_is_told_to():
+    """ε*/(1 + B*/B)^α by hand: B = 80, so 1e-3/(1 + 240/80)^½ = 5e-4 and 1e-3/(1 + 240/80) = 2.5e-4."""
+    scaled = ["--learning-rate", "1e-3", "--lr-batch-scale", "240"]
+    assert parse(["--learning-rate", "1e-3"]).effective_learning_rate == 1e-3
+    assert parse(scaled).effective_learning_rate == pytest.approx(5e-4, rel=1e-12)
+    assert parse([*scaled, "--lr-batch-exponent", "1"]).effective_learning_rate == pytest.approx(2.5e-4, rel=1e-12)
+    with pytest.raises(ValueError, match="lr_batch_scale -1"):
+        parse(["--lr-batch-scale", "-1"])
+
+
 # Flags
 
 

@@ -178,6 +178,7 @@ def test_two_ranks_leave_one_run_directory_and_one_summary(under_torchrun):
             id="ppo on breakout",
         ),
         pytest.param((*CARTPOLE, "--total-transitions", "1000"), id="a2c on CartPole"),
+        pytest.param((*CARTPOLE, "--total-transitions", "400", "--lr-batch-scale", "500"), id="a rate by batch size"),
     ],
 )
 def test_two_ranks_of_srun_record_what_one_process_records(arguments, tmp_path):
