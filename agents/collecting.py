@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
+from agents.machine import release_cores
 from agents.rollouts import DeviceRolloutBuffer
 from agents.stepping import Step, SteppedInParts
 from rlgns.parallel import Ranks
@@ -65,6 +66,7 @@ def collect(
     steps: list[Step] = []
     truncated: list[tuple[int, int, npt.NDArray[np.generic]]] = []
     last_values = torch.empty(N, device=model.device)
+    share_cores = model.device.type == "cpu" and torch.get_num_threads() > 1
 
     def receive(t: int, index: int, part: slice) -> None:
         step = environments.receive(index)
@@ -76,7 +78,10 @@ def collect(
 
     def send(t: int, index: int, part: slice, noise: Tensor) -> None:
         choice = act(policy, buffer.observations.at(t, part), noise)
-        environments.send(index, choice.actions.cpu().numpy())
+        actions = choice.actions.cpu().numpy()
+        if share_cores:
+            release_cores()
+        environments.send(index, actions)
         buffer.of_actions[t, part] = choice.actions
         buffer.of_values[t, part] = choice.values
         buffer.of_log_probs[t, part] = choice.log_probs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import secrets
@@ -21,6 +20,7 @@ from agents.algorithms import A2C, TrainingDivergedError
 from agents.atari import find_game
 from agents.config import TrainConfig
 from agents.environments import is_atari, make_environments
+from agents.machine import keep_freed_memory
 from agents.measuring import LOSSES, NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
 from agents.recorder import Recorder, StopRequest, restore
@@ -51,7 +51,7 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     Raises ValueError on usage errors, before anything is trained or written; OSError if the disk fails before training.
     """
     ranks = Ranks.from_environment()
-    _keep_freed_memory()
+    keep_freed_memory()
     if is_atari(config):
         config = replace(config, game=find_game(config.env or config.game), env=None)
     if _was_restarted() and config.out and (config.out / CHECKPOINT).exists():
@@ -284,21 +284,6 @@ def _can_be_grouped(num_envs: int, ranks: Ranks) -> bool:
 def _num_parts(num_envs: int, device: str) -> int:
     """Two where a GPU acts while the host emulates; one where both want the same cores (measured on two)."""
     return 2 if device.startswith("cuda") and num_envs % 2 == 0 else 1
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what torch frees, instead of giving it back and faulting it in again, page by page, every update.
-
-    Worth 10 to 15 % of A2C's speed on two cores. Where there is no glibc nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    mallopt(mmap_threshold, 32 << 20)  # the largest that glibc takes
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 64 << 20)
 
 
 def _device(config: TrainConfig, ranks: Ranks) -> str:

@@ -144,7 +144,7 @@ def layer_backward(
     calls = LayerCalls(model)
     with calls.recorded(K * b):
         batch = checked_terms({TRAINED: terms(groups.flatten())}, K * b)
-    errors = calls.errors(batch[TRAINED].sum())
+    errors = calls.errors(batch[TRAINED].mean())
     products = calls.nothing(1, K * ranks.size)
     for name, x in calls.inputs.items():
         layer, error = calls.layers[name], errors[name]
@@ -159,14 +159,19 @@ def layer_backward(
                 products[name] = gram_of_rows(_rows(by_group), 1, ranks)
         own = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
         for parameter, gradient in zip(own, gradients, strict=True):
-            add_gradient(parameter, gradient / (K * b))
-    return group_grams_of((TRAINED,), products, b) if measure else None
+            add_gradient(parameter, gradient)
+    of_sums = {name: product * (K * b) ** 2 for name, product in products.items()}
+    return group_grams_of((TRAINED,), of_sums, b) if measure else None
 
 
 def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
-    """Add to `.grad` as backward does: in the parameter's type and order in memory, which fused optimisers rely on."""
+    """Add to `.grad` as backward does: in the parameter's type and order in memory, which fused optimisers rely on.
+
+    gradient  the caller's own, who gives it away
+    """
     if parameter.grad is None:
-        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        alike = gradient.dtype == parameter.dtype and gradient.stride() == parameter.stride()
+        parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
     else:
         parameter.grad.add_(gradient)
 
