@@ -74,7 +74,7 @@ def checked_terms(terms: Terms, num_examples: int) -> Terms:
 
 
 def gram_of_rows(
-    rows: list[Tensor], num_losses: int, ranks: Ranks, scale: Tensor | None = None, width: int = 1 << 16
+    rows: list[Tensor] | Tensor, num_losses: int, ranks: Ranks, scale: Tensor | None = None, width: int = 1 << 16
 ) -> Tensor:
     """[L, K, L, K] products in float64 of L·K flat vectors, column block by column block, over the groups of all ranks.
 
@@ -84,11 +84,18 @@ def gram_of_rows(
     total = torch.zeros(W * L * K, W * L * K, dtype=torch.float64, device=rows[0].device)
     for start in range(0, len(rows[0]), width):
         columns = slice(start, start + width)
-        block = ranks.gather(torch.stack([row[columns] for row in rows])).double()
+        own = rows[:, columns] if isinstance(rows, Tensor) else torch.stack([row[columns] for row in rows])
+        block = ranks.gather(own).double()
         if scale is not None:
             block *= scale[columns]
-        total += block @ block.T
+        total += _with_itself(block)
     return total.view(W, L, K, W, L, K).permute(1, 0, 2, 4, 3, 5).reshape(L, W * K, L, W * K)
+
+
+def _with_itself(block: Tensor) -> Tensor:
+    """block @ blockᵀ of a few long rows, in slices side by side: a core would make one such product alone."""
+    slices = block.view(len(block), 32 if block.shape[1] % 32 == 0 else 1, -1)
+    return torch.bmm(slices.transpose(0, 1), slices.permute(1, 2, 0)).sum(0)
 
 
 def group_grams_of(losses: tuple[str, ...], products: Mapping[str, Tensor], group_size: int) -> GroupGrams:

@@ -10,7 +10,7 @@ Source: Goodfellow 2015, arXiv:1510.01799, from norms to products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -127,8 +127,8 @@ def layer_products(
         if isinstance(layer, nn.Linear):
             products[name] = _linear_products(x, of_losses, layer, K, ranks)
         else:
-            rows = _rows(gradient for error in of_losses for gradient in _conv_gradients(x, error, layer, K))
-            products[name] = gram_of_rows(rows, len(batch), ranks)
+            rows = [_joined(_conv_gradients(x, error, layer, K)) for error in of_losses]
+            products[name] = gram_of_rows(torch.cat(rows), len(batch), ranks)
     return group_grams_of(tuple(batch), products, b)
 
 
@@ -154,9 +154,9 @@ def layer_backward(
                 products[name] = _linear_products(x, [error], layer, K, ranks)
         else:
             by_group = _conv_gradients(x, error, layer, K)
-            gradients = tuple(torch.stack(of_groups).sum(0) for of_groups in zip(*by_group, strict=True))
+            gradients = tuple(of_groups.sum(0) for of_groups in by_group)
             if measure:
-                products[name] = gram_of_rows(_rows(by_group), 1, ranks)
+                products[name] = gram_of_rows(_joined(by_group), 1, ranks)
         own = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
         for parameter, gradient in zip(own, gradients, strict=True):
             add_gradient(parameter, gradient)
@@ -186,19 +186,17 @@ def _linear_gradient(x: Tensor, error: Tensor, layer: nn.Linear) -> Gradients:
     return (weight,) if layer.bias is None else (weight, error.sum(0))
 
 
-def _conv_gradients(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> list[Gradients]:
-    """Those of the sum over each group."""
-    found: list[Gradients] = []
-    for inputs, delta in zip(x.to(error.dtype).chunk(K), error.chunk(K), strict=True):
-        weight: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-            inputs, layer.weight.shape, delta, layer.stride, layer.padding, layer.dilation
-        )
-        found.append((weight,) if layer.bias is None else (weight, delta.sum((0, 2, 3))))
-    return found
+def _conv_gradients(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> Gradients:
+    """Those of the sum over each group, [K, …]."""
+    batches = zip(x.to(error.dtype).chunk(K), error.chunk(K), strict=True)
+    shape, how = layer.weight.shape, (layer.stride, layer.padding, layer.dilation)
+    weight = torch.stack([conv2d_weight(inputs, shape, delta, *how) for inputs, delta in batches])  # type: ignore[no-untyped-call]
+    return (weight,) if layer.bias is None else (weight, error.view(K, -1, *error.shape[1:]).sum((1, 3, 4)))
 
 
-def _rows(gradients: Iterable[Gradients]) -> list[Tensor]:
-    return [torch.cat([gradient.flatten() for gradient in of_group]) for of_group in gradients]
+def _joined(gradients: Gradients) -> Tensor:
+    """[K, …] of each parameter as [K, P]."""
+    return torch.cat([gradient.flatten(1) for gradient in gradients], 1)
 
 
 def _linear_products(x: Tensor, errors: list[Tensor], layer: nn.Linear, K: int, ranks: Ranks) -> Tensor:
@@ -220,4 +218,4 @@ def _linear_products(x: Tensor, errors: list[Tensor], layer: nn.Linear, K: int, 
         x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
     delta = delta.view(L, K, -1, layer.out_features)
     weights = torch.einsum("lkno,kni->lkoi", delta, x.reshape(K, -1, x.shape[-1]))
-    return gram_of_rows(list(weights.reshape(L * K, -1)), L, ranks)
+    return gram_of_rows(weights.reshape(L * K, -1), L, ranks)
