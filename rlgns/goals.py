@@ -76,11 +76,20 @@ class GoalTracker:
 
 def record_of(level: float, reached: Reached | None) -> Record:
     """Flat keys of one goal; null where it was not reached."""
-    return {f"goal/{level:g}/{name}_to_goal": _price(reached, name) for name in PRICES}
+    return {f"goal/{level_in_words(level)}/{name}_to_goal": _price(reached, name) for name in PRICES}
+
+
+def level_in_words(level: float) -> str:
+    """The level as keys and people write it, 20 or 0.5, with all the digits that it takes to read it back."""
+    short = f"{level:g}"
+    return short if float(short) == level else repr(float(level))
 
 
 def goals_of(record: Mapping[str, object]) -> dict[float, Reached | None]:
-    """The goals that a record or a summary holds, by level; the inverse of `record_of`."""
+    """The goals that a record or a summary holds, by level; the inverse of `record_of`.
+
+    Raises ValueError on a goal that is no number, or was reached at a price that is not all there.
+    """
     levels = [key.split("/")[1] for key in record if key.startswith("goal/") and key.endswith("/steps_to_goal")]
     return {float(level): _reached(record, level) for level in levels}
 
@@ -95,4 +104,6 @@ def _reached(record: Mapping[str, object], level: str) -> Reached | None:
     if prices["steps"] is None:
         return None
     numbers = {name: float(value) for name, value in prices.items() if isinstance(value, int | float)}
+    if missing := sorted(set(PRICES) - set(numbers)):
+        raise ValueError(f"goal {level} was reached, but its {missing[0]} are not told")
     return Reached(int(numbers["steps"]), int(numbers["optimizer_steps"]), int(numbers["examples"]), numbers["seconds"])

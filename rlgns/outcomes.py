@@ -1,13 +1,15 @@
 """What did the runs of a sweep come to? One `Outcome` a run, from its directory or from W&B.
 
 An outcome holds what the run was (batch size and shape, learning rate, seed) and what each of its goals took. A goal
-that was not reached is None: never a zero, never dropped.
+that was not reached is None: never a zero, never dropped. A damaged run is told of and left out; the others stay.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +19,13 @@ from rlgns.records import Record, read_records
 
 State = Literal["finished", "stopped", "failed", "running"]
 """finished: at its last goal or its budget; stopped: pruned, or by a signal; failed: diverged or crashed; running: no
-summary yet."""
+summary yet, or records after it."""
 
 CONFIG, RECORDS, SUMMARY = "config.json", ("metrics.jsonl", "metrics.jsonl.gz"), "summary.json"
+
+STEPS, EXAMPLES, SECONDS = "progress/steps", "progress/examples", "time/seconds"
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +33,16 @@ class Outcome:
     """What one run of a sweep came to.
 
     name           of its directory, or its W&B id
-    task           what was trained, "breakout a2c"
+    task           what was trained, "A2C on breakout"
     batch_size     B, examples behind one update
     shape          how the batch is made up, (num_envs, num_steps); None where examples are independent
-    learning_rate  at the start of the run
+    learning_rate  at the start of the run, at its batch size
     seed           of everything random in it
     goals          by level, what each took; None: not reached within `examples`
     steps, examples, seconds  of the whole run
     directory      where its records are, if on this machine
+    options        all that it was told
+    history        its records, where they are in no directory
     """
 
     name: str
@@ -50,59 +58,136 @@ class Outcome:
     state: State
     directory: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Record] = field(default=(), repr=False)
 
     def records(self) -> list[Record]:
-        """All records of the run, in order; none where they are not on this machine."""
+        """All records of the run, in order; none where there are none any more."""
         found = [] if self.directory is None else [self.directory / name for name in RECORDS]
-        return next((read_records(path) for path in found if path.exists()), [])
+        return next((read_records(path) for path in found if path.exists()), list(self.history))
 
 
-def outcomes_of(folders: Iterable[Path]) -> list[Outcome]:
-    """The runs in and below the folders, sorted by batch size, shape, learning rate and seed.
+def outcomes_of(folders: Iterable[Path], say: Say = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
+    """The runs in and below the folders, sorted by batch size, shape, learning rate and seed, each once.
 
-    Raises ValueError where a folder holds none, or a run's files are damaged.
+    say  is told of every run that is damaged or has no records, and left out
+
+    Raises ValueError where a folder holds no run that can be read.
     """
-    found: list[Outcome] = []
+    found: dict[Path, Outcome] = {}
     for folder in folders:
-        runs = [path.parent for path in sorted(folder.rglob(CONFIG)) if _has_records(path.parent)]
-        if not runs:
-            raise ValueError(f"{folder} holds no runs ({CONFIG} and {RECORDS[0]} are sought in and below it)")
-        found += [outcome_of(run) for run in runs]
-    return sorted(found, key=lambda run: (run.batch_size, run.shape or (0, 0), run.learning_rate, run.seed))
+        read = {path.parent.resolve(): _read(path.parent, say) for path in sorted(folder.rglob(CONFIG))}
+        good = {path: outcome for path, outcome in read.items() if outcome}
+        if not good:
+            sought = f"{CONFIG} and {RECORDS[0]} are sought in and below it"
+            raise ValueError(f"{folder} {'holds no runs' if folder.is_dir() else 'is no directory'} ({sought})")
+        found |= good
+    return sorted_outcomes(found.values())
+
+
+def sorted_outcomes(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """By batch size, shape, learning rate and seed."""
+    return sorted(outcomes, key=lambda run: (run.batch_size, run.shape or (0, 0), run.learning_rate, run.seed))
 
 
 def outcome_of(run: Path) -> Outcome:
     """What one run directory tells; ValueError where it is damaged."""
     try:
         config = json.loads((run / CONFIG).read_text())
-        options, batch_size = dict(config["options"]), int(config["batch_size"])
         summary = json.loads((run / SUMMARY).read_text()) if (run / SUMMARY).exists() else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run} holds a damaged run ({type(error).__name__}: {error}); move it away") from None
-    records = next(read_records(run / name) for name in RECORDS if (run / name).exists())
+        records = next(read_records(run / name) for name in RECORDS if (run / name).exists())
+        return outcome_from(run.name, config["options"], config, records, summary, directory=run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error, StopIteration) as error:
+        raise ValueError(f"{run} holds a damaged run ({_words(error)}); move it away") from None
+
+
+def outcome_from(
+    name: str,
+    options: Mapping[str, Any],
+    config: Mapping[str, Any],
+    records: Sequence[Record],
+    summary: Mapping[str, Any] | None,
+    *,
+    directory: Path | None = None,
+) -> Outcome:
+    """What a run's own words, in plain values, tell.
+
+    options  what it was told: learning_rate, seed, goals, and num_envs and num_steps or batch_size
+    config   what follows from them: task, batch_size, effective_learning_rate
+    summary  None while it runs
+
+    Raises KeyError, ValueError or TypeError where something is missing or is not what it should be.
+    """
     goals: dict[float, Reached | None] = dict.fromkeys(map(float, options.get("goals") or ()))
     for record in records:
         goals.update(goals_of(record))
-    last: Mapping[str, Any] = summary or (records[-1] if records else {})
+    last: Mapping[str, Any] = records[-1] if records else {}
+    if summary is not None and _number(summary, STEPS) >= _number(last, STEPS):
+        goals |= {level: reached for level, reached in goals_of(summary).items() if reached or level not in goals}
+        last = summary
+    else:  # resumed since
+        summary = None
     return Outcome(
-        name=run.name,
+        name=name,
         task=str(config.get("task", options.get("task", ""))),
-        batch_size=batch_size,
+        batch_size=int(config["batch_size"]),
         shape=_shape(options),
-        learning_rate=float(options["learning_rate"]),
-        seed=int(options.get("seed", 0)),
+        learning_rate=float(config.get("effective_learning_rate") or options["learning_rate"]),
+        seed=int(options.get("seed") or 0),
         goals=goals,
-        steps=int(last.get("progress/steps", 0)),
-        examples=int(last.get("progress/examples", 0)),
-        seconds=float(last.get("time/seconds", 0.0)),
+        steps=int(_number(last, STEPS)),
+        examples=int(_number(last, EXAMPLES)),
+        seconds=_number(last, SECONDS),
         state=_state(summary),
-        directory=run,
+        directory=directory,
         options=options,
+        history=() if directory else records,
     )
 
 
-def _has_records(run: Path) -> bool:
-    return any((run / name).exists() for name in RECORDS)
+def outcomes_of_wandb(
+    runs: Iterable[Mapping[str, Any]], say: Say = lambda line: print(line, file=sys.stderr)
+) -> list[Outcome]:
+    """The same from what W&B holds of each run: name, state, config, summary and history in plain values.
+
+    say  is told of every run that is damaged, and left out
+    """
+    found = []
+    for run in runs:
+        config, summary = run["config"], dict(run["summary"])
+        over: dict[str, int] = {"finished": 0, "failed": 1, "crashed": 1, "killed": 128 + 15}
+        if run["state"] in over:
+            summary.setdefault("exit_code", over[run["state"]])
+        try:
+            summary_if_over = summary if "exit_code" in summary else None
+            found.append(outcome_from(run["name"], config, config, run["history"], summary_if_over))
+        except (ValueError, KeyError, TypeError) as error:
+            say(f"{run['name']} holds a damaged run ({_words(error)}); it is left out")
+    return sorted_outcomes(found)
+
+
+def _read(run: Path, say: Say) -> Outcome | None:
+    if not any((run / name).exists() for name in RECORDS):
+        say(f"{run} has no records ({RECORDS[0]}); it is left out")
+        return None
+    try:
+        return outcome_of(run)
+    except ValueError as error:
+        say(f"{str(error).removesuffix('; move it away')}; it is left out")
+        return None
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    """0 where there is none: a run that has not made its first record."""
+    value = values.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _shape(options: Mapping[str, Any]) -> tuple[int, int] | None:

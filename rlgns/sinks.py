@@ -289,3 +289,44 @@ def _teardown() -> None:
 
     with suppress(ConnectionError, SystemExit):
         wandb.teardown()
+
+
+def sweep_runs(path: str) -> list[dict[str, Any]]:
+    """Every run of a W&B sweep (ENTITY/PROJECT/SWEEP) or project (ENTITY/PROJECT), in plain values.
+
+    name, state ("finished", "running", "failed", …), config and summary by key, history as one dictionary a row.
+
+    Raises ValueError where W&B cannot be asked, or has nothing of that name.
+    """
+    parts = path.strip("/").split("/")
+    if len(parts) not in (2, 3):
+        raise ValueError(f"'{path}' names no sweep or project of W&B; use ENTITY/PROJECT/SWEEP or ENTITY/PROJECT")
+    with tempfile.TemporaryDirectory() as folder, _environment(Path(folder)):
+        if why := _obstacle():
+            raise ValueError(f"W&B cannot be asked for {path}: {why}")
+        import wandb
+        from wandb.errors import Error
+
+        of_sweep = {"sweep": parts[2]} if len(parts) == 3 else None
+        try:
+            return [_plain_run(run) for run in wandb.Api().runs("/".join(parts[:2]), filters=of_sweep, lazy=False)]
+        except (Error, ValueError) as error:
+            raise ValueError(f"W&B gives no runs of {path}: {' '.join(str(error).split())}") from None
+        finally:
+            _teardown()
+
+
+def _plain_run(run: Any) -> dict[str, Any]:
+    rows = run.scan_history(use_cache=False) if run.lastHistoryStep >= 0 else ()  # wandb fails on a run without rows
+    return {
+        "name": run.id,
+        "state": run.state,
+        "config": _without_own(run.config),
+        "summary": _without_own(dict(run.summary)),
+        "history": [_without_own(row) for row in rows],
+    }
+
+
+def _without_own(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run logged, without W&B's own keys (_step, _timestamp, …)."""
+    return {key: value for key, value in values.items() if not key.startswith("_")}

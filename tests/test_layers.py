@@ -11,7 +11,7 @@ from rlgns.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
-MATHS = {"records", "estimators", "statistics", "grouping", "measurements", "goals"}
+MATHS = {"records", "estimators", "statistics", "grouping", "measurements", "goals", "likelihoods", "fits"}
 """Level 0: can be read and trusted without a GPU, imports in an instant."""
 
 MAY_IMPORT = {
@@ -30,7 +30,11 @@ MAY_IMPORT = {
     "tasks.quadratic": {"numpy"},
     "cli": set(),
     "outcomes": set(),
-    "study": {"numpy"},
+    "points": set(),
+    "goal_fits": {"numpy", "scipy"},
+    "predictions": set(),
+    "advice": set(),
+    "study": set(),
     "sweeps": {"jsonschema", "sweeps", "yaml"},
     "launcher": set(),
     "sweep_figures": {"numpy", "matplotlib"},
@@ -51,7 +55,11 @@ ABOVE_MATHS = {
     "run_directory": set(),
     "flags": set(),
     "outcomes": MATHS,
-    "study": MATHS | {"outcomes"},
+    "points": MATHS | {"outcomes"},
+    "goal_fits": MATHS | {"outcomes", "points"},
+    "predictions": MATHS | {"outcomes", "points"},
+    "advice": MATHS | {"outcomes", "points", "goal_fits", "predictions"},
+    "study": MATHS | {"outcomes", "points", "goal_fits", "predictions", "advice"},
     "__init__": MATHS,
 }
 """Modules of rlgns that a module of rlgns may import; level 3 may import all."""
