@@ -32,7 +32,17 @@ from rlgns.grouping import MIN_NUM_GROUPS
 from rlgns.measurements import TRAINED, History
 from rlgns.parallel import Ranks
 from rlgns.records import plain, read_records
-from rlgns.run_directory import CHECKPOINT, CONFIG, METRICS, SUMMARY, RunDirectory, provenance, read_config, write_json
+from rlgns.run_directory import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RESTART_COUNT,
+    SUMMARY,
+    RunDirectory,
+    provenance,
+    read_config,
+    write_json,
+)
 from rlgns.sinks import JsonLines, Sink, WandbOptions, open_wandb
 from rlgns.summary import goal_lines, summary_lines, summary_numbers
 
@@ -263,8 +273,9 @@ def _open(config: TrainConfig) -> RunDirectory:
 
 
 def _was_restarted() -> bool:
-    """Whether torchrun or Slurm has started this job before."""
-    return any(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    """Whether torchrun, Slurm or `rlgns sweep` has started this job before."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT", RESTART_COUNT)
+    return any(int(os.environ.get(name, "0")) for name in counts)
 
 
 def _envs_of_rank(config: TrainConfig, ranks: Ranks) -> int:

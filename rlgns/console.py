@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 PLAIN_SECONDS = 10.0
 
@@ -77,3 +80,50 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRow:
+    """Where one active run of a sweep stands; None where it is not known yet."""
+
+    name: str
+    examples: float
+    examples_per_second: float | None
+    episode_return: float | None
+    seconds_left: float | None
+
+
+class SweepDisplay:
+    """Shows the active runs of a sweep in a live table; `say` prints a line above it, or plainly without a terminal."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        self._console.print(line, markup=False)
+
+    def show(self, rows: Sequence[SweepRow], counts: Mapping[str, int]) -> None:
+        """Bring the table up to date."""
+        if self._live is None:
+            return
+        counted = " · ".join(f"{number} {state}" for state, number in counts.items() if number)
+        table = Table("run", "examples", "per second", "return", "left at most", title=counted, title_justify="left")
+        for row in rows:
+            speed = "" if row.examples_per_second is None else f"{row.examples_per_second:,.0f}"
+            mean = "" if row.episode_return is None else f"{row.episode_return:,.1f}"
+            left = "" if row.seconds_left is None else _duration(row.seconds_left)
+            table.add_row(row.name, f"{row.examples:,.0f}", speed, mean, left)
+        self._live.update(table)

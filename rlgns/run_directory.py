@@ -20,6 +20,9 @@ from typing import IO, Any, Self
 
 CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.json", "metrics.jsonl", "checkpoint.pt", "summary.json"
 
+RESTART_COUNT = "RLGNS_RESTART_COUNT"
+"""Environment variable of a run that `rlgns sweep` has started before: how often."""
+
 PACKAGES = ("rlgns", "torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "wandb")
 
 
