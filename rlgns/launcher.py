@@ -210,7 +210,7 @@ class Launcher:
 
     def _ended(self, job: Job, code: int) -> None:
         name = job.spec.name
-        if code == 0:
+        if code == 0 or job.is_finished:  # a signal may come after its end
             job.state = "finished"
             self._note(name, "finished")
             self.display.say(f"{name}: done")

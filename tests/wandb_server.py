@@ -1,4 +1,4 @@
-"""A stand-in for the W&B server on loopback: enough GraphQL, file stream and storage for one online run.
+"""A stand-in for the W&B server on loopback: enough GraphQL, file stream and storage for online runs and grid sweeps.
 
     with wandb_server(key) as server:
         os.environ["WANDB_BASE_URL"] = server.url
@@ -9,6 +9,7 @@ It refuses every other key. After `stop` connections are refused, as after the l
 """
 
 import base64
+import itertools
 import json
 import re
 import threading
@@ -18,12 +19,30 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 
 @dataclass
 class Run:
     rows: list[dict[str, Any]] = field(default_factory=list)
     config: str | None = None
+    sweep: str | None = None
     exit_code: int | None = None
+
+
+@dataclass
+class Sweep:
+    """A grid whose every point is handed out once, whatever becomes of the run."""
+
+    text: str
+    todo: list[dict[str, Any]]
+    handed: dict[str, dict[str, Any]] = field(default_factory=dict)  # run id → parameters
+
+    @classmethod
+    def of(cls, text: str) -> "Sweep":
+        parameters = yaml.safe_load(text)["parameters"]
+        values = [one["values"] if "values" in one else [one["value"]] for one in parameters.values()]
+        return cls(text, [dict(zip(parameters, point, strict=True)) for point in itertools.product(*values)])
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -33,7 +52,10 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.authorization = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
         self.runs: dict[str, Run] = {}
+        self.sweeps: dict[str, Sweep] = {}
+        self.agents: dict[str, str] = {}  # agent → sweep
         self.unknown: list[str] = []  # GraphQL operations that it answered with nothing
+        self.lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
 
     @property
@@ -116,8 +138,9 @@ class _Handler(BaseHTTPRequestHandler):  # HTTP/1.0: no connection outlives its 
             inserted = name not in self.server.runs
             run = self.server.runs.setdefault(name, Run())
             run.config = variables.get("config") or run.config
+            run.sweep = variables.get("sweep") or run.sweep
             bucket = {"id": name, "name": name, "displayName": name, "description": "", "config": run.config}
-            bucket |= {"sweepName": "", "project": project, "historyLineCount": len(run.rows)}
+            bucket |= {"sweepName": run.sweep or "", "project": project, "historyLineCount": len(run.rows)}
             return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
         if operation == "RunResumeStatus":
             return {"model": project | {"bucket": _resumable(variables["name"], self.server.runs)}}
@@ -129,8 +152,48 @@ class _Handler(BaseHTTPRequestHandler):  # HTTP/1.0: no connection outlives its 
         if "serverInfo" in query:
             versions = {"cliVersionInfo": {"max_cli_version": "0.99.0"}, "latestLocalVersionInfo": None}
             return {"serverInfo": versions | {"features": [], "featureFlags": []}, "viewer": {"id": "user"}}
+        if operation == "Viewer":
+            return {"viewer": {"id": "user", "entity": "someone", "username": "someone", "teams": {"edges": []}}}
+        if (answer := self._of_sweeps(query, variables, project)) is not None:
+            return answer
         self.server.unknown.append(operation)
         return {}
+
+    def _of_sweeps(self, query: str, variables: dict[str, Any], project: dict[str, Any]) -> dict[str, Any] | None:
+        server = self.server
+        if "upsertSweep" in query:
+            name = f"sweep{len(server.sweeps)}"
+            server.sweeps[name] = Sweep.of(variables["config"])
+            sweep = {"id": name, "name": name, "config": variables["config"], "project": project}
+            return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+        if "createAgent" in query:
+            name = f"agent{len(server.agents)}"
+            server.agents[name] = variables["sweep"]
+            return {"createAgent": {"agent": {"id": name}}}
+        if "agentHeartbeat" in query:
+            with server.lock:
+                commands = self._commands(variables["id"], json.loads(variables["runState"]))
+            return {"agentHeartbeat": {"agent": {"id": variables["id"]}, "commands": json.dumps(commands)}}
+        if "SweepWithRuns" in query:
+            name = variables["sweep"]
+            return {
+                "project": {
+                    "sweep": {"id": name, "name": name, "config": server.sweeps[name].text, "runs": {"edges": []}}
+                }
+            }
+        return None
+
+    def _commands(self, agent: str, running: dict[str, bool]) -> list[dict[str, Any]]:
+        name = self.server.agents[agent]
+        sweep = self.server.sweeps[name]
+        if running:
+            return []
+        if not sweep.todo:
+            return [{"type": "exit"}]
+        run_id = f"{name}-run{len(sweep.handed)}"
+        sweep.handed[run_id] = sweep.todo.pop(0)
+        args = {key: {"value": value} for key, value in sweep.handed[run_id].items()}
+        return [{"type": "run", "run_id": run_id, "args": args, "program": yaml.safe_load(sweep.text).get("program")}]
 
 
 def _resumable(run_id: str, runs: dict[str, Run]) -> dict[str, Any] | None:

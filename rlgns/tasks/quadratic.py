@@ -1,0 +1,203 @@
+"""A noisy quadratic: a task of which everything is known, for trying sweeps and fits in seconds.
+
+The loss is L(x) = ½ Σ hᵢxᵢ², an example's gradient hx + noise of covariance diag(c), c = noise·h. Per dimension SGD at
+rate ε and batch size B makes E[xᵢ²] ← (1 − εhᵢ)² E[xᵢ²] + ε²cᵢ/B, so that the expected loss is known at every step
+(Zhang et al. 2019, arXiv:1907.04164, section 3). Losses are relative to that of the start.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGINT, SIGTERM, signal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlgns.cli import exit_code_of
+from rlgns.estimators import moments_from_groups
+from rlgns.flags import as_mapping, parse_flags
+from rlgns.goals import GoalTracker
+from rlgns.measurements import record_of
+from rlgns.records import Record
+from rlgns.run_directory import CONFIG, METRICS, SUMMARY, RunDirectory, provenance, write_json
+from rlgns.sinks import JsonLines, Sink, WandbOptions, open_wandb
+
+Float64 = NDArray[np.float64]
+
+NUM_GROUPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadraticConfig:
+    """Descend a noisy quadratic by SGD, measuring the noise scale at every step."""
+
+    batch_size: int = 64
+    """Examples behind one step; a multiple of 8, the groups that the noise scale is measured by."""
+    learning_rate: float = 0.1
+    """Step size; above 2 (the largest curvature is 1) it diverges."""
+    num_dimensions: int = 400
+    """Dimensions, their curvatures spaced evenly on a logarithmic scale."""
+    condition_number: float = 100.0
+    """Largest curvature over the smallest."""
+    noise: float = 30.0
+    """Variance of an example's gradient in each dimension, as a multiple of its curvature."""
+    goals: tuple[float, ...] = (0.1, 0.05)
+    """Losses to reach, relative to the start; the run ends at the last."""
+    max_steps: int = 20_000
+    """Steps after which the run ends in any case."""
+    seed: int = 0
+    """Seed of the noise."""
+    log_every: int = 10
+    """Steps from one record to the next."""
+    step_seconds: float = 0.0
+    """Pause at every step: a stand-in for a slow task."""
+    out: Path | None = None
+    """Run directory [a fresh one under runs/]."""
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """Weights & Biases."""
+    wandb_project: str = "rlgns"
+    """W&B project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quadratic:
+    """The problem: curvatures h and variances c of an example's gradient, [P] each.
+
+    It starts at xᵢ = 1/√hᵢ, so that every dimension has the same part in the loss.
+    """
+
+    h: Float64
+    c: Float64
+
+    @classmethod
+    def of(cls, config: QuadraticConfig) -> Quadratic:
+        """As configured."""
+        h = np.logspace(-math.log10(config.condition_number), 0, config.num_dimensions)
+        return cls(h, config.noise * h)
+
+    @property
+    def start(self) -> Float64:
+        """x before the first step."""
+        return np.asarray(1 / np.sqrt(self.h))
+
+    def loss(self, squares: Float64) -> float:
+        """½ Σ hᵢxᵢ² over that of the start; `squares` are xᵢ² [P], or their means."""
+        return float(self.h @ squares / len(self.h))
+
+    def expected_losses(self, batch_size: float, learning_rate: float) -> Iterator[float]:
+        """E[L] after 1, 2, … steps."""
+        shrink, spread = (1 - learning_rate * self.h) ** 2, learning_rate**2 * self.c / batch_size
+        squares = self.start**2
+        while True:
+            squares = shrink * squares + spread
+            yield self.loss(squares)
+
+    def steps_to_loss(self, batch_size: float, learning_rate: float, level: float, max_steps: int) -> int | None:
+        """Steps until E[L] ≤ level; None if that takes more than so many, or never comes."""
+        losses = zip(range(1, max_steps + 1), self.expected_losses(batch_size, learning_rate), strict=False)
+        return next((step for step, loss in losses if loss <= level), None)
+
+    def noise_scale(self, squares: Float64) -> float:
+        """B_simple = Σ cᵢ / Σ hᵢ²xᵢ²."""
+        return float(self.c.sum() / (self.h**2 @ squares))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as the arguments say; exit codes as `rlgns.cli.exit_code_of` has them."""
+    return exit_code_of(lambda: run(_parse(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(config: QuadraticConfig) -> int:
+    """Descend to the last goal or the last step; 0, or 128 + n after signal n."""
+    problem, generator = Quadratic.of(config), np.random.default_rng(config.seed)
+    goals = GoalTracker(config.goals, rises=False)
+    x, started, step, code = problem.start, time.monotonic(), 0, 0
+    name = f"quadratic-{config.batch_size}"
+    with RunDirectory(config.out) if config.out else RunDirectory.fresh(Path("runs"), name) as directory:
+        sinks = _open_sinks(config, directory)
+        with _signals() as asked:
+            while step < config.max_steps and not goals.all_reached and not asked:
+                time.sleep(config.step_seconds)
+                gradients = _group_gradients(problem, x, config.batch_size // NUM_GROUPS, generator)
+                x = x - config.learning_rate * gradients.mean(0)
+                step += 1
+                record = _progress(step, config.batch_size, time.monotonic() - started)
+                record["train/loss"] = loss = problem.loss(x**2)
+                reached = goals.newly_reached(loss, record)
+                if reached or step % config.log_every == 0:
+                    moments = {"total": moments_from_groups(gradients, config.batch_size / NUM_GROUPS)}
+                    for sink in sinks:
+                        sink.log(record | record_of(moments) | reached, step)
+            code = 128 + asked[0] if asked else 0
+        summary = _progress(step, config.batch_size, time.monotonic() - started) | goals.summary() | {"exit_code": code}
+        write_json(directory / SUMMARY, summary)
+        for sink in sinks:
+            sink.finish({key: value for key, value in summary.items() if value is not None}, code)
+    return code
+
+
+def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator: np.random.Generator) -> Float64:
+    """[K, P]: the means over groups of so many examples each."""
+    noise = generator.standard_normal((NUM_GROUPS, len(x)))
+    return np.asarray(problem.h * x + np.sqrt(problem.c / group_size) * noise)
+
+
+def _progress(step: int, batch_size: int, seconds: float) -> Record:
+    counted = {"progress/steps": step, "progress/optimizer_steps": step, "progress/examples": step * batch_size}
+    return {**counted, "time/seconds": seconds, "time/transitions_per_second": step * batch_size / max(seconds, 1e-9)}
+
+
+def _open_sinks(config: QuadraticConfig, directory: RunDirectory) -> list[Sink]:
+    content: dict[str, Any] = {
+        "options": as_mapping(config) | {"out": str(directory.path)},
+        "task": "quadratic",
+        "batch_size": config.batch_size,
+        "provenance": provenance(),
+    }
+    write_json(directory / CONFIG, content)
+    name = directory.path.name
+    options = WandbOptions(
+        mode=config.wandb, project=config.wandb_project, entity=None, group="quadratic", job_type="train", tags=(),
+        notes=None, name=name,
+    )  # fmt: skip
+    wandb = open_wandb(options, directory.path, content["options"], secrets.token_hex(4), resume=False, say=print)
+    records = JsonLines(directory / METRICS)
+    return [records, wandb] if wandb else [records]
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that have asked the run to end."""
+    asked: list[int] = []
+    before = {number: signal(number, lambda number, _: asked.append(number)) for number in (SIGINT, SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal(number, handler)
+
+
+def _parse(arguments: Sequence[str]) -> QuadraticConfig:
+    description = "Descend a noisy quadratic, whose losses, noise scale and critical batch size are known."
+    config = parse_flags(QuadraticConfig, arguments, description=description, program="rlgns train quadratic")
+    if config.batch_size < NUM_GROUPS or config.batch_size % NUM_GROUPS:
+        near = NUM_GROUPS * max(1, round(config.batch_size / NUM_GROUPS))
+        raise ValueError(f"batch_size {config.batch_size} is no multiple of {NUM_GROUPS}; use --batch-size {near}")
+    for name in ("learning_rate", "num_dimensions", "condition_number", "noise", "max_steps", "log_every"):
+        if not getattr(config, name) > 0:
+            raise ValueError(
+                f"{name} {getattr(config, name)} is not positive; give a positive --{name.replace('_', '-')}"
+            )
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())
