@@ -1,0 +1,279 @@
+"""Where does the time of a training loop go on this machine, how much is left to gain, and what would be faster?
+
+The loop that is timed is the one that trains: A2C or PPO, measuring and recording at their defaults. Its parts are
+timed at their seams while it runs; then each is run alone, in turns with the loop, since machines drift. With the speeds
+v of the emulators, of acting and of the update alone, a loop that does one after the other reaches at most the
+synchronous bound 1/(1/v_emulator + 1/v_acting + 1/v_update).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.utils import get_device
+
+from agents.algorithms import A2C, PPO
+from agents.collecting import act
+from agents.config import TrainConfig, resolved
+from agents.environments import is_atari, make_environments
+from agents.machine import keep_freed_memory
+from agents.measuring import NoiseScaleCallback, RolloutMeasurer
+from agents.models import make_model
+from agents.recorder import Recorder, StopRequest
+from agents.rollouts import DeviceRolloutBuffer
+from agents.stepping import in_parts
+from rlgns.cli import exit_code_of
+from rlgns.console import ProgressDisplay
+from rlgns.flags import flag, parse_flags
+from rlgns.grouping import MIN_NUM_GROUPS
+from rlgns.sinks import JsonLines
+
+PARTS = ("emulator", "acting", "copying", "update", "measuring", "logging", "rest")
+"""Of the loop's time. Measuring is that by loss; A2C's total loss is measured within the update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(TrainConfig):
+    """Time the training loop of a configuration; its options are those of training."""
+
+    seconds: float = 3.0
+    """Seconds that the loop, and each of its parts alone, are timed for in a round."""
+    rounds: int = 5
+    """Rounds in which they take turns; medians are shown."""
+    search: bool = False
+    """Find the fastest num_envs, threads and precision too."""
+    max_num_envs: int = 256
+    """Largest num_envs that the search tries, doubling from 8."""
+    json: Path | None = None
+    """File for all figures."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what was found; exit codes as `rlgns.cli.exit_code_of` has them."""
+    return exit_code_of(lambda: _bench(arguments))
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    description = "Where the time of a training loop goes on this machine, and how much is left to gain."
+    given = parse_flags(BenchConfig, arguments, description=description, program="rlgns bench atari")
+    config: BenchConfig = resolved(given)  # type: ignore[assignment]
+    for name in ("seconds", "rounds", "max_num_envs"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} {getattr(config, name)} is not positive; give a positive {flag(name)}")
+    keep_freed_memory()
+    if config.num_torch_threads:
+        torch.set_num_threads(config.num_torch_threads)
+    found = time_loop(config)
+    print("\n".join(_lines(config, found)))
+    content: dict[str, Any] = {"num_envs": config.num_envs, "num_steps": config.num_steps, **found}
+    if config.search:
+        content["search"] = search(config)
+    if config.json:
+        config.json.write_text(json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+def time_loop(config: BenchConfig) -> dict[str, Any]:
+    """The loop's speed, the share of its time that each part takes, each part's speed alone, and the bound; medians.
+
+    Speeds are in transitions per second.
+    """
+    rounds: dict[str, list[float]] = defaultdict(list)
+    with _loop(config) as loop:
+        for _ in range(config.rounds):
+            for name, value in loop.time_parts(config.seconds).items():
+                rounds[name].append(value)
+            alone = {"emulator": loop.emulate, "acting": loop.act, "update": loop.model.train}
+            speeds = {name: config.batch_size / _seconds(work, config.seconds) for name, work in alone.items()}
+            for name, speed in speeds.items():
+                rounds[f"{name} alone"].append(speed)
+            bound = 1 / sum(1 / speed for speed in speeds.values())
+            rounds["bound"].append(bound)
+            rounds["share of the bound"].append(rounds["speed"][-1] / bound)
+    return {name: statistics.median(values) for name, values in rounds.items()}
+
+
+class _Loop:
+    """A model that trains, measures and records, and what its parts take."""
+
+    def __init__(self, config: BenchConfig, model: A2C | PPO, callback: BaseCallback) -> None:
+        self.config, self.model, self.callback = config, model, callback
+        self.buffer: Any = model.rollout_buffer
+        self.environments: Any = in_parts(model.get_env())  # type: ignore[arg-type]
+        self._taken: dict[str, float] = defaultdict(float)
+        self._in_callbacks = 0.0
+        self._timed(self.environments, "send", "emulator")
+        self._timed(self.environments, "receive", "emulator")
+        self._timed(self.buffer.observations, "write", "copying")
+        self._timed(model, "collect_rollouts", "collecting")
+        self._timed(model, "train", "update")
+        for one in callback.callbacks:  # type: ignore[attr-defined]
+            part = "measuring" if isinstance(one, NoiseScaleCallback) else "logging"
+            for name in ("on_rollout_start", "on_step", "on_rollout_end"):
+                self._timed(one, name, part)
+        self._learn(2)
+
+    def time_parts(self, seconds: float) -> dict[str, float]:
+        """Shares of the time by part, and transitions per second, over so many seconds of training."""
+        self._taken.clear()
+        updates, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds or not updates:
+            updates += self._learn(max(1, 200 // self.config.batch_size))
+        passed = time.perf_counter() - started
+        taken = dict(self._taken)
+        callbacks = taken.get("measuring", 0.0) + taken.get("logging", 0.0)
+        taken["acting"] = taken["collecting"] - taken["emulator"] - taken["copying"] - callbacks
+        taken["rest"] = passed - taken.pop("collecting") - taken["update"]
+        return {f"share of {part}": taken.get(part, 0.0) / passed for part in PARTS} | {
+            "speed": updates * self.config.batch_size / passed
+        }
+
+    def emulate(self) -> None:
+        """As many steps as a rollout has, at random."""
+        parts = self.environments.parts
+        actions = np.random.default_rng(0).integers(self.model.action_space.n, size=self.model.n_envs)  # type: ignore[attr-defined]
+        for _ in range(self.model.n_steps):
+            for index, part in enumerate(parts):
+                self.environments.send(index, actions[part])
+            for index in range(len(parts)):
+                self.environments.receive(index)
+
+    @torch.no_grad()
+    def act(self) -> None:
+        """For as many observations as a rollout has, and the values of the last."""
+        buffer, N = self.buffer, self.model.n_envs
+        noise = torch.rand(N, self.model.action_space.n, device=self.model.device)  # type: ignore[attr-defined]
+        for t in range(self.model.n_steps):
+            for part in self.environments.parts:
+                act(self.model.policy, buffer.observations.at(t, part), noise[part]).actions.cpu()
+        self.model.policy.predict_values(buffer.observations.at(self.model.n_steps, slice(0, N))).cpu()
+
+    def _learn(self, updates: int) -> int:
+        self.model.learn(
+            updates * self.config.batch_size,
+            callback=self.callback,
+            log_interval=None,  # type: ignore[arg-type]
+            reset_num_timesteps=False,
+        )
+        return updates
+
+    def _timed(self, thing: Any, name: str, part: str) -> None:
+        """Add what calls of this method take to the part."""
+        method = getattr(thing, name)
+
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            started = self._now()
+            try:
+                return method(*arguments, **keywords)
+            finally:
+                self._taken[part] += self._now() - started
+
+        setattr(thing, name, timed)
+
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":  # what was asked of the GPU belongs to who asked
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+@contextmanager
+def _loop(config: BenchConfig) -> Iterator[_Loop]:
+    environments = make_environments(config, config.seed)
+    with tempfile.TemporaryDirectory() as folder, closing(environments):
+        model = make_model(config, environments, str(get_device(config.device)))
+        if not isinstance(model.rollout_buffer, DeviceRolloutBuffer):
+            raise ValueError("only the fast way is timed by its parts; leave out --no-fast, and use images or vectors")
+        assert config.num_envs, "resolved"
+        measurer = RolloutMeasurer(config.num_groups, config.unit)
+        if isinstance(model, A2C) and config.unit == "environment" and config.num_envs >= MIN_NUM_GROUPS:
+            model.num_groups = measurer.groups_of_environments(config.num_envs)
+            model.measure_updates = config.measure
+        noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
+        records = JsonLines(Path(folder) / "metrics.jsonl")
+        recorder = Recorder(
+            sinks=[records],
+            noise=noise if config.measure else None,
+            display=ProgressDisplay(config.total_transitions, silent=True),
+            stop=StopRequest(),
+            checkpoint=None,
+            checkpoint_seconds=config.checkpoint_seconds,
+            log_every=config.log_every or 1,
+            goals=(),
+            episode_window=config.episode_window,
+            frames_per_transition=config.frameskip if is_atari(config) else None,
+            resumed=None,
+        )
+        yield _Loop(config, model, CallbackList([*([noise] if config.measure else []), recorder]))
+        records.finish({})
+
+
+def _seconds(work: Callable[[], object], seconds: float) -> float:
+    """What the work takes, on average over about so many seconds and two calls or more."""
+    calls, started = 0, time.perf_counter()
+    while calls < 2 or time.perf_counter() - started < seconds:
+        work()
+        calls += 1
+    return (time.perf_counter() - started) / calls
+
+
+def search(config: BenchConfig) -> list[dict[str, Any]]:
+    """Speeds of other configurations, one thing changed after another and the fastest value kept; printed as found."""
+    cores, tried = torch.get_num_threads(), []
+    sizes = [2**k for k in range(3, 20) if 2**k <= config.max_num_envs]
+    choices: dict[str, list[Any]] = {
+        "num_envs": sizes,
+        "num_parts": [1, 2],
+        "num_threads": sorted({max(1, cores // 2), cores}),
+        "precision": ["float32", "bfloat16"] if is_atari(config) else ["float32"],
+    }
+    best = config
+    print("\ntransitions/s of other configurations, the fastest of each line kept for the next")
+    for name, values in choices.items():
+        speeds = {}
+        for value in values:
+            speeds[value] = _speed(replace(best, **{name: value}))
+            tried.append({"num_envs": best.num_envs, name: value, "transitions_per_second": speeds[value]})
+        print(f"  {name:12}" + "   ".join(f"{value}: {speed:,.0f}" for value, speed in speeds.items()), flush=True)
+        best = replace(best, **{name: max(speeds, key=lambda value: speeds[value])})
+    flags = " ".join(f"{flag(name)} {getattr(best, name)}" for name in choices)
+    print(f"fastest: rlgns train atari --game {config.game} --algo {config.algo} {flags}")
+    print("Another num_envs is another batch size: whether it is worth having is what the noise scale says.")
+    return tried
+
+
+def _speed(config: BenchConfig) -> float:
+    """Median over three rounds."""
+    with _loop(resolved(config)) as loop:  # type: ignore[arg-type]
+        return statistics.median(loop.time_parts(config.seconds / 3)["speed"] for _ in range(3))
+
+
+def _lines(config: BenchConfig, found: dict[str, Any]) -> list[str]:
+    speed = found["speed"]
+    lines = [
+        f"{config.algo.upper()} on {config.task}, {config.num_envs} × {config.num_steps}, {config.precision}, "
+        f"{torch.get_num_threads()} CPU threads, medians of {config.rounds} rounds",
+        f"{speed:,.0f} transitions/s, {config.batch_size / speed * 1e3:,.1f} ms an update",
+        f"  {'part':12}{'share':>8}{'µs a transition':>18}",
+    ]
+    for part in PARTS:
+        share = found[f"share of {part}"]
+        lines.append(f"  {part:12}{share:8.1%}{share / speed * 1e6:18,.1f}")
+    alone = ", ".join(f"{name} {found[f'{name} alone']:,.0f}" for name in ("emulator", "acting", "update"))
+    lines += [
+        f"alone: {alone} transitions/s",
+        f"one after the other they allow {found['bound']:,.0f} transitions/s; "
+        f"the loop reaches {found['share of the bound']:.0%} of that",
+    ]
+    return lines
