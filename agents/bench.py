@@ -1,8 +1,8 @@
 """Where does the time of a training loop go on this machine, how much is left to gain, and what would be faster?
 
 The loop that is timed is the one that trains: A2C or PPO, measuring and recording at their defaults. Its parts are
-timed at their seams while it runs; then each is run alone, in turns with the loop, since machines drift. With the speeds
-v of the emulators, of acting and of the update alone, a loop that does one after the other reaches at most the
+timed at their seams while it runs; then each is run alone, in turns with the loop, since machines drift. With the
+speeds v of the emulators, of acting and of the update alone, a loop that does one after the other reaches at most the
 synchronous bound 1/(1/v_emulator + 1/v_acting + 1/v_update).
 """
 
@@ -113,7 +113,6 @@ class _Loop:
         self.buffer: Any = model.rollout_buffer
         self.environments: Any = in_parts(model.get_env())  # type: ignore[arg-type]
         self._taken: dict[str, float] = defaultdict(float)
-        self._in_callbacks = 0.0
         self._timed(self.environments, "send", "emulator")
         self._timed(self.environments, "receive", "emulator")
         self._timed(self.buffer.observations, "write", "copying")

@@ -133,6 +133,15 @@ class _Handler(BaseHTTPRequestHandler):  # HTTP/1.0: no connection outlives its 
         match = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = match[1] if match else "?"
         project = {"id": "project", "name": variables.get("project"), "entity": {"id": "entity", "name": "someone"}}
+        for part in (self._of_runs, self._of_sweeps, self._of_server):
+            if (answer := part(operation, query, variables, project)) is not None:
+                return answer
+        self.server.unknown.append(operation)
+        return {}
+
+    def _of_runs(
+        self, operation: str, query: str, variables: dict[str, Any], project: dict[str, Any]
+    ) -> dict[str, Any] | None:
         if "upsertBucket" in query:
             name = variables["name"]
             inserted = name not in self.server.runs
@@ -149,17 +158,21 @@ class _Handler(BaseHTTPRequestHandler):  # HTTP/1.0: no connection outlives its 
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.server.url}/storage/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "run", "uploadHeaders": [], "files": files}}
+        return None
+
+    def _of_server(
+        self, operation: str, query: str, variables: dict[str, Any], project: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        if operation == "Viewer":
+            return {"viewer": {"id": "user", "entity": "someone", "username": "someone", "teams": {"edges": []}}}
         if "serverInfo" in query:
             versions = {"cliVersionInfo": {"max_cli_version": "0.99.0"}, "latestLocalVersionInfo": None}
             return {"serverInfo": versions | {"features": [], "featureFlags": []}, "viewer": {"id": "user"}}
-        if operation == "Viewer":
-            return {"viewer": {"id": "user", "entity": "someone", "username": "someone", "teams": {"edges": []}}}
-        if (answer := self._of_sweeps(query, variables, project)) is not None:
-            return answer
-        self.server.unknown.append(operation)
-        return {}
+        return None
 
-    def _of_sweeps(self, query: str, variables: dict[str, Any], project: dict[str, Any]) -> dict[str, Any] | None:
+    def _of_sweeps(
+        self, operation: str, query: str, variables: dict[str, Any], project: dict[str, Any]
+    ) -> dict[str, Any] | None:
         server = self.server
         if "upsertSweep" in query:
             name = f"sweep{len(server.sweeps)}"
@@ -174,13 +187,10 @@ class _Handler(BaseHTTPRequestHandler):  # HTTP/1.0: no connection outlives its 
             with server.lock:
                 commands = self._commands(variables["id"], json.loads(variables["runState"]))
             return {"agentHeartbeat": {"agent": {"id": variables["id"]}, "commands": json.dumps(commands)}}
-        if "SweepWithRuns" in query:
+        if operation == "SweepWithRuns":
             name = variables["sweep"]
-            return {
-                "project": {
-                    "sweep": {"id": name, "name": name, "config": server.sweeps[name].text, "runs": {"edges": []}}
-                }
-            }
+            sweep = {"id": name, "name": name, "config": server.sweeps[name].text, "runs": {"edges": []}}
+            return {"project": {"sweep": sweep}}
         return None
 
     def _commands(self, agent: str, running: dict[str, bool]) -> list[dict[str, Any]]:
