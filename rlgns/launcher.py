@@ -21,7 +21,7 @@ from rlgns.following import RETURN, SPEED, is_hopeless
 from rlgns.jobs import Job, JobState, cores_of
 from rlgns.outcomes import Outcome, outcome_of
 from rlgns.records import RecordWriter, read_lines
-from rlgns.run_directory import METRICS
+from rlgns.run_directory import METRICS, SWEEP_FILE, write_text
 from rlgns.sweeps import Result, RunSpec, Sweep
 
 POLL_SECONDS, LOOK_SECONDS, END_SECONDS = 0.1, 2.0, 60.0
@@ -119,6 +119,7 @@ class Launcher:
             raise ValueError(f"another launcher is at {out}; wait for it, or choose another --out") from None
         events = self.events()
         self._journal = stack.enter_context(RecordWriter(self._journal_path))
+        write_text(out / SWEEP_FILE, self.sweep.path.read_text())
         self.plan(events)
         stack.enter_context(self.display)
         for number in (signal.SIGINT, signal.SIGTERM):

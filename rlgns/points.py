@@ -104,6 +104,16 @@ def rank(level: float, runs: Sequence[Outcome]) -> tuple[float, float]:
     return 1 - len(reached) / len(runs), sum(reached) / len(reached)
 
 
+def by_difficulty(outcomes: Sequence[Outcome], levels: Iterable[float]) -> list[float]:
+    """The goals in the order in which runs reach them, whether their measure rises or falls."""
+
+    def key(level: float) -> tuple[int, int, float]:
+        reached = [goal.steps for run in outcomes if (goal := run.goals.get(level))]
+        return -len(reached), sum(reached), level
+
+    return sorted(set(levels), key=key)
+
+
 def best_points(outcomes: Iterable[Outcome], level: float) -> list[Point]:
     """The best learning rate at every batch size and shape, of the runs that had this goal, by batch size and shape."""
     runs = sorted_outcomes(run for run in outcomes if level in run.goals and run.steps > 0)

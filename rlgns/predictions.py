@@ -52,6 +52,19 @@ class Prediction:
         return self.whole if self.late.state == "undetermined" else self.late
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The noise scale of one loss while the runs were at about this level of their measure of progress."""
+
+    loss: str
+    measure: float
+    scale: NoiseScale
+
+
+NUM_STRETCHES = 6
+MIN_RECORDS = 4
+
+
 def predictions_of(
     points: Sequence[Point], fixed: int | None = None, window: int = WINDOW, confidence: float = 0.95
 ) -> list[Prediction]:
@@ -61,14 +74,8 @@ def predictions_of(
     fixed   what is the same in all of them
     window  measurements of each run that `late` is pooled over
     """
-    for point in _most_typical_first(points):
-        reached = [run for run in point.runs if run.goals[point.level]]
-        histories = [History.from_records(_until(point.level, run)) for run in reached]
-        moments = {loss: [h.moments(loss) for h in histories if h.moments(loss)] for loss in _losses(histories)}
-        known = {loss: by_run for loss, by_run in moments.items() if _have_variances(by_run)}
-        if known:
-            break
-    else:
+    point, _, known = _measured(points)
+    if point is None:
         return []
 
     def pooled(by_run: Sequence[Sequence[Moments]], last: int) -> NoiseScale:
@@ -88,6 +95,48 @@ def predictions_of(
         )
         for loss, by_run in known.items()
     ]
+
+
+def noise_scales_along(points: Sequence[Point], measure: str, confidence: float = 0.95) -> list[Stretch]:
+    """The noise scale over training, of the same runs, by loss and in order of the measure.
+
+    measure  record key of the measure of progress
+
+    Records of all seeds are divided into stretches of equal numbers by their measure, which is the better clock: seeds
+    learn at different times. None where no run was measured; undetermined stretches are left out.
+    """
+    _, runs, known = _measured(points)
+    records = [record for run in runs for record in run if _is_number(record.get(measure))]
+    stretches = []
+    for loss in known:
+        of_loss = [record for record in records if History.from_records([record]).moments(loss)]
+        of_loss.sort(key=lambda record: float(record[measure]))  # type: ignore[arg-type]
+        count = min(NUM_STRETCHES, max(1, len(of_loss) // MIN_RECORDS))
+        for i in range(count):
+            part = of_loss[i * len(of_loss) // count : (i + 1) * len(of_loss) // count]
+            scale = noise_scale(
+                [one for record in part for one in History.from_records([record]).moments(loss)], confidence
+            )
+            if scale.state != "undetermined":
+                stretches.append(Stretch(loss, float(part[len(part) // 2][measure]), scale))  # type: ignore[arg-type]
+    return stretches
+
+
+def _measured(points: Sequence[Point]) -> tuple[Point | None, list[list[Record]], dict[str, list[Sequence[Moments]]]]:
+    """The most typical point of which something was measured, records to its goal by run, moments by loss and run."""
+    for point in _most_typical_first(points):
+        runs = [_until(point.level, run) for run in point.runs if run.goals[point.level]]
+        histories = [History.from_records(records) for records in runs]
+        moments: dict[str, list[Sequence[Moments]]] = {
+            loss: [h.moments(loss) for h in histories if h.moments(loss)] for loss in _losses(histories)
+        }
+        if known := {loss: by_run for loss, by_run in moments.items() if _have_variances(by_run)}:
+            return point, runs, known
+    return None, [], {}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _most_typical_first(points: Sequence[Point]) -> list[Point]:

@@ -20,6 +20,9 @@ from typing import IO, Any, Self
 
 CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.json", "metrics.jsonl", "checkpoint.pt", "summary.json"
 
+SWEEP_FILE = "sweep.yaml"
+"""In the directory above the runs of a sweep: a copy of what it was started from."""
+
 RESTART_COUNT = "RLGNS_RESTART_COUNT"
 """Environment variable of a run that `rlgns sweep` has started before: how often."""
 
@@ -84,10 +87,15 @@ def _holds_results(path: Path) -> bool:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all; the one that was there stays if the disk is full."""
+    """Write a JSON file as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole or not at all; the one that was there stays if the disk is full."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(content, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,13 @@ class WandbSink:
         image = wandb.Image(str(path))
         self._next_step = max(step, self._next_step)
         self._tell(lambda: self._run.log({key: image}, step=self._next_step, commit=False))
+
+    def log_table(self, key: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Log rows of the same keys as a table into the next row."""
+        import wandb
+
+        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows], allow_mixed_types=True)
+        self._tell(lambda: self._run.log({key: table}, step=self._next_step, commit=False))
 
     def log_artifact(self, path: Path, name: str, kind: str) -> None:
         """Log a copy of the file as artifact `name` of type `kind`."""

@@ -17,7 +17,7 @@ from rlgns.fits import Estimate
 from rlgns.goal_fits import Dimension, GoalFit, LearningRateFit, fit_goals, fit_learning_rate, shape_effect
 from rlgns.goals import level_in_words
 from rlgns.outcomes import Outcome
-from rlgns.points import Point, of_one_task, without_duplicates
+from rlgns.points import Point, best_points, by_difficulty, of_one_task, without_duplicates
 from rlgns.predictions import WINDOW, Prediction, predictions_of
 from rlgns.statistics import NoiseScale
 
@@ -44,10 +44,11 @@ class Study:
     """Everything that the runs of one task say.
 
     outcomes     the runs, each once
-    fits         by goal (and by what is held fixed)
+    fits         by goal, the easiest first (and by what is held fixed)
     predictions  noise scales by fit and loss, of the fit's own points
     rates        by goal, the best learning rates' dependence on the batch size, where it can be fitted
     effects      by goal, environments against steps, where shapes allow to tell
+    shapes       by goal, the best run of every batch size in every shape
     warnings     about the runs as a whole
     """
 
@@ -57,6 +58,7 @@ class Study:
     predictions: tuple[Prediction, ...]
     rates: dict[float, LearningRateFit]
     effects: dict[float, Estimate]
+    shapes: dict[float, tuple[Point, ...]]
     warnings: tuple[str, ...]
 
     @property
@@ -84,7 +86,7 @@ def study_of(
     of_task = of_one_task(outcomes, task)
     runs, duplicates = without_duplicates(of_task)
     started = [run for run in runs if run.steps > 0]
-    goals = sorted(set(levels) or {goal for run in runs for goal in run.goals})
+    goals = by_difficulty(runs, levels or {goal for run in runs for goal in run.goals})
     if not goals:
         raise ValueError("the runs had no goals; start them with --goals, the levels that are to be reached")
     fits = [fit for goal in goals for fit in fit_goals(runs, by, goal, confidence)]
@@ -101,6 +103,7 @@ def study_of(
         predictions=tuple(one for fit in fits for one in predictions_of(fit.points, fit.fixed, confidence=confidence)),
         rates=rates,
         effects=effects,
+        shapes={goal: tuple(best_points(runs, goal)) for goal in goals},
         warnings=(*duplicates, *_state_warnings(runs)),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -49,43 +48,44 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises ValueError on bad input and where there is nothing to fit.
     """
-    folders = [Path(folder) for folder in takewhile(lambda argument: not argument.startswith("-"), arguments)]
-    options = parse_flags(
-        FitOptions, arguments[len(folders) :], description=DESCRIPTION, program="rlgns fit [DIR …]"
-    )  # fmt: skip
+    folders, flags = folders_first(arguments)
+    options = parse_flags(FitOptions, flags, description=DESCRIPTION, program="rlgns fit [DIR …]")
+    from rlgns.advice import write_csv
     from rlgns.study import as_mapping, as_table, study_of
 
-    found = study_of(
-        _outcomes(folders, options), options.by, levels=options.goal, task=options.task, confidence=options.level
-    )
+    runs = outcomes_named(folders, options.wandb, "rlgns fit")
+    found = study_of(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
     print("\n".join(lines_of(found)))
     if options.json:
         options.json.write_text(json.dumps(as_mapping(found), indent=2, allow_nan=False) + "\n")
     if options.csv:
-        with options.csv.open("w", newline="") as file:
-            rows = as_table(found.fits)
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(options.csv, as_table(found.fits))
     return 0
 
 
-def _outcomes(folders: Sequence[Path], options: FitOptions) -> list[Outcome]:
+def folders_first(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The directories, up to the first flag, and the rest."""
+    folders = [Path(folder) for folder in takewhile(lambda argument: not argument.startswith("-"), arguments)]
+    return folders, list(arguments[len(folders) :])
+
+
+def outcomes_named(folders: Sequence[Path], wandb: str | None, command: str) -> list[Outcome]:
+    """The runs in directories and of a W&B sweep or project; ValueError where there are none."""
     from rlgns.outcomes import outcomes_of, outcomes_of_wandb
 
-    if not folders and options.wandb is None:
-        raise ValueError("which runs? name their directories, as in rlgns fit runs, or --wandb ENTITY/PROJECT/SWEEP")
+    if not folders and wandb is None:
+        raise ValueError(f"which runs? name their directories, as in {command} runs, or --wandb ENTITY/PROJECT/SWEEP")
 
     def say(line: str) -> None:
         print(f"note: {line}", file=sys.stderr)
 
     found = outcomes_of(folders, say)
-    if options.wandb is not None:
+    if wandb is not None:
         from rlgns.sinks import sweep_runs
 
-        found += outcomes_of_wandb(sweep_runs(options.wandb), say)
+        found += outcomes_of_wandb(sweep_runs(wandb), say)
         if not found:
-            raise ValueError(f"--wandb {options.wandb} has no runs that can be read; name another sweep or project")
+            raise ValueError(f"--wandb {wandb} has no runs that can be read; name another sweep or project")
     return found
 
 
