@@ -6,7 +6,6 @@ ground; texts in them stay texts. Beside it lie the figures as PNG and SVG, poin
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections import Counter
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 
 from rlgns.advice import Row, geometric_mean, rounded, unit_of, write_csv
 from rlgns.fits import Estimate
@@ -44,8 +42,6 @@ ON_DARK = {
 }
 """What the figures' colours become on a dark ground."""
 
-DPI = 150
-
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
@@ -69,8 +65,7 @@ def write_report(study: Study, out: Path, *, command: str) -> Path:
         figures = figures_of(study)
         for figure in figures:
             for ending in ("png", "svg"):
-                with mpl.rc_context({"svg.hashsalt": figure.name}):
-                    figure.figure.savefig(out / FIGURES / f"{figure.name}.{ending}", dpi=DPI, metadata=_undated(ending))
+                figure.save(out / FIGURES / f"{figure.name}.{ending}")
         write_json(out / STUDY, as_mapping(study))
         write_csv(out / POINTS, as_table(study.fits))
         page = out / PAGE
@@ -82,11 +77,7 @@ def write_report(study: Study, out: Path, *, command: str) -> Path:
 
 def drawing_of(figure: SweepFigure) -> Drawing:
     """The figure as SVG in which colours are variables of the page's style sheet."""
-    file = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": figure.name, "svg.fonttype": "none"}):
-        figure.figure.savefig(file, format="svg", transparent=True, metadata=_undated("svg"))
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = figure.svg()
     for colour in (*ON_DARK, *figure.colours):
         svg = svg.replace(colour, f"var({_variable(colour)})")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -112,11 +103,6 @@ def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
         light=_colours(study, dark=False),
         dark=_colours(study, dark=True),
     )
-
-
-def _undated(ending: str) -> dict[str, Any]:
-    """The same figure is the same file."""
-    return {"Date": None} if ending == "svg" else {}
 
 
 def _variable(colour: str) -> str:

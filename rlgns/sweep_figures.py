@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -37,6 +39,11 @@ SIZE = (5.6, 4.3)
 
 ARROW = 2.0
 """An arrow reaches from its bound to so many times as much."""
+
+DPI = 150
+
+UNDATED = {"Date": None}
+"""Metadata of an SVG."""
 
 MEASURES = {"rollout/episode_return": "episode return", "train/loss": "loss", "eval/loss": "loss"}
 """What goals are levels of: record key and words, the first that a run records."""
@@ -74,6 +81,19 @@ class SweepFigure:
     caption: str
     figure: Figure
     colours: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write it as the path's ending says; the same figure is the same file."""
+        with mpl.rc_context({"svg.hashsalt": self.name}):
+            self.figure.savefig(path, dpi=DPI, metadata=UNDATED if path.suffix == ".svg" else {})
+
+    def svg(self) -> str:
+        """For a page: no ground of its own, texts as texts, no header."""
+        file = io.StringIO()
+        with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
+            self.figure.savefig(file, format="svg", transparent=True, metadata=UNDATED)
+        text = file.getvalue()
+        return text[text.index("<svg") :]
 
 
 def figures_of(study: Study) -> list[SweepFigure]:

@@ -102,7 +102,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
     write_json(path, {"a": 1})
 
-    def full(self, _):
+    def full(self, *_, **__):
         self.touch()
         raise OSError(28, "No space left on device")
 
