@@ -113,8 +113,9 @@ class _Loop:
         self.buffer: Any = model.rollout_buffer
         self.environments: Any = in_parts(model.get_env())  # type: ignore[arg-type]
         self._taken: dict[str, float] = defaultdict(float)
-        self._timed(self.environments, "send", "emulator")
-        self._timed(self.environments, "receive", "emulator")
+        stepped: Any = model.get_env()
+        for name in ("send", "receive") if stepped is self.environments else ("step_async", "step_wait"):
+            self._timed(stepped, name, "emulator")
         self._timed(self.buffer.observations, "write", "copying")
         self._timed(model, "collect_rollouts", "collecting")
         self._timed(model, "train", "update")
@@ -214,8 +215,10 @@ def _loop(config: BenchConfig) -> Iterator[_Loop]:
             frames_per_transition=config.frameskip if is_atari(config) else None,
             resumed=None,
         )
-        yield _Loop(config, model, CallbackList([*([noise] if config.measure else []), recorder]))
-        records.finish({})
+        try:
+            yield _Loop(config, model, CallbackList([*([noise] if config.measure else []), recorder]))
+        finally:
+            records.finish({})
 
 
 def _seconds(work: Callable[[], object], seconds: float) -> float:
@@ -247,7 +250,8 @@ def search(config: BenchConfig) -> list[dict[str, Any]]:
         print(f"  {name:12}" + "   ".join(f"{value}: {speed:,.0f}" for value, speed in speeds.items()), flush=True)
         best = replace(best, **{name: max(speeds, key=lambda value: speeds[value])})
     flags = " ".join(f"{flag(name)} {getattr(best, name)}" for name in choices)
-    print(f"fastest: rlgns train atari --game {config.game} --algo {config.algo} {flags}")
+    environment = f"--env {config.env}" if config.env else f"--game {config.game}"
+    print(f"fastest: rlgns train atari {environment} --algo {config.algo} --num-steps {config.num_steps} {flags}")
     print("Another num_envs is another batch size: whether it is worth having is what the noise scale says.")
     return tried
 

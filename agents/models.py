@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -66,12 +66,13 @@ def _rollouts(config: TrainConfig, environments: VecEnv) -> dict[str, Any]:
     return {"rollout_buffer_class": DeviceRolloutBuffer, "rollout_buffer_kwargs": {"frames_once": frames_once}}
 
 
-def _features(config: TrainConfig, policy: str) -> dict[str, type[BaseFeaturesExtractor]]:
+def _features(config: TrainConfig, policy: str) -> dict[str, Any]:
     if config.precision == "float32":
         return {}
     if policy != "CnnPolicy":
         raise ValueError(f"precision {config.precision} is for images, which {config.task} has none of; leave it out")
-    return {"features_extractor_class": NatureCNNInBfloat16}
+    # Behind any extractor that is not NatureCNN itself Stable-Baselines3 would put two hidden layers.
+    return {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
 
 
 def _a2c(config: TrainConfig, common: dict[str, Any]) -> A2C:

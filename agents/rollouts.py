@@ -46,7 +46,7 @@ class Frames(Observations):
     def __init__(self, num_steps: int, num_envs: int, shape: tuple[int, ...], device: torch.device) -> None:
         self._T, self._N, (self._S, *size) = num_steps, num_envs, shape
         self._first_spare = self._spare = (num_steps + self._S) * num_envs
-        rows = self._first_spare + (self._S - 1) * (num_envs + num_steps * num_envs // 128)
+        rows = self._first_spare + (self._S - 1) * max(1, num_steps * num_envs // 256)  # more if they are needed
         self._frames = torch.zeros(rows, *size, dtype=torch.uint8, device=device)
         t, n, s = (torch.arange(end, device=device) for end in (num_steps + 1, num_envs, self._S))
         self._without_restarts = (t[:, None, None] + s) * num_envs + n[:, None]

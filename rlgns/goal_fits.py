@@ -200,7 +200,7 @@ def shape_effect(outcomes: Sequence[Outcome], level: float, confidence: float = 
         shape[one == B] -= shape[one == B].mean()
         y[one == B] -= y[one == B].mean()
     spread, nu = float(shape @ shape), len(y) - len(np.unique(B)) - 1
-    if spread == 0 or nu < 1:
+    if spread < 1e-9 or nu < 1:  # means of equal numbers differ from them by rounding
         return None
     slope = float(shape @ y) / spread
     error = math.sqrt(float(np.square(y - slope * shape).sum()) / nu / spread)

@@ -24,7 +24,7 @@ from rlgns.records import RecordWriter, read_lines
 from rlgns.run_directory import METRICS, SWEEP_FILE, write_text
 from rlgns.sweeps import Result, RunSpec, Sweep
 
-POLL_SECONDS, LOOK_SECONDS, END_SECONDS = 0.1, 2.0, 60.0
+POLL_SECONDS, LOOK_SECONDS, END_SECONDS, LONGEST_PAUSE = 0.1, 2.0, 60.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,13 @@ class Launcher:
         return {state: states.count(state) for state in get_args(JobState)}
 
     def plan(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Take in what earlier launchers did; propose all of a grid; find what is done."""
-        for event in events:
-            self._recall(event)
+        """Propose all of a grid; take in what earlier launchers did; find what is done."""
         i, n = self.options.shard
         if self.sweep.method == "grid":
             for spec in self.sweep.grid()[i - 1 :: n]:
                 self._add(spec)
+        for event in events:
+            self._recall(event)
         for job in self.jobs.values():
             if job.is_finished:
                 job.state = "finished"
@@ -235,7 +235,7 @@ class Launcher:
             job.state = "failed"
             self.display.say(f"{name}: given up, exit code {code} the last of {job.failures} times: {last} ({job.log})")
             return
-        pause = min(60.0, 2.0**job.failures)
+        pause = min(LONGEST_PAUSE, 2.0**job.failures)
         job.not_before = time.monotonic() + pause
         self.display.say(f"{name}: exit code {code}, starts again in {pause:.0f} s: {last}")
 

@@ -107,8 +107,8 @@ def figures_of(study: Study) -> list[SweepFigure]:
 
 def batch_colours(count: int, *, dark: bool = False) -> list[str]:
     """From small to large batches, for a light or a dark ground."""
-    low, high = (0.30, 1.0) if dark else (0.0, 0.85)
-    shades = mpl.colormaps["viridis"](np.linspace(low, high, max(count, 2)))
+    low, high = (0.4, 1.0) if dark else (0.0, 0.63)  # contrast 3 : 1 at least
+    shades = mpl.colormaps["plasma"](np.linspace(low, high, max(count, 2)))
     return [mpl.colors.to_hex(shade) for shade in shades[:count]]
 
 

@@ -176,8 +176,11 @@ class Sweep:
 
     def _check(self) -> None:
         config = self.config
+        if (cap := self.run_cap) is not None and (not isinstance(cap, int) or cap < 1):
+            raise ValueError(f"{self.path}: run_cap {cap} is not a positive number of runs")
+        known = {key: value for key, value in config.items() if key != "run_cap"}  # younger than the package's schema
         try:
-            violations = _package().schema_violations_from_proposed_config(config)
+            violations = _package().schema_violations_from_proposed_config(known)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}; write it as NAME: {{values: [..]}} or {{value: ..}}") from None
         if violations:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         if {"-h", "--help"} & set(arguments):
             parse_flags(SweepFlags, ["--help"], description=DESCRIPTION, program="rlgns sweep FILE")
-        raise ValueError("rlgns sweep needs a file first, for instance rlgns sweep scripts/sweeps/cartpole_a2c.yaml")
+        raise ValueError("rlgns sweep needs a file first, for instance rlgns sweep scripts/sweeps/breakout_a2c.yaml")
     path = Path(arguments[0])
     flags = parse_flags(SweepFlags, arguments[1:], description=DESCRIPTION, program="rlgns sweep FILE")
     sweep, options = Sweep(path), _options(flags, path)

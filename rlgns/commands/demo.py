@@ -1,0 +1,44 @@
+"""The whole way from a sweep to its page on a task that takes minutes: `rlgns demo`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from rlgns.commands import report, sweep
+from rlgns.flags import nearest, parse_flags
+
+DEMOS = {
+    "cartpole": "A2C on CartPole, 36 runs; about three minutes on two cores",
+    "quadratic": "a noisy quadratic, whose critical batch size is known, 120 runs; about one minute",
+}
+"""What can be shown; the sweep file is demos/NAME.yaml of the package."""
+
+DESCRIPTION = "Sweep batch sizes and learning rates of a light task, fit its critical batch size, write the page."
+
+
+@dataclass(frozen=True)
+class DemoFlags:
+    """How to run it."""
+
+    out: Path | None = None
+    """Directory of the runs; the page goes to report/ in it [runs/demo-NAME]."""
+    workers: int = os.cpu_count() or 1
+    """Runs at once."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit codes as those of `rlgns sweep`; the page comes only after all runs have ended."""
+    name, flags = (arguments[0], arguments[1:]) if arguments and arguments[0][:1] != "-" else ("cartpole", arguments)
+    program = "rlgns demo [" + "|".join(DEMOS) + "]"
+    options = parse_flags(DemoFlags, flags, description=DESCRIPTION, program=program)
+    if name not in DEMOS:
+        raise ValueError(f"unknown demo '{name}'; use {nearest(name, set(DEMOS)) or ' or '.join(DEMOS)}")
+    out = options.out or Path("runs") / f"demo-{name}"
+    print(f"{DEMOS[name]}\n{DESCRIPTION}")
+    with resources.as_file(resources.files("rlgns") / "demos" / f"{name}.yaml") as file:
+        code = sweep.main([str(file), f"--out={out}", f"--workers={options.workers}"])
+    return code or report.main([str(out)])

@@ -1,0 +1,286 @@
+"""`rlgns sweep` with real processes: several at once, none twice, whatever is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlgns.cli import main
+from rlgns.outcomes import outcomes_of
+from rlgns.records import read_lines, read_records
+
+QUADRATIC = ["${interpreter}", "-m", "rlgns", "train", "quadratic", "${args}"]
+
+EASY = {"num_dimensions": {"value": 10}, "condition_number": {"value": 2}, "goals": {"value": [0.1]}}
+"""Reached after some ten steps at a rate of 0.2."""
+
+SLOW = {**EASY, "step_seconds": {"value": 0.05}}
+
+FLAKY = """
+import pathlib, sys
+flags = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+out = pathlib.Path(flags["out"])
+tries = len(list(out.parent.glob(f"{out.name}.try*")))
+pathlib.Path(f"{out}.try{tries}").touch()
+out.mkdir()
+print("out of luck")
+if tries < int(flags["failures"]):
+    sys.exit(7)
+(out / "summary.json").write_text('{"exit_code": 0}')
+"""
+
+
+def sweep_file(folder: Path, parameters: Mapping[str, Any], **config: Any) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters, "command": QUADRATIC, **config}))
+    return path
+
+
+def sweep(path: Path, *flags: object) -> int:
+    return main(["sweep", str(path), f"--out={path.parent / 'out'}", *map(str, flags)])
+
+
+def start(path: Path, *flags: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlgns", "sweep", str(path), f"--out={path.parent / 'out'}", *map(str, flags)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    return [event for path in sorted(out.glob("sweep*.jsonl")) for event in read_lines(path)[0]]
+
+
+def count(out: Path, kind: str) -> Counter[str]:
+    return Counter(event["run"] for event in events(out) if event["event"] == kind)
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+
+
+def test_every_run_is_run_once_and_a_second_call_runs_nothing(tmp_path, capsys):
+    path = sweep_file(tmp_path, {**EASY, "batch_size": {"values": [64, 128]}, "learning_rate": {"values": [0.1, 0.2]}})
+    assert sweep(path, "--workers=2") == 0
+    assert "4 finished" in capsys.readouterr().out
+    assert count(tmp_path / "out", "started").total() == count(tmp_path / "out", "finished").total() == 4
+    runs = outcomes_of([tmp_path / "out"])
+    assert [(run.batch_size, run.learning_rate, run.state) for run in runs] == [
+        (B, rate, "finished") for B in (64, 128) for rate in (0.1, 0.2)
+    ]
+    assert all(run.goals[0.1] for run in runs)
+    assert (tmp_path / "out/sweep.yaml").read_text() == path.read_text()
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("metrics.jsonl")}
+    assert sweep(path) == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert count(tmp_path / "out", "started").total() == 4
+
+
+def test_a_larger_grid_goes_on_with_what_is_there(tmp_path):
+    path = sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1]}})
+    assert sweep(path, "--workers=2") == 0
+    sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1, 2]}})
+    assert sweep(path) == 0
+    assert count(tmp_path / "out", "started") == {"seed=0": 1, "seed=1": 1, "seed=2": 1}
+
+
+def test_workers_share_the_cores(tmp_path, monkeypatch):
+    told = "import os, sys; print(sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'])"
+    path = sweep_file(tmp_path, {"seed": {"values": [0, 1]}}, command=["${interpreter}", "-c", told, "${args}"])
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core cannot be shared out")
+    sweep(path, "--workers=2")
+    half = len(cores) // 2
+    logs = {log.read_text() for log in (tmp_path / "out/logs").iterdir()}
+    assert logs == {f"{cores[:half]} {half}\n", f"{cores[half:]} {len(cores) - half}\n"}
+
+
+def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlgns.launcher.LONGEST_PAUSE", 0.0)
+    program = tmp_path / "flaky.py"
+    program.write_text(FLAKY)
+    path = sweep_file(
+        tmp_path, {"failures": {"values": [0, 2, 9]}}, command=["${interpreter}", str(program), "${args}"]
+    )
+    assert sweep(path) == 1
+    said = capsys.readouterr()
+    assert "2 finished, 1 failed" in said.out
+    assert "failures=9: given up, exit code 7 the last of 3 times: out of luck" in said.err
+    assert count(tmp_path / "out", "started") == {"failures=0": 1, "failures=2": 3, "failures=9": 3}
+    assert sweep(path) == 1
+    assert count(tmp_path / "out", "started")["failures=9"] == 3
+    assert sweep(path, "--retries=9") == 0
+    assert count(tmp_path / "out", "started")["failures=9"] == 10
+
+
+def test_a_run_that_its_program_refuses_ends_the_sweep_with_the_programs_words(tmp_path, capsys):
+    path = sweep_file(tmp_path, {**EASY, "batch_size": {"values": [64, 20]}, "learning_rate": {"value": 0.2}})
+    assert sweep(path) == 2
+    assert "batch_size=20 was refused: batch_size 20 is no multiple of 8; use --batch-size" in capsys.readouterr().err
+    assert (tmp_path / "out/batch_size=64/summary.json").exists()
+
+
+def test_a_hopeless_rate_is_stopped_and_not_taken_up_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlgns.launcher.LOOK_SECONDS", 0.1)
+    rates = {"learning_rate": {"values": [0.0001, 0.2]}, "log_every": {"value": 1}, "step_seconds": {"value": 0.01}}
+    path = sweep_file(tmp_path, {**EASY, **rates})
+    assert sweep(path) == 0
+    assert "1 finished, 1 pruned" in capsys.readouterr().out
+    pruned, beside = outcomes_of([tmp_path / "out"])
+    assert (pruned.learning_rate, pruned.state, pruned.goals) == (0.0001, "stopped", {0.1: None})
+    assert 2 * beside.goals[0.1].examples < pruned.examples < 40 * beside.goals[0.1].examples
+    assert sweep(path) == 0
+    assert count(tmp_path / "out", "started").total() == 2
+
+
+def test_no_prune_lets_every_run_come_to_its_end(tmp_path):
+    rates = {"learning_rate": {"values": [0.0001, 0.2]}, "max_steps": {"value": 300}, "step_seconds": {"value": 0.01}}
+    path = sweep_file(tmp_path, {**EASY, **rates})
+    assert sweep(path, "--no-prune") == 0
+    assert [run.state for run in outcomes_of([tmp_path / "out"])] == ["finished", "finished"]
+
+
+def test_shards_run_every_run_once_between_them(tmp_path):
+    path = sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1, 2, 3, 4]}})
+    with start(path, "--shard=2/2") as other:
+        assert sweep(path, "--shard=1/2") == 0
+        other.communicate(timeout=60)
+    assert other.returncode == 0
+    assert count(tmp_path / "out", "finished") == {f"seed={seed}": 1 for seed in range(5)}
+
+
+def test_a_second_launcher_at_the_same_directory_is_refused(tmp_path, capsys):
+    path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.01}})
+    with start(path) as first:
+        wait_for((tmp_path / "out/sweep.jsonl").exists)
+        assert sweep(path) == 2
+        assert "another launcher is at" in capsys.readouterr().err
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=60)
+    assert first.returncode == 143
+
+
+def test_a_random_search_ends_at_its_cap_and_goes_on_from_what_it_proposed(tmp_path, capsys):
+    rate = {"learning_rate": {"distribution": "uniform", "min": 0.1, "max": 0.3}}
+    path = sweep_file(tmp_path, {**EASY, **rate}, method="random", run_cap=2)
+    assert sweep(path) == 0
+    assert "2 finished" in capsys.readouterr().out
+    assert sweep(path, "--max-runs=3") == 0
+    assert set(count(tmp_path / "out", "started").values()) == {1}
+    assert count(tmp_path / "out", "finished").total() == 3
+
+
+def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
+    sizes = {"batch_size": {"values": [64, 128]}, "max_steps": {"value": 1000}}
+    path = sweep_file(tmp_path, {**EASY, **sizes})
+    assert sweep(path, "--dry-run", "--speed=100", "--workers=2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["batch_size=64", "64", "64,000", "waiting"] for line in lines)
+    assert "2 runs, 2 of them to do" in lines
+    assert "at 100 examples/s a run: at most 16:00 min of 2 at once" in lines
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--workers=0"], "workers 0 is not positive"),
+        (["--prune-factor=1"], "not above 1"),
+        (["--shard=3/2"], "shard 3/2 is not I/N"),
+        (["--retries=-1"], "retries -1 is negative"),
+        (["--speed=-1"], "speed -1"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(flags, said, tmp_path, capsys):
+    path = sweep_file(tmp_path, EASY)
+    assert sweep(path, *flags) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_file_comes_first(capsys):
+    assert main(["sweep", "--workers", "2"]) == 2
+    assert "needs a file first" in capsys.readouterr().err
+    assert main(["sweep", "missing.yaml"]) == 2
+    assert "missing.yaml" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert sweep(sweep_file(tmp_path, EASY)) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_runs_in_good_order_and_the_same_command_goes_on(number, code, tmp_path):
+    path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.1}, "seed": {"values": [0, 1, 2]}})
+    with start(path, "--workers=2") as launcher:
+        wait_for(lambda: len(list((tmp_path / "out").glob("*/metrics.jsonl"))) == 2)
+        time.sleep(0.3)  # in the middle of both
+        launcher.send_signal(number)
+        said, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == code, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    summaries = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/summary.json")]
+    assert [summary["exit_code"] for summary in summaries] == [143, 143]
+    assert sweep(path, "--workers=2") == 0
+    assert [run.state for run in outcomes_of([tmp_path / "out"])] == ["finished"] * 3
+
+
+@pytest.mark.slow
+def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path):
+    path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.2}, "seed": {"values": list(range(6))}})
+    out, chance = tmp_path / "out", random.Random(0)
+    for _ in range(6):
+        with start(path, "--workers=2") as launcher:
+            time.sleep(chance.uniform(0.5, 2.5))
+            launcher.kill()
+            launcher.communicate(timeout=60)
+    with start(path, "--workers=2") as launcher:
+        said, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, said
+    assert "6 finished" in said
+    runs = outcomes_of([out])
+    assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(6)]
+    assert set(count(out, "finished").values()) == {1} or count(out, "finished").total() <= 6
+    for run in runs:
+        steps = [record["progress/steps"] for record in read_records(run.directory / "metrics.jsonl")]
+        assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
+    """A run of the main job, its process killed in the middle: the launcher starts it again, and it resumes."""
+    told = {"env": "CartPole-v1", "algo": "a2c", "num_envs": 8, "total_transitions": 3000, "checkpoint_seconds": 0.5}
+    parameters = {name: {"value": value} for name, value in {**told, "wandb": "disabled", "measure_every": 5}.items()}
+    command = ["${interpreter}", "-m", "rlgns", "train", "atari", "${args}"]
+    path = sweep_file(tmp_path, {**parameters, "seed": {"values": [3]}}, command=command)
+    with start(path) as launcher:
+        run = tmp_path / "out/run"
+        wait_for((run / "checkpoint.pt").exists, 60)
+        pids = subprocess.run(["pgrep", "-f", f"out={run}"], capture_output=True, text=True, check=True).stdout.split()
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        said, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, said
+    assert "run: exit code -9, starts again" in said
+    assert "run: goes on" in said
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line.get("event") == "resume" for line in lines) == 1
+    assert json.loads((run / "summary.json").read_text())["progress/transitions"] >= 3000
