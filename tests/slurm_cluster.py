@@ -12,10 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = (
-    "slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libhwloc15", "libmunge2", "munge",
-    "liblua5.3-0", "libjson-c5", "libfreeipmi17", "libipmimonitoring6", "libnuma1", "librrd8", "libpmix2",
-)  # fmt: skip
+PACKAGES = "slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libhwloc15", "libmunge2", "munge"
 
 CONFIG = """
 ClusterName=test
@@ -100,7 +97,9 @@ def slurm_cluster(folder: Path) -> Iterator[Slurm]:
     with ExitStack() as stack:
         for name, words in {"slurmctld": ["-c"], "slurmd-n1": ["-N", "n1"], "slurmd-n2": ["-N", "n2"]}.items():
             log = stack.enter_context((folder / f"{name}.log").open("wb"))
-            command = [str(root / "usr/sbin" / name.partition("-")[0]), "-D", *words]
+            command = [str(_daemon(root, name.partition("-")[0])), "-D", *words]
+            if name != "slurmctld":
+                command += ["-d", str(_daemon(root, "slurmstepd"))]
             daemon = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             stack.callback(_end, daemon)
         slurm = Slurm(folder, environment)
@@ -112,7 +111,13 @@ def slurm_cluster(folder: Path) -> Iterator[Slurm]:
 
 
 def _installed() -> Path | None:
-    return Path("/") if shutil.which("slurmctld") and shutil.which("slurmd") and shutil.which("sbatch") else None
+    root = Path("/")
+    return root if _daemon(root, "slurmctld").exists() and _daemon(root, "slurmd").exists() else None
+
+
+def _daemon(root: Path, name: str) -> Path:
+    """Its file, as Debian names it."""
+    return root / "usr/sbin" / f"{name}-wlm"
 
 
 def _unpacked(folder: Path) -> Path:
@@ -123,7 +128,7 @@ def _unpacked(folder: Path) -> Path:
         _run(["apt-get", "download", package], folder)
     for file in folder.glob("*.deb"):
         _run(["dpkg-deb", "--extract", file.name, "root"], folder)
-    if not (folder / "root/usr/sbin/slurmctld").exists():
+    if not _daemon(folder / "root", "slurmctld").exists():
         raise NoSlurmError("slurmctld and slurmd are not installed, and apt-get cannot fetch Debian's packages")
     return folder / "root"
 
