@@ -44,7 +44,7 @@ class QuadraticConfig:
     learning_rate: float = 0.1
     """Step size; above 2 (the largest curvature is 1) it diverges."""
     num_dimensions: int = 10_000
-    """Dimensions, their curvatures spaced evenly on a logarithmic scale; so many that a run's loss hardly fluctuates."""
+    """Dimensions, their curvatures evenly spaced on a logarithmic scale; enough that losses hardly fluctuate."""
     condition_number: float = 100.0
     """Largest curvature over the smallest."""
     noise: float = 30.0

@@ -1,0 +1,40 @@
+"""Keep of a sweep's runs what a study needs.
+
+python scripts/studies/pack.py runs/breakout_a2c scripts/studies/breakout_a2c
+
+Of each run config.json, summary.json and the records, compressed, without what follows from other values in them;
+`rlgns fit` and `rlgns report` say the same of both folders.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+FOLLOWS = re.compile(r"train/|noise/(.*/)?(noise_scale|design_effect)|rollout/episode_length|time/transitions")
+"""Noise scales and design effects are pooled anew from the moments."""
+
+
+def main(sweep: Path, study: Path) -> None:
+    """Write study/runs anew."""
+    shutil.rmtree(study / "runs", ignore_errors=True)
+    for config in sorted(sweep.glob("*/config.json")):
+        run = study / "runs" / config.parent.name
+        run.mkdir(parents=True)
+        text = config.read_text()
+        folder = Path(json.loads(text)["options"]["out"]).parent  # on some machine
+        (run / "config.json").write_text(text.replace(str(folder), f"runs/{sweep.name}"))
+        if (summary := config.with_name("summary.json")).exists():
+            shutil.copy(summary, run)
+        records = map(json.loads, config.with_name("metrics.jsonl").read_text().splitlines())
+        kept = ({key: value for key, value in record.items() if not FOLLOWS.match(key)} for record in records)
+        text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in kept)
+        (run / "metrics.jsonl.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
