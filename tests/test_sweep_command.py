@@ -284,3 +284,29 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sum(line.get("event") == "resume" for line in lines) == 1
     assert json.loads((run / "summary.json").read_text())["progress/transitions"] >= 3000
+
+
+@pytest.mark.slow
+def test_a_sweep_of_agents_goes_all_the_way_to_its_page(tmp_path, capsys):
+    """The demo's own file with fewer runs and an easy goal."""
+    config = yaml.safe_load((Path(__file__).parents[1] / "rlgns/demos/cartpole.yaml").read_text())
+    config["parameters"] |= {
+        "num_envs": {"values": [4, 8, 16, 32]},
+        "learning_rate": {"values": [0.004]},
+        "goals": {"value": [25, 40]},
+        "total_transitions": {"value": 30_000},
+        "log_every": {"value": 1},
+        "wandb": {"value": "disabled"},
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert sweep(path, "--workers=2") == 0
+    runs = outcomes_of([tmp_path / "out"])
+    assert len(runs) == 8
+    assert all(run.goals[40.0] for run in runs)
+    assert main(["fit", str(tmp_path / "out"), "--json", str(tmp_path / "fit.json")]) == 0
+    fits = json.loads((tmp_path / "fit.json").read_text())["fits"]
+    assert [fit["goal"] for fit in fits if fit["by"] == "batch_size"] == [25, 40]
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "B_simple (" in capsys.readouterr().out
+    assert (tmp_path / "out/report/report.html").exists()
