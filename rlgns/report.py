@@ -128,15 +128,7 @@ def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
         "fit": None,
         "reason": fit.reason,
         "warnings": fit.warnings,
-        "noise": [
-            {
-                "loss": one.loss,
-                "late": _words(one.late),
-                "whole": _words(one.whole),
-                "ratio": _ratio(fit, one.best_known),
-            }
-            for one in predictions
-        ],
+        "noise": [_noise(fit, one) for one in predictions],
         "measured": f"{predictions[0].num_runs} runs of {_shape(predictions[0])}" if predictions else "",
         "rows": [_row(row, point) for row, point in rows],
     }

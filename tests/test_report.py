@@ -115,10 +115,6 @@ def test_figures_have_units_and_are_the_same_every_time(sweep):
         assert one.caption.endswith(".")
 
 
-def test_the_command_and_the_versions_that_made_it_are_there(page):
-    assert "rlgns report" in text_of(page)
-
-
 def test_names_are_text_and_no_markup(tmp_path):
     write_sweep(tmp_path, seeds=1, task="<b>A2C</b> & co", noise=0.02)
     html = render(study_of(outcomes_of([tmp_path])), [], command="rlgns report '<i>'")

@@ -258,7 +258,7 @@ def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path)
     assert "6 finished" in said
     runs = outcomes_of([out])
     assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(6)]
-    assert set(count(out, "finished").values()) == {1} or count(out, "finished").total() <= 6
+    assert max(count(out, "finished").values()) == 1  # of those that a launcher lived to see
     for run in runs:
         steps = [record["progress/steps"] for record in read_records(run.directory / "metrics.jsonl")]
         assert steps == sorted(set(steps))

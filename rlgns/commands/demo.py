@@ -13,7 +13,7 @@ from rlgns.flags import nearest, parse_flags
 
 DEMOS = {
     "cartpole": "A2C on CartPole, 36 runs; about three minutes on two cores",
-    "quadratic": "a noisy quadratic, whose critical batch size is known, 108 runs; about one minute",
+    "quadratic": "a noisy quadratic, whose critical batch size is known, 108 runs; two minutes or so",
 }
 """What can be shown; the sweep file is demos/NAME.yaml of the package."""
 
