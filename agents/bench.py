@@ -31,13 +31,14 @@ from agents.environments import is_atari, make_environments
 from agents.machine import keep_freed_memory
 from agents.measuring import NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
-from agents.recorder import Recorder, StopRequest
+from agents.recorder import Recorder
 from agents.rollouts import DeviceRolloutBuffer
 from agents.stepping import in_parts
 from rlgns.cli import exit_code_of
 from rlgns.console import ProgressDisplay
 from rlgns.flags import flag, parse_flags
 from rlgns.grouping import MIN_NUM_GROUPS
+from rlgns.running import StopRequest
 from rlgns.sinks import JsonLines
 
 PARTS = ("emulator", "acting", "copying", "update", "measuring", "logging", "rest")

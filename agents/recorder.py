@@ -5,13 +5,10 @@ Its record is written, its progress shown, its state kept, and a request to stop
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,32 +22,9 @@ from rlgns.console import ProgressDisplay, Status
 from rlgns.goals import GoalTracker, Reached
 from rlgns.measurements import TRAINED, estimate_record, record_of
 from rlgns.records import Record
+from rlgns.running import StopRequest
 from rlgns.sinks import Sink
 from rlgns.statistics import Moments, PooledMoments
-
-
-@dataclass(slots=True)
-class StopRequest:
-    """Whether a signal has asked the run to end after the present update."""
-
-    signal_number: int | None = None
-
-    @contextmanager
-    def listening(self, say: Any) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as requests; a second one ends the process at once."""
-
-        def request(number: int, _: FrameType | None) -> None:
-            self.signal_number = number
-            for one, handler in before.items():
-                signal.signal(one, handler)
-            say("stopping after this step; once more to end at once")
-
-        before: dict[int, Any] = {one: signal.signal(one, request) for one in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
 
 
 @dataclass(slots=True)

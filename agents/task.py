@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +20,7 @@ from agents.environments import is_atari, make_environments
 from agents.machine import keep_freed_memory
 from agents.measuring import LOSSES, NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
-from agents.recorder import Recorder, StopRequest, restore
+from agents.recorder import Recorder, restore
 from rlgns.checkpoints import State, load_checkpoint
 from rlgns.console import ProgressDisplay
 from rlgns.estimators import NotFiniteError
@@ -32,22 +29,10 @@ from rlgns.grouping import MIN_NUM_GROUPS
 from rlgns.measurements import TRAINED, History
 from rlgns.parallel import Ranks
 from rlgns.records import plain, read_records
-from rlgns.run_directory import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RESTART_COUNT,
-    SUMMARY,
-    RunDirectory,
-    provenance,
-    read_config,
-    write_json,
-)
-from rlgns.sinks import JsonLines, Sink, WandbOptions, open_wandb
+from rlgns.run_directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, write_json
+from rlgns.running import StopRequest, open_directory, open_sinks, was_restarted
+from rlgns.sinks import Sink
 from rlgns.summary import goal_lines, summary_lines, summary_numbers
-
-RUNS = Path("runs")
-"""Where run directories are made unless one is named."""
 
 FIGURE = "noise_scale"
 
@@ -64,7 +49,7 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     keep_freed_memory()
     if is_atari(config):
         config = replace(config, game=find_game(config.env or config.game), env=None)
-    if _was_restarted() and config.out and (config.out / CHECKPOINT).exists():
+    if was_restarted(config.out):
         config = replace(config, resume=config.out, out=None)
     num_envs = _envs_of_rank(config, ranks)
     measurer = RolloutMeasurer(config.num_groups, config.unit, config.by_layer, config.preconditioned)
@@ -76,7 +61,9 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
         raise ValueError(
             f"{config.resume} has its {config.total_transitions} transitions already; give a larger --total-transitions"
         )
-    device = _device(config, ranks)
+    if config.num_torch_threads:
+        torch.set_num_threads(config.num_torch_threads)
+    device = ranks.device(config.device)
     own = replace(
         config,
         num_envs=num_envs,
@@ -85,9 +72,10 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
         lr_batch_scale=0.0,
     )
     environments = make_environments(own, config.seed + ranks.rank * num_envs)
+    name = f"{config.task.replace('/', '-')}-{config.algo}"
     try:
         with ExitStack() as stack:
-            directory = stack.enter_context(_open(config)) if ranks.is_first else None
+            directory = stack.enter_context(open_directory(config.out, config.resume, name)) if ranks.is_first else None
             stack.enter_context(ranks.joined(torch.device(device)))
             return _Run(config, own, directory, environments, measurer, device, state, ranks).run(callbacks)
     finally:
@@ -232,50 +220,25 @@ class _Run:
         return f"{config.algo.upper()} on {config.task}, {config.num_envs} × {config.num_steps}, seed {config.seed}"
 
     def _open_sinks(self, directory: RunDirectory) -> list[Sink]:
-        """The records file and, unless disabled, W&B; config.json is written between the two, with the run's id."""
         config = self.config
-        saved = read_config(directory.path) if self.state else {}
-        content = {
-            "options": as_mapping(replace(config, resume=None, out=directory.path)),
+        told = {
             "task": f"{config.algo.upper()} on {config.task}",
+            "unit": "transitions",
+            "goal_measure": "rollout/episode_return",
             "batch_size": config.batch_size,
             "effective_learning_rate": config.effective_learning_rate,
             "device": str(self.model.device),
             "num_torch_threads": torch.get_num_threads(),
             "num_ranks": self.ranks.size,
-            "provenance": saved.get("provenance") or provenance(),
-            "resumptions": saved.get("resumptions", []),
-            "wandb_run_id": saved.get("wandb_run_id") or secrets.token_hex(4),
         }
-        if self.state:
-            content["resumptions"] += [{"progress/steps": self.state["num_updates"], **provenance()}]
-        write_json(directory / CONFIG, content)
-        records = JsonLines(directory / METRICS, self.state["num_updates"] if self.state else None)
-        wandb = open_wandb(
-            _wandb_options(config, directory.path.name),
-            directory.path,
-            {**content["options"], **{key: value for key, value in content.items() if key != "options"}},
-            content["wandb_run_id"],
-            resume=self.state is not None,
+        return open_sinks(
+            directory,
+            as_mapping(config),
+            told,
+            group=f"{config.task}-{config.algo}",
+            resumed_at=self.state["num_updates"] if self.state else None,
             say=self.display.say,
         )
-        if wandb and wandb.run_id != content["wandb_run_id"]:  # a sweep's agent has its own
-            write_json(directory / CONFIG, {**content, "wandb_run_id": wandb.run_id})
-        return [records, wandb] if wandb else [records]
-
-
-def _open(config: TrainConfig) -> RunDirectory:
-    if config.resume:
-        return RunDirectory(config.resume, resume=True)
-    if config.out:
-        return RunDirectory(config.out)
-    return RunDirectory.fresh(RUNS, f"{config.task.replace('/', '-')}-{config.algo}")
-
-
-def _was_restarted() -> bool:
-    """Whether torchrun, Slurm or `rlgns sweep` has started this job before."""
-    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT", RESTART_COUNT)
-    return any(int(os.environ.get(name, "0")) for name in counts)
 
 
 def _envs_of_rank(config: TrainConfig, ranks: Ranks) -> int:
@@ -297,37 +260,9 @@ def _num_parts(num_envs: int, device: str) -> int:
     return 2 if device.startswith("cuda") and num_envs % 2 == 0 else 1
 
 
-def _device(config: TrainConfig, ranks: Ranks) -> str:
-    if config.num_torch_threads:
-        torch.set_num_threads(config.num_torch_threads)
-    if config.device == "auto":
-        if not torch.cuda.is_available():
-            return "cpu"
-        torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
-        return f"cuda:{torch.cuda.current_device()}"
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"device {config.device} is not available here; use --device auto or cpu") from None
-    return config.device
-
-
 def _environment_seed(seed: int, state: State) -> int:
     """After a resumption, a seed that follows from the run's own, so that games are not played again."""
     return int(np.random.SeedSequence([seed, state["num_updates"]]).generate_state(1)[0] % 2**30)
-
-
-def _wandb_options(config: TrainConfig, directory_name: str) -> WandbOptions:
-    return WandbOptions(
-        mode=config.wandb,
-        project=config.wandb_project,
-        entity=config.wandb_entity,
-        group=config.wandb_group or f"{config.task}-{config.algo}",
-        job_type=config.wandb_job_type,
-        tags=config.wandb_tags,
-        notes=config.wandb_notes,
-        name=config.wandb_name or directory_name,
-    )
 
 
 def _is_divergence(error: Exception) -> bool:

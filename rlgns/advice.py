@@ -104,7 +104,7 @@ def _where(fit: GoalFit) -> str:
 
 def unit_of(fit: GoalFit) -> str:
     """What an example is called."""
-    return "transitions" if any(point.shape for point in fit.points) else "examples"
+    return fit.points[0].unit if fit.points else "examples"
 
 
 def _critical(fit: GoalFit) -> str:

@@ -89,7 +89,7 @@ class SweepRow:
     name: str
     examples: float
     examples_per_second: float | None
-    episode_return: float | None
+    measure: float | None
     seconds_left: float | None
 
 
@@ -120,10 +120,10 @@ class SweepDisplay:
         if self._live is None:
             return
         counted = " · ".join(f"{number} {state}" for state, number in counts.items() if number)
-        table = Table("run", "examples", "per second", "return", "left at most", title=counted, title_justify="left")
+        table = Table("run", "examples", "per second", "measure", "left at most", title=counted, title_justify="left")
         for row in rows:
             speed = "" if row.examples_per_second is None else f"{row.examples_per_second:,.0f}"
-            mean = "" if row.episode_return is None else f"{row.episode_return:,.1f}"
+            measure = "" if row.measure is None else f"{row.measure:,.4g}"
             left = "" if row.seconds_left is None else _duration(row.seconds_left)
-            table.add_row(row.name, f"{row.examples:,.0f}", speed, mean, left)
+            table.add_row(row.name, f"{row.examples:,.0f}", speed, measure, left)
         self._live.update(table)

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlgns.goals import Reached, goals_of
+from rlgns.goals import MEASURES, Reached, goals_of
 from rlgns.outcomes import Outcome
 from rlgns.records import STEPS, Record
 from rlgns.run_directory import CONFIG, METRICS
 
-EXAMPLES, SPEED, RETURN = "progress/examples", "time/transitions_per_second", "rollout/episode_return"
+EXAMPLES = "progress/examples"
+SPEEDS = "time/transitions_per_second", "time/examples_per_second"
 
 
 class Follower:
@@ -52,10 +53,21 @@ class Follower:
     @property
     def seconds_left(self) -> float | None:
         """To its budget at its present speed; a goal may end it earlier."""
-        speed = self.last.get(SPEED)
         if self._budget is None:
             self._budget = budget(self.run)
-        return (self._budget - self.examples) / float(speed) if speed and self._budget else None
+        return (self._budget - self.examples) / self.speed if self.speed and self._budget else None
+
+    @property
+    def speed(self) -> float | None:
+        """Examples a second, of late."""
+        found = (self.last.get(key) for key in SPEEDS)
+        return next((float(speed) for speed in found if isinstance(speed, int | float)), None)
+
+    @property
+    def measure(self) -> float | None:
+        """What the run's goals are levels of."""
+        found = (self.last.get(key) for key in MEASURES)
+        return next((float(one) for one in found if isinstance(one, int | float)), None)
 
     def _take(self, line: bytes) -> None:
         try:

@@ -20,6 +20,20 @@ PRICES = {
 """What it took, by the quantity's name in `goal/<level>/<name>_to_goal`, and the record key that counts it."""
 
 
+MEASURES = {
+    "rollout/episode_return": "episode return",
+    "train/loss": "loss",
+    "eval/train_loss": "training loss",
+    "eval/train_error": "training error",
+    "eval/test_loss": "test loss",
+    "eval/test_error": "test error",
+}
+"""What goals are levels of: record key and words."""
+
+RETURN = "rollout/episode_return"
+"""The only one that rises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reached:
     """What a goal took.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rlgns.console import SweepDisplay, SweepRow
-from rlgns.following import RETURN, SPEED, is_hopeless
+from rlgns.following import is_hopeless
 from rlgns.jobs import Job, JobState, cores_of
 from rlgns.outcomes import Outcome, outcome_of
 from rlgns.records import RecordWriter, read_lines
@@ -271,11 +271,10 @@ def _shape(job: Job) -> tuple[Any, ...]:
 
 
 def _row(job: Job) -> SweepRow:
-    speed, mean = (job.follower.last.get(key) for key in (SPEED, RETURN))
     return SweepRow(
         name=job.spec.name,
         examples=job.follower.examples,
-        examples_per_second=float(speed) if isinstance(speed, int | float) else None,
-        episode_return=float(mean) if isinstance(mean, int | float) else None,
+        examples_per_second=job.follower.speed,
+        measure=job.follower.measure,
         seconds_left=job.follower.seconds_left,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlgns.goals import Reached, goals_of
+from rlgns.goals import RETURN, Reached, goals_of
 from rlgns.records import Record, read_records
 
 State = Literal["finished", "stopped", "failed", "running"]
@@ -42,6 +42,8 @@ class Outcome:
     steps, examples, seconds  of the whole run
     directory      where its records are, if on this machine
     options        all that it was told
+    unit           what an example is called
+    measure        what goals are levels of, one of `goals.MEASURES`
     history        its records, where they are in no directory
     """
 
@@ -58,6 +60,8 @@ class Outcome:
     state: State
     directory: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = "examples"
+    measure: str = RETURN
     history: Sequence[Record] = field(default=(), repr=False)
 
     def records(self) -> list[Record]:
@@ -112,7 +116,7 @@ def outcome_from(
     """What a run's own words, in plain values, tell.
 
     options  what it was told: learning_rate, seed, goals, and num_envs and num_steps or batch_size
-    config   what follows from them: task, batch_size, effective_learning_rate
+    config   what follows from them: task, batch_size, unit, goal_measure, effective_learning_rate
     summary  None while it runs
 
     Raises KeyError, ValueError or TypeError where something is missing or is not what it should be.
@@ -140,6 +144,8 @@ def outcome_from(
         state=_state(summary),
         directory=directory,
         options=options,
+        unit=str(config.get("unit") or ("transitions" if _shape(options) else "examples")),
+        measure=str(config.get("goal_measure") or RETURN),
         history=() if directory else records,
     )
 

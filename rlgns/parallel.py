@@ -67,6 +67,19 @@ class Ranks:
         """True for rank 0, and alone."""
         return self.rank == 0
 
+    def device(self, name: str) -> str:
+        """The device of a name; "auto" is each rank's own GPU, or the CPU. ValueError if it is not there."""
+        if name == "auto":
+            if not torch.cuda.is_available():
+                return "cpu"
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+            return f"cuda:{torch.cuda.current_device()}"
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"device {name} is not available here; use --device auto or cpu") from None
+        return name
+
     @contextmanager
     def joined(self, device: torch.device, timeout: timedelta = timedelta(minutes=5)) -> Iterator[None]:
         """Inside, all ranks are in touch: on the CPU by gloo, on a GPU by NCCL as well. Once in the life of a process.

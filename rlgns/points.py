@@ -48,6 +48,11 @@ class Point:
         return self.runs[0].shape
 
     @property
+    def unit(self) -> str:
+        """What an example is called."""
+        return self.runs[0].unit
+
+    @property
     def learning_rate(self) -> float:
         """The best of those tried."""
         return self.runs[0].learning_rate

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Mode = Literal["online", "offline", "disabled"]
 Say = Callable[[str], None]
 
-TRANSITIONS = "progress/transitions"
+TRANSITIONS, EXAMPLES = "progress/transitions", "progress/examples"
 CONNECT_TIMEOUT = 3.0  # seconds for a TCP connection to one address of the server
 INIT_TIMEOUT = 20.0  # seconds for a server that accepts connections and does not answer
 
@@ -84,6 +84,7 @@ class WandbOptions:
     tags: tuple[str, ...] = ()
     notes: str | None = None
     name: str | None = None
+    x_axis: str = TRANSITIONS
     finish_timeout: float = 60.0  # seconds that the end of a run may wait for uploads; 0: for ever
 
 
@@ -194,6 +195,8 @@ def open_wandb(
         labels = {name: getattr(options, name) or None for name in ("group", "job_type", "tags", "notes", "name")}
         how = {"dir": run_dir, "config": dict(config), "resume": "allow" if resume else None}
         run, why = _start(mode, {**place, **labels, **how}, options.finish_timeout)
+        run.define_metric(options.x_axis)
+        run.define_metric("*", step_metric=options.x_axis)
         sink = WandbSink(run, say, stack.pop_all())
         if why:
             say(f"W&B is offline ({why}); upload later with: {sink.sync_command}")
@@ -245,12 +248,9 @@ def _init(mode: Mode, arguments: Mapping[str, Any], finish_timeout: float) -> "w
         settings.x_transaction_log_flush_interval = 1.0
     # create_new: never a run that this process has left open
     try:
-        run = wandb.init(**arguments, mode=mode, reinit="create_new", settings=settings)
+        return wandb.init(**arguments, mode=mode, reinit="create_new", settings=settings)
     except UsageError as error:
         raise ValueError(f"W&B refuses these options: {' '.join(str(error).split())}") from None
-    run.define_metric(TRANSITIONS)
-    run.define_metric("*", step_metric=TRANSITIONS)
-    return run
 
 
 def _obstacle() -> str:

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from rlgns.advice import geometric_mean, rounded, unit_of
 from rlgns.fits import CriticalBatchSize, Estimate
 from rlgns.goal_fits import GoalFit
-from rlgns.goals import level_in_words
+from rlgns.goals import MEASURES, RETURN, level_in_words
 from rlgns.points import Point
 from rlgns.predictions import Stretch, noise_scales_along
 from rlgns.records import columns
@@ -44,9 +44,6 @@ DPI = 150
 
 UNDATED = {"Date": None}
 """Metadata of an SVG."""
-
-MEASURES = {"rollout/episode_return": "episode return", "train/loss": "loss", "eval/loss": "loss"}
-"""What goals are levels of: record key and words, the first that a run records."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -451,11 +448,8 @@ def _goal_colours(fits: Sequence[GoalFit]) -> list[str]:
 
 def _measure(study: Study) -> tuple[str, bool]:
     """What the goals are levels of, and whether it rises in training."""
-    for run in study.outcomes:
-        for record in run.records():
-            if found := next((key for key in MEASURES if key in record), None):
-                return found, found == "rollout/episode_return"
-    return "rollout/episode_return", True
+    measure = study.outcomes[0].measure
+    return measure, measure == RETURN
 
 
 def _means(points: Iterable[Point], x: str, y: str) -> tuple[list[float], list[float]]:

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "gradients": {"numpy", "torch"},
     "checkpoints": {"numpy", "torch"},
     "run_directory": set(),
+    "running": set(),
     "sinks": {"numpy", "wandb"},
     "figures": {"numpy", "matplotlib"},
     "console": {"rich"},

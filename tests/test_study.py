@@ -33,6 +33,7 @@ def outcome(batch_size=80, *, steps=100, rate=7e-4, seed=0, shape=None, ran=1000
         "goals": {20.0: price},
         "examples": ran * batch_size,
         "seconds": ran / 10,
+        "unit": "transitions" if shape else "examples",
     }
     return Outcome(
         batch_size=batch_size, shape=shape, learning_rate=rate, seed=seed, steps=ran, state=state, **{**told, **changed}

@@ -21,7 +21,6 @@ from whole_runs import TIMEOUT, Ended, run, start, start_anew, wait_until
 
 import rlgns.console
 from agents.measuring import LOSSES
-from agents.recorder import StopRequest
 from rlgns.checkpoints import load_checkpoint
 from rlgns.console import ProgressDisplay, Status
 from rlgns.goals import goals_of
@@ -29,6 +28,7 @@ from rlgns.measurements import TRAINED, History, estimate_record, measurement_of
 from rlgns.outcomes import outcome_of
 from rlgns.records import columns, plain, read_lines, read_records
 from rlgns.run_directory import RunDirectory, read_config
+from rlgns.running import StopRequest
 from rlgns.statistics import PooledMoments
 from rlgns.summary import summary_numbers
 

@@ -8,15 +8,12 @@ rate ε and batch size B makes E[xᵢ²] ← (1 − εhᵢ)² E[xᵢ²] + ε²c�
 from __future__ import annotations
 
 import math
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM, signal
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +24,9 @@ from rlgns.flags import as_mapping, parse_flags
 from rlgns.goals import GoalTracker
 from rlgns.measurements import record_of
 from rlgns.records import Record
-from rlgns.run_directory import CONFIG, METRICS, SUMMARY, RunDirectory, provenance, write_json
-from rlgns.sinks import JsonLines, Sink, WandbOptions, open_wandb
+from rlgns.run_directory import SUMMARY, RunDirectory, write_json
+from rlgns.running import StopRequest, open_directory, open_sinks
+from rlgns.sinks import Sink
 
 Float64 = NDArray[np.float64]
 
@@ -119,12 +117,12 @@ def run(config: QuadraticConfig) -> int:
     """Descend to the last goal or the last step; 0, or 128 + n after signal n."""
     problem, generator = Quadratic.of(config), np.random.default_rng(config.seed)
     goals = GoalTracker(config.goals, rises=False)
-    x, started, step, code = problem.start, time.monotonic(), 0, 0
-    name = f"quadratic-{config.batch_size}"
-    with RunDirectory(config.out) if config.out else RunDirectory.fresh(Path("runs"), name) as directory:
+    x, started, step = problem.start, time.monotonic(), 0
+    stop = StopRequest()
+    with open_directory(config.out, None, f"quadratic-{config.batch_size}") as directory:
         sinks = _open_sinks(config, directory)
-        with _signals() as asked:
-            while step < config.max_steps and not goals.all_reached and not asked:
+        with stop.listening(print):
+            while step < config.max_steps and not goals.all_reached and stop.signal_number is None:
                 time.sleep(config.step_seconds)
                 gradients = _group_gradients(problem, x, config.batch_size // NUM_GROUPS, generator)
                 x = x - config.learning_rate * gradients.mean(0)
@@ -136,7 +134,7 @@ def run(config: QuadraticConfig) -> int:
                     moments = {"total": moments_from_groups(gradients, config.batch_size / NUM_GROUPS)}
                     for sink in sinks:
                         sink.log(record | record_of(moments) | reached, step)
-            code = 128 + asked[0] if asked else 0
+        code = 128 + stop.signal_number if stop.signal_number else 0
         summary = _progress(step, config.batch_size, time.monotonic() - started) | goals.summary() | {"exit_code": code}
         write_json(directory / SUMMARY, summary)
         for sink in sinks:
@@ -152,37 +150,12 @@ def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator:
 
 def _progress(step: int, batch_size: int, seconds: float) -> Record:
     counted = {"progress/steps": step, "progress/optimizer_steps": step, "progress/examples": step * batch_size}
-    return {**counted, "time/seconds": seconds, "time/transitions_per_second": step * batch_size / max(seconds, 1e-9)}
+    return {**counted, "time/seconds": seconds, "time/examples_per_second": step * batch_size / max(seconds, 1e-9)}
 
 
 def _open_sinks(config: QuadraticConfig, directory: RunDirectory) -> list[Sink]:
-    content: dict[str, Any] = {
-        "options": as_mapping(config) | {"out": str(directory.path)},
-        "task": "quadratic",
-        "batch_size": config.batch_size,
-        "provenance": provenance(),
-    }
-    write_json(directory / CONFIG, content)
-    name = directory.path.name
-    options = WandbOptions(
-        mode=config.wandb, project=config.wandb_project, entity=None, group="quadratic", job_type="train", tags=(),
-        notes=None, name=name,
-    )  # fmt: skip
-    wandb = open_wandb(options, directory.path, content["options"], secrets.token_hex(4), resume=False, say=print)
-    records = JsonLines(directory / METRICS)
-    return [records, wandb] if wandb else [records]
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that have asked the run to end."""
-    asked: list[int] = []
-    before = {number: signal(number, lambda number, _: asked.append(number)) for number in (SIGINT, SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal(number, handler)
+    told = {"task": "quadratic", "unit": "examples", "goal_measure": "train/loss", "batch_size": config.batch_size}
+    return open_sinks(directory, as_mapping(config), told, group="quadratic", say=print)
 
 
 def _parse(arguments: Sequence[str]) -> QuadraticConfig:
