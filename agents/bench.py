@@ -206,7 +206,7 @@ def _loop(config: BenchConfig) -> Iterator[_Loop]:
         recorder = Recorder(
             sinks=[records],
             noise=noise if config.measure else None,
-            display=ProgressDisplay(config.total_transitions, silent=True),
+            display=ProgressDisplay(config.total_transitions, "transitions", silent=True),
             stop=StopRequest(),
             checkpoint=None,
             checkpoint_seconds=config.checkpoint_seconds,

@@ -217,7 +217,9 @@ class Recorder(BaseCallback):
         return TRAINED if isinstance(self.model, A2C) and self.model.measure_updates else "policy"
 
     def _status(self) -> Status:
-        return Status(self.transitions, self._speed, self._mean_of_episodes("r"), self._noise_words)
+        mean = self._mean_of_episodes("r")
+        words = "no episode yet" if mean is None else f"return {mean:,.1f}"
+        return Status(self.transitions, self._speed, words, self._noise_words)
 
     def _take_speed(self) -> None:
         """Transitions per second since about two seconds ago."""

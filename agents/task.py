@@ -25,6 +25,7 @@ from rlgns.checkpoints import State, load_checkpoint
 from rlgns.console import ProgressDisplay
 from rlgns.estimators import NotFiniteError
 from rlgns.flags import as_mapping
+from rlgns.goals import RETURN
 from rlgns.grouping import MIN_NUM_GROUPS
 from rlgns.measurements import TRAINED, History
 from rlgns.parallel import Ranks
@@ -98,7 +99,7 @@ class _Run:
     ) -> None:
         self.config, self.state, self.ranks = config, state, ranks
         self.directory = directory  # the first rank's alone
-        self.display = ProgressDisplay(config.total_transitions, silent=not ranks.is_first)
+        self.display = ProgressDisplay(config.total_transitions, "transitions", silent=not ranks.is_first)
         self.stop = StopRequest()
         self.model = make_model(own, environments, device)
         self.model.ranks = ranks
@@ -180,8 +181,8 @@ class _Run:
         """The closing words, on standard output."""
         config = self.config
         assert config.num_envs and config.num_steps, "resolved"
-        shape = {"num_envs": config.num_envs, "num_steps": config.num_steps}
-        print("\n".join(summary_lines(self.noise.history, self._losses, **shape, unit=config.unit)))
+        shape = config.num_envs, config.num_steps
+        print("\n".join(summary_lines(self.noise.history, self._losses, shape=shape, unit=config.unit)))
         print("\n".join(goal_lines(self.recorder.goals)), end="\n" if config.goals else "")
         if exit_code:
             print(f"stopped after update {self.model.num_updates:,}; continue with --resume {directory.path}")
@@ -206,7 +207,9 @@ class _Run:
         if not self.noise.history.measurements:
             return
         paths = [directory / f"{FIGURE}{ending}" for ending in (".png", ".svg")]
-        noise_scale_figure(records, self._losses, title=self._title(), batch_size=self.config.batch_size, paths=paths)
+        noise_scale_figure(
+            records, self._losses, title=self._title(), measure=RETURN, batch_size=self.config.batch_size, paths=paths
+        )
         for sink in self.sinks:
             sink.log_figure(f"figures/{FIGURE}", paths[0], self.model.num_updates)
 
@@ -224,8 +227,9 @@ class _Run:
         told = {
             "task": f"{config.algo.upper()} on {config.task}",
             "unit": "transitions",
-            "goal_measure": "rollout/episode_return",
+            "goal_measure": RETURN,
             "batch_size": config.batch_size,
+            "max_examples": config.total_transitions,
             "effective_learning_rate": config.effective_learning_rate,
             "device": str(self.model.device),
             "num_torch_threads": torch.get_num_threads(),

@@ -21,28 +21,27 @@ PLAIN_SECONDS = 10.0
 class Status:
     """Where a run stands.
 
-    transitions             seen so far
-    transitions_per_second  of late
-    episode_return          mean of the last finished episodes; None before the first
-    noise_scale             in words, by loss
+    examples             seen so far
+    examples_per_second  of late
+    measure              how well it does, in words: "return 12.3"
+    noise_scale          in words, by loss
     """
 
-    transitions: int
-    transitions_per_second: float
-    episode_return: float | None
+    examples: int
+    examples_per_second: float
+    measure: str
     noise_scale: str
 
-    def words(self) -> str:
-        """In one line."""
-        mean = "no episode yet" if self.episode_return is None else f"return {self.episode_return:,.1f}"
-        return f"{self.transitions_per_second:,.0f} transitions/s · {mean} · noise scale {self.noise_scale}"
+    def words(self, unit: str) -> str:
+        """In one line; `unit` is what an example is called."""
+        return f"{self.examples_per_second:,.0f} {unit}/s · {self.measure} · noise scale {self.noise_scale}"
 
 
 class ProgressDisplay:
-    """Shows the status of a run of `total` transitions; `say` prints a line above it."""
+    """Shows the status of a run of `total` examples; `say` prints a line above it."""
 
-    def __init__(self, total: int, stream: TextIO | None = None, silent: bool = False) -> None:
-        self.total = total
+    def __init__(self, total: int, unit: str, stream: TextIO | None = None, silent: bool = False) -> None:
+        self.total, self.unit = total, unit
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=silent)
         self._bar: Progress | None = None
         self._printed = time.monotonic()
@@ -69,11 +68,11 @@ class ProgressDisplay:
     def show(self, status: Status) -> None:
         """Bring the live line up to date, or print a plain one if the last is ten seconds old."""
         if self._bar:
-            self._bar.update(self._task, completed=status.transitions, description=status.words())
+            self._bar.update(self._task, completed=status.examples, description=status.words(self.unit))
         elif time.monotonic() - self._printed >= PLAIN_SECONDS:
             self._printed = time.monotonic()
-            left = (self.total - status.transitions) / max(status.transitions_per_second, 1e-9)
-            self.say(f"{status.transitions:,}/{self.total:,} · {status.words()} · {_duration(left)} left")
+            left = (self.total - status.examples) / max(status.examples_per_second, 1e-9)
+            self.say(f"{status.examples:,}/{self.total:,} · {status.words(self.unit)} · {_duration(left)} left")
 
 
 def _duration(seconds: float) -> str:

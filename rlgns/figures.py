@@ -10,12 +10,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlgns.goals import MEASURES, RETURN
 from rlgns.measurements import History, measurement_of
 from rlgns.records import Record, columns
 from rlgns.statistics import NoiseScale, noise_scale
 
 COLOURS = {"policy": "#0072b2", "value": "#d55e00", "total": "#444444", "trained": "#cc79a7"}
 """Okabe and Ito's palette, readable with colour-blind eyes."""
+
+EXAMPLES = "progress/examples"
 
 NUM_WINDOWS = 8
 MIN_WINDOW = 8
@@ -28,12 +31,21 @@ MAX_REACH = 50
 
 
 def noise_scale_figure(
-    records: Sequence[Record], losses: Sequence[str], *, title: str, batch_size: int, paths: Sequence[Path]
+    records: Sequence[Record],
+    losses: Sequence[str],
+    *,
+    title: str,
+    measure: str,
+    batch_size: int,
+    unit: str = "transitions",
+    paths: Sequence[Path],
 ) -> None:
-    """Write a figure of the noise scale in consecutive windows over training, and of the return, to every path.
+    """Write a figure of the noise scale in consecutive windows over training, and of its measure, to every path.
 
     records     of one run, in order
-    batch_size  transitions; drawn as the line that the noise scale is compared with
+    measure     record key of how well the run does, one of `goals.MEASURES`
+    unit        what an example is called
+    batch_size  examples; drawn as the line that the noise scale is compared with
     paths       their endings choose the formats (.png, .svg)
 
     An open interval is drawn as an arrow from its lower bound, without its point; a window that tells nothing is left
@@ -51,9 +63,10 @@ def noise_scale_figure(
     top.axhline(batch_size, color="#009e73", linestyle="--", linewidth=1, label=f"this run's batch, {batch_size:,}")
     top.set_yscale("log")
     top.set_ylim(*_limits(scales, batch_size))
-    top.set_ylabel("noise scale tr Σ/|G|²\n(transitions, 95 % interval)")
+    top.set_ylabel(f"noise scale tr Σ/|G|²\n({unit}, 95 % interval)")
     top.legend(fontsize=9, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
-    _draw_return(bottom, records)
+    _draw_measure(bottom, records, measure)
+    bottom.set_xlabel(unit)
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -66,11 +79,11 @@ def _draw_noise_scale(axes: Axes, measured: Sequence[Record], loss: str, place: 
     drawn: list[NoiseScale] = []
     colour = COLOURS.get(loss, f"C{place}")
     for window in _windows(measured):
-        (transitions,) = columns(window, "progress/transitions")
+        (examples,) = columns(window, EXAMPLES)
         scale = noise_scale(History.from_records(window).moments(loss))
         if scale.state == "undetermined":
             continue
-        x = transitions.mean() + (place - 1) * 0.12 * (np.ptp(transitions) or 0.2 * transitions.mean())
+        x = examples.mean() + (place - 1) * 0.12 * (np.ptp(examples) or 0.2 * examples.mean())
         _draw_interval(axes, x, scale, colour)
         drawn.append(scale)
     axes.plot([], [], "o-", color=colour, linewidth=2, label=loss if drawn else f"{loss}: undetermined")
@@ -106,13 +119,15 @@ def _windows(measured: Sequence[Record]) -> list[Sequence[Record]]:
     return [measured[a:b] for a, b in pairwise(edges) if b > a]
 
 
-def _draw_return(axes: Axes, records: Sequence[Record]) -> None:
-    transitions, returns = columns(records, "progress/transitions", "rollout/episode_return")
-    axes.plot(transitions, returns, color="#444444")
-    axes.set_xlim(0, 1.03 * np.nanmax(transitions) if np.isfinite(transitions).any() else None)
-    if not np.isfinite(returns).any():
-        axes.text(0.5, 0.5, "no game has ended yet", ha="center", va="center", transform=axes.transAxes)
+def _draw_measure(axes: Axes, records: Sequence[Record], measure: str) -> None:
+    examples, values = columns(records, EXAMPLES, measure)
+    axes.plot(examples, values, color="#444444")
+    axes.set_xlim(0, 1.03 * np.nanmax(examples) if np.isfinite(examples).any() else None)
+    if not np.isfinite(values).any():
+        what = "no game has ended yet" if measure == RETURN else "not evaluated yet"
+        axes.text(0.5, 0.5, what, ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
-    axes.set_ylabel("episode return\n(mean of last 100)")
-    axes.set_xlabel("transitions")
+    elif measure != RETURN:
+        axes.set_yscale("log")
+    axes.set_ylabel(MEASURES[measure] + ("\n(mean of last 100)" if measure == RETURN else ""))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from rlgns.goals import MEASURES, Reached, goals_of
 from rlgns.outcomes import Outcome
@@ -84,13 +83,9 @@ class Follower:
 def budget(run: Path) -> float | None:
     """Examples that a run may consume, if its configuration tells."""
     try:
-        options: Mapping[str, Any] = json.loads((run / CONFIG).read_text())["options"]
-    except (OSError, ValueError, KeyError):
+        return float(json.loads((run / CONFIG).read_text())["max_examples"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    total = options.get("total_transitions")
-    if total is None and options.get("max_steps") and options.get("batch_size"):
-        total = options["max_steps"] * options["batch_size"]
-    return None if total is None else float(total)
 
 
 def is_hopeless(

@@ -2,9 +2,10 @@
 
 For any `torch.nn.Module` and losses given as per-example terms: the Gram matrices of the K group gradients, for every
 loss and layer, at the same parameters and before clipping. Two ways give the same matrices. Micro-batches, here, work
-for every model: one forward a group, one backward a loss. `layer_products` need a model of Linear and Conv2d layers and
-one forward. A measurement leaves no trace: `.grad`, buffers and random generators are as before. `group_backward` is
-the backward of training itself, with the measurement of the loss that is trained at next to no cost.
+for every model: one forward a group, one backward a loss. `layer_products` need a model of Linear, Conv2d and
+ChannelAffine layers and one forward. A measurement leaves no trace: `.grad`, buffers and random generators are as
+before. `group_backward` is the backward of training itself, with the measurement of the loss that is trained at next to
+no cost.
 
 Source: McCandlish et al. 2018, arXiv:1812.06162.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -109,6 +111,8 @@ def group_backward(
     groups: Tensor | NDArray[np.int64],
     *,
     measure: bool = True,
+    unit_size: int = 1,
+    at_once: int | None = None,
     ranks: Ranks = ALONE,
 ) -> GradientMoments | None:
     """The backward of the loss that is trained, `terms(all).mean().backward()`, and the moments of its gradient.
@@ -117,27 +121,33 @@ def group_backward(
     terms    maps indices [n] of examples to the loss's per-example terms [n]
     groups   [K, b] indices of all examples of the batch, from `rlgns.grouping`
     measure  False: the same `.grad`, bit by bit, and no moments
+    unit_size  examples that an index stands for, if it stands for several: a sequence's tokens
+    at_once  indices that go through the model at once; of more, each group goes on its own, in parts where it has to
     ranks    processes with as many groups each: `.grad` are this rank's (average them), the moments those of all groups
 
     About 1.1 times the cost of a plain forward and backward for models of Linear and Conv2d layers; all other models go
     through forward and backward group by group.
     """
     index = torch.as_tensor(groups)
-    if layers_cover(model):
+    if (at_once is None or index.numel() <= at_once) and layers_cover(model):
         try:
             grams = layer_backward(model, terms, index, measure, ranks)
         except NotCalledOnceError:
             pass
         else:
-            return grams.moments(TRAINED) if grams else None
-    _, gradients = _gradients_of_groups(model, lambda chunk: {TRAINED: terms(chunk)}, index)
+            return replace(grams, group_size=unit_size * index.shape[1]).moments(TRAINED) if grams else None
+    chunk_size = min(at_once or CHUNK_SIZE, CHUNK_SIZE)
+    _, gradients = _gradients_of_groups(model, lambda chunk: {TRAINED: terms(chunk)}, index, chunk_size)
     layers: dict[str, Tensor] = {}
     for (name, parameter), rows in zip(_measured(model).items(), gradients, strict=True):
         if measure:
             _add(layers, name, gram_of_rows(rows, 1, ranks))
         add_gradient(parameter, torch.stack(rows).sum(0).view_as(parameter) / index.numel())
         rows.clear()
-    return group_grams_of((TRAINED,), layers, index.shape[1]).moments(TRAINED) if measure else None
+    if not measure:
+        return None
+    grams = group_grams_of((TRAINED,), layers, index.shape[1])
+    return replace(grams, group_size=unit_size * index.shape[1]).moments(TRAINED)
 
 
 def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:
@@ -205,7 +215,7 @@ def _micro_batches(
 
 
 def _gradients_of_groups(
-    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor
+    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, chunk_size: int = CHUNK_SIZE
 ) -> tuple[tuple[str, ...], list[list[Tensor]]]:
     """The losses' names and, by parameter, the L·K flat gradients of the sums over groups.
 
@@ -216,7 +226,7 @@ def _gradients_of_groups(
     losses: tuple[str, ...] = ()
     gradients: list[list[Tensor]] = []
     for k, group in enumerate(groups):
-        for chunk in group.split(CHUNK_SIZE):
+        for chunk in group.split(chunk_size):
             batch = checked_terms(terms(chunk), len(chunk))
             losses = tuple(batch)
             if not gradients:

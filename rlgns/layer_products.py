@@ -1,7 +1,7 @@
-"""Products of group gradients from one forward for all groups, for models of Linear and Conv2d layers.
+"""Products of group gradients from one forward for all groups, for models of Linear, Conv2d and ChannelAffine layers.
 
 The backward of each loss stops at the layers' outputs. With x the inputs of a layer and δ the gradients at its outputs,
-the products of Linear gradients follow from those of x and δ alone; a convolution has few weights, so its group
+the products of Linear gradients follow from those of x and δ alone; the other layers have few weights, so their group
 gradients are made. Their mean is the gradient that training needs: measuring the loss that is trained costs next to
 nothing. Every parameter must be used through its layer, every layer called once with the whole batch.
 
@@ -20,21 +20,23 @@ from torch.nn.grad import conv2d_weight
 
 from rlgns.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
 from rlgns.measurements import TRAINED
+from rlgns.normalisation import ChannelAffine
 from rlgns.parallel import ALONE, Ranks
 
 
 def layers_cover(model: nn.Module) -> bool:
-    """Whether every measured parameter belongs to one Linear or plain Conv2d layer, and nothing couples examples.
+    """Whether every measured parameter belongs to one Linear, plain Conv2d or ChannelAffine layer.
 
-    Old-style weight and spectral norm leave the layer's type alone and rename its parameters. A layer's own hooks may
-    change what it takes, gives or is given back.
+    And nothing couples examples beyond their group, as torch's own batch normalisation does. Old-style weight and
+    spectral norm leave the layer's type alone and rename its parameters. A layer's own hooks may change what it takes,
+    gives or is given back.
     """
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         by_name = dict(module.named_parameters(recurse=False))
         parameters = set(by_name.values())
         own = {p for p in parameters if p.requires_grad}
-        plain = type(module) is nn.Linear or (
+        plain = type(module) in (nn.Linear, ChannelAffine) or (
             type(module) is nn.Conv2d
             and module.groups == 1
             and module.padding_mode == "zeros"
@@ -60,11 +62,14 @@ class NotCalledOnceError(ValueError):
     """A layer sees the batch in parts or more than once, so its output does not tell the group gradients."""
 
 
+Layer = nn.Linear | nn.Conv2d | ChannelAffine
+
+
 class LayerCalls:
     """What one forward leaves behind at every layer: its inputs, and where the gradients of its outputs arrive."""
 
     def __init__(self, model: nn.Module) -> None:
-        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, Layer)}
         self.layers = {name: m for name, m in layers.items() if any(p.requires_grad for p in m.parameters())}
         self.inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
@@ -127,7 +132,7 @@ def layer_products(
         if isinstance(layer, nn.Linear):
             products[name] = _linear_products(x, of_losses, layer, K, ranks)
         else:
-            rows = [_joined(_conv_gradients(x, error, layer, K)) for error in of_losses]
+            rows = [_joined(_group_gradients(x, error, layer, K)) for error in of_losses]
             products[name] = gram_of_rows(torch.cat(rows), len(batch), ranks)
     return group_grams_of(tuple(batch), products, b)
 
@@ -153,7 +158,7 @@ def layer_backward(
             if measure:
                 products[name] = _linear_products(x, [error], layer, K, ranks)
         else:
-            by_group = _conv_gradients(x, error, layer, K)
+            by_group = _group_gradients(x, error, layer, K)
             gradients = tuple(of_groups.sum(0) for of_groups in by_group)
             if measure:
                 products[name] = gram_of_rows(_joined(by_group), 1, ranks)
@@ -186,8 +191,12 @@ def _linear_gradient(x: Tensor, error: Tensor, layer: nn.Linear) -> Gradients:
     return (weight,) if layer.bias is None else (weight, error.sum(0))
 
 
-def _conv_gradients(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> Gradients:
+def _group_gradients(x: Tensor, error: Tensor, layer: nn.Conv2d | ChannelAffine, K: int) -> Gradients:
     """Those of the sum over each group, [K, …]."""
+    if isinstance(layer, ChannelAffine):
+        of_examples = (x.to(error.dtype) * error).flatten(2).sum(2), error.flatten(2).sum(2)
+        weight, bias = (one.view(K, -1, one.shape[1]).sum(1) for one in of_examples)
+        return weight, bias
     batches = zip(x.to(error.dtype).chunk(K), error.chunk(K), strict=True)
     shape, how = layer.weight.shape, (layer.stride, layer.padding, layer.dilation)
     weight = torch.stack([conv2d_weight(inputs, shape, delta, *how) for inputs, delta in batches])  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ everything here can be recomputed from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from rlgns.estimators import GradientMoments
@@ -68,6 +68,16 @@ class History:
         both = both if last is None else both[-last:]
         by_transition = sum(m[other].trace_covariance for m in both)
         return sum(m[loss].trace_covariance for m in both) / by_transition if by_transition > 0 else math.nan
+
+
+def last_half(moments: Sequence[Moments]) -> list[Moments]:
+    """The last of them that make up half of the updates that were measured, at least one."""
+    counts = [one.count if isinstance(one, PooledMoments) else 1 for one in moments]
+    left, start = sum(counts) // 2, len(moments)
+    while start > 0 and counts[start - 1] <= left:
+        start -= 1
+        left -= counts[start]
+    return list(moments[min(start, len(moments) - 1) :])
 
 
 def record_of(measurement: Measurement) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 The paper predicts from one well-tuned run. Here it is the run at the best learning rate of the batch size nearest the
 geometric middle of those tried, all of its seeds pooled: of the tuned runs the most typical one. The noise scale grows
-while a run learns, so it is taken over the last measurements before the goal was reached, and beside it over all of
+while a run learns, so it is taken over the second half of the updates that led to the goal, and beside it over all of
 them.
 """
 
@@ -12,14 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlgns.measurements import TRAINED, History
+from rlgns.measurements import TRAINED, History, last_half
 from rlgns.outcomes import STEPS, Outcome
 from rlgns.points import Point
 from rlgns.records import Record
 from rlgns.statistics import Moments, NoiseScale, PooledMoments, noise_scale
-
-WINDOW = 64
-"""Measurements of each run that "the last before the goal" means."""
 
 LOSSES = (TRAINED, "total", "loss", "policy", "value")
 """The trained loss first: what a prediction is told by."""
@@ -31,7 +28,7 @@ class Prediction:
 
     level  of the goal
     fixed  the dimension that the fit holds fixed; None by batch size
-    late   over the last measurements before the goal was reached
+    late   over the second half of the measured updates before the goal was reached
     whole  over all of them
     batch_size, shape, learning_rate, num_runs  of the runs that were measured
     """
@@ -65,29 +62,23 @@ NUM_STRETCHES = 6
 MIN_RECORDS = 4
 
 
-def predictions_of(
-    points: Sequence[Point], fixed: int | None = None, window: int = WINDOW, confidence: float = 0.95
-) -> list[Prediction]:
+def predictions_of(points: Sequence[Point], fixed: int | None = None, confidence: float = 0.95) -> list[Prediction]:
     """The noise scale by loss, the trained loss first; none if no run that reached the goal was measured.
 
     points  the best ones of one goal
     fixed   what is the same in all of them
-    window  measurements of each run that `late` is pooled over
     """
     point, _, known = _measured(points)
     if point is None:
         return []
-
-    def pooled(by_run: Sequence[Sequence[Moments]], last: int) -> NoiseScale:
-        return noise_scale([one for run in by_run for one in run[-last:]], confidence)
 
     return [
         Prediction(
             level=point.level,
             fixed=fixed,
             loss=loss,
-            late=pooled(by_run, window),
-            whole=pooled(by_run, max(map(len, by_run))),
+            late=noise_scale([one for run in by_run for one in last_half(run)], confidence),
+            whole=noise_scale([one for run in by_run for one in run], confidence),
             batch_size=point.batch_size,
             shape=point.shape,
             learning_rate=point.learning_rate,

@@ -79,7 +79,7 @@ def open_sinks(
     """The records file and, unless disabled, W&B; config.json is written between the two, with the run's id.
 
     options     all that the run was told, in plain values by name; `wandb`, `wandb_project` … say how W&B has it
-    told        what follows from them and the machine: task, unit, goal_measure, batch_size, device, …
+    told        what follows from them and the machine: task, unit, goal_measure, batch_size, max_examples, …
     group       W&B's, unless the options name one
     resumed_at  the update of the checkpoint that the run goes on from
     """

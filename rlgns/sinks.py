@@ -8,18 +8,16 @@ functions: importing it is instant, and a disabled run never loads wandb. Of sev
 """
 
 import os
-import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
+from rlgns.network import is_reachable
 from rlgns.records import RecordWriter, plain
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ Mode = Literal["online", "offline", "disabled"]
 Say = Callable[[str], None]
 
 TRANSITIONS, EXAMPLES = "progress/transitions", "progress/examples"
-CONNECT_TIMEOUT = 3.0  # seconds for a TCP connection to one address of the server
 INIT_TIMEOUT = 20.0  # seconds for a server that accepts connections and does not answer
 
 
@@ -265,29 +262,9 @@ def _obstacle() -> str:
     except AuthenticationError as error:  # what is configured cannot be a key
         return str(error)
     proxies = {"http": settings.http_proxy, "https": settings.https_proxy}
-    if _is_reachable(settings.base_url, {k: v for k, v in proxies.items() if v} or getproxies()):
+    if is_reachable(settings.base_url, {k: v for k, v in proxies.items() if v} or getproxies()):
         return ""
     return f"no connection to {settings.base_url}"
-
-
-def _is_reachable(url: str, proxies: Mapping[str, str]) -> bool:
-    """Whether the server, or the proxy on the way to it, accepts a TCP connection."""
-    target = urlsplit(url)
-    proxy = proxies.get(target.scheme)
-    if proxy and not proxy_bypass(target.hostname or ""):
-        target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
-    connected = threading.Event()
-
-    def connect() -> None:
-        with suppress(OSError), socket.create_connection(address, CONNECT_TIMEOUT):
-            connected.set()
-
-    # A thread, because looking up a name knows no timeout; three times, because a name may have several addresses.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(3 * CONNECT_TIMEOUT)
-    return connected.is_set()
 
 
 def _teardown() -> None:

@@ -18,7 +18,7 @@ from rlgns.goal_fits import Dimension, GoalFit, LearningRateFit, fit_goals, fit_
 from rlgns.goals import level_in_words
 from rlgns.outcomes import Outcome
 from rlgns.points import Point, best_points, by_difficulty, of_one_task, without_duplicates
-from rlgns.predictions import WINDOW, Prediction, predictions_of
+from rlgns.predictions import Prediction, predictions_of
 from rlgns.statistics import NoiseScale
 
 __all__ = [
@@ -109,12 +109,12 @@ def study_of(
 
 
 def noise_scales(
-    outcomes: Sequence[Outcome], levels: Sequence[float] = (), window: int = WINDOW, confidence: float = 0.95
+    outcomes: Sequence[Outcome], levels: Sequence[float] = (), confidence: float = 0.95
 ) -> list[Prediction]:
     """What the noise scale predicts at each goal (all by default), by loss; see `predictions`."""
     goals = levels or sorted({goal for run in outcomes for goal in run.goals})
     by_batch_size = [fit for goal in goals for fit in fit_goals(outcomes, "batch_size", goal, confidence)]
-    return [one for fit in by_batch_size for one in predictions_of(fit.points, None, window, confidence)]
+    return [one for fit in by_batch_size for one in predictions_of(fit.points, None, confidence)]
 
 
 def _rate(runs: Sequence[Outcome], goal: float) -> LearningRateFit | None:

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlgns.goals import GoalTracker
-from rlgns.measurements import History
+from rlgns.measurements import History, last_half
 from rlgns.statistics import NoiseScale, in_words, noise_scale
 
 UNDETERMINED = "undetermined"
 
 
 def estimates(history: History, losses: Sequence[str]) -> dict[str, dict[str, NoiseScale]]:
-    """Noise scales by window ("late": the last half of a loss's measurements, "whole") and loss."""
+    """Noise scales by window ("late": the last half of the measured updates, "whole") and loss."""
     found: dict[str, dict[str, NoiseScale]] = {"late": {}, "whole": {}}
     for loss in losses:
         if moments := history.moments(loss):
-            found["late"][loss] = noise_scale(moments[-max(1, len(moments) // 2) :])
+            found["late"][loss] = noise_scale(last_half(moments))
             found["whole"][loss] = noise_scale(moments)
     return found
 
@@ -44,16 +44,23 @@ def summary_numbers(history: History, losses: Sequence[str], batch_size: int) ->
     return numbers
 
 
-def summary_lines(history: History, losses: Sequence[str], *, num_envs: int, num_steps: int, unit: str) -> list[str]:
-    """The closing words, a line each."""
+def summary_lines(
+    history: History, losses: Sequence[str], *, shape: Sequence[int], unit: str, examples: str = "transitions"
+) -> list[str]:
+    """The closing words, a line each.
+
+    shape     factors of the batch size: environments and steps, sequences and tokens, or images alone
+    unit      what is independent of each other
+    examples  what an example is called
+    """
     losses = [loss for loss in losses if history.moments(loss)]
     if not losses:
         return ["The noise scale was not measured in this run."]
     by_window = estimates(history, losses)
     late, whole = by_window["late"], by_window["whole"]
-    batch_size = num_envs * num_steps
+    batch_size = math.prod(shape)
     lines = [
-        f"Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by {unit}",
+        f"Gradient noise scale tr Σ/|G|² in {examples}, 95 % intervals, by {unit}",
         f"  {'loss':8}{'second half of the run':30}{'whole run':30}{'design effect':>13}{'measurements':>14}",
     ]
     for loss in losses:
@@ -61,7 +68,8 @@ def summary_lines(history: History, losses: Sequence[str], *, num_envs: int, num
         effect_words = f"{effect:.1f}" if math.isfinite(effect) else "–"
         number = f"{whole[loss].num_measurements:,}"
         lines.append(f"  {loss:8}{late[loss]!s:30}{whole[loss]!s:30}{effect_words:>13}{number:>14}")
-    lines.append(f"This run's batch is {num_envs} × {num_steps} = {batch_size:,} transitions:")
+    product = f"{' × '.join(map(str, shape))} = " if len(shape) > 1 else ""
+    lines.append(f"This run's batch is {product}{batch_size:,} {examples}:")
     lines += [f"  {loss:8}{_standing(_latest_known(late[loss], whole[loss]), batch_size)}" for loss in losses]
     unknown = [f"  {loss:8}{_missing(late[loss])}" for loss in losses if late[loss].state != "interval"]
     if unknown:

@@ -1,6 +1,7 @@
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.image
@@ -10,7 +11,10 @@ from oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
 from rlgns.figures import _limits, _windows, noise_scale_figure
+from rlgns.goals import RETURN
 from rlgns.measurements import record_of
+
+draw = partial(noise_scale_figure, measure=RETURN, batch_size=2048)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -21,7 +25,7 @@ def run(policy: float, value: float, n: int = 80, every: int = 3) -> list[dict]:
     records: list[dict] = []
     for update in range(n * every):
         growth = 10 ** (update / (n * every))
-        record = {"progress/transitions": 2048 * (update + 1), "rollout/episode_return": None}
+        record = {"progress/examples": 2048 * (update + 1), "rollout/episode_return": None}
         if update > 10:
             record["rollout/episode_return"] = 20 * growth + rng.normal()
         if update % every == 0:
@@ -48,7 +52,7 @@ CASES = {
     "lower bounds": run(30_000, 300, n=60),
     "one measurement": run(300, 30, n=1),
     "undetermined": UNDETERMINED,
-    "nothing measured": [{"progress/transitions": 2048, "rollout/episode_return": 1.0}],
+    "nothing measured": [{"progress/examples": 2048, "rollout/episode_return": 1.0}],
     "no records": [],
 }
 
@@ -62,7 +66,7 @@ def texts(path: Path) -> str:
 def test_a_figure_is_written_as_readable_png_and_svg(tmp_path, case):
     paths = [tmp_path / "noise_scale.png", tmp_path / "noise_scale.svg"]
     losses = ["policy"] if case == "undetermined" else ["policy", "value", "total"]
-    noise_scale_figure(CASES[case], losses, title="ppo on Breakout, seed 1", batch_size=2048, paths=paths)
+    draw(CASES[case], losses, title="ppo on Breakout, seed 1", paths=paths)
     image = matplotlib.image.imread(paths[0])
     assert image.shape[0] >= 600
     assert image.shape[1] >= 1000
@@ -74,14 +78,14 @@ def test_a_figure_is_written_as_readable_png_and_svg(tmp_path, case):
 
 def test_a_loss_of_which_nothing_is_known_is_named_as_undetermined(tmp_path):
     path = tmp_path / "figure.svg"
-    noise_scale_figure(UNDETERMINED, ["policy"], title="", batch_size=2048, paths=[path])
+    draw(UNDETERMINED, ["policy"], title="", paths=[path])
     assert "policy: undetermined" in texts(path)
 
 
 def test_the_same_records_give_the_same_picture(tmp_path):
     images = []
     for name in ("a.png", "b.png"):
-        noise_scale_figure(CASES["intervals"], ["policy"], title="t", batch_size=2048, paths=[tmp_path / name])
+        draw(CASES["intervals"], ["policy"], title="t", paths=[tmp_path / name])
         images.append(matplotlib.image.imread(tmp_path / name))
     assert np.array_equal(*images)
 
@@ -98,7 +102,7 @@ def test_every_bound_and_arrow_lies_inside_the_axes(tmp_path, monkeypatch):
     monkeypatch.setattr("rlgns.figures.Figure.savefig", lambda self, path, **_: drawn.setdefault("figure", self))
     for case in ("intervals", "lower bounds", "one measurement"):
         drawn.clear()
-        noise_scale_figure(CASES[case], ["policy", "value"], title="", batch_size=2048, paths=[tmp_path / "x"])
+        draw(CASES[case], ["policy", "value"], title="", paths=[tmp_path / "x"])
         axes = drawn["figure"].axes[0]
         low, high = axes.get_ylim()
         shown = [y for line in axes.lines for y in line.get_ydata() if math.isfinite(y)]

@@ -60,16 +60,10 @@ def test_a_run_that_began_anew_is_read_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "examples"),
-    [
-        ({"total_transitions": 1000}, 1000),
-        ({"max_steps": 10, "batch_size": 64}, 640),
-        ({"max_steps": 10}, None),
-        ({}, None),
-    ],
+    ("config", "examples"), [({"max_examples": 1000}, 1000), ({"max_examples": None}, None), ({}, None)]
 )
-def test_the_budget_is_that_of_the_configuration(options, examples, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"options": options}))
+def test_the_budget_is_that_of_the_configuration(config, examples, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
     assert budget(tmp_path) == examples
     append(tmp_path, progress(5, 64))
     follower = Follower(tmp_path)

@@ -18,6 +18,7 @@ import pytest
 from wandb_log import WandbLog, read_wandb_log
 from wandb_server import wandb_server
 
+import rlgns.network
 import rlgns.sinks
 from rlgns.records import columns, read_records
 from rlgns.sinks import JsonLines, WandbOptions, WandbSink, open_wandb
@@ -411,7 +412,7 @@ def test_a_server_behind_a_proxy_counts_as_reachable_when_the_proxy_is(monkeypat
         server = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxies = {"http": f"127.0.0.1:{proxy.getsockname()[1]}"}
-        assert not rlgns.sinks._is_reachable(server, {})
-        assert rlgns.sinks._is_reachable(server, proxies)
+        assert not rlgns.network.is_reachable(server, {})
+        assert rlgns.network.is_reachable(server, proxies)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        assert not rlgns.sinks._is_reachable(server, proxies)
+        assert not rlgns.network.is_reachable(server, proxies)

@@ -356,7 +356,7 @@ def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(
     assert 300 < five.whole.point < 300 * 3**0.18
 
 
-def test_the_late_noise_scale_is_that_of_the_last_window_of_every_seed(tmp_path):
+def test_the_late_noise_scale_is_that_of_the_second_half_of_every_seed(tmp_path):
     def stepped(share):
         return {"total": moments_of(100 if share < 0.5 else 400, 80)}
 
@@ -366,11 +366,10 @@ def test_the_late_noise_scale_is_that_of_the_last_window_of_every_seed(tmp_path)
             moments=stepped, num_records=40,
         )  # fmt: skip
     runs = outcomes_of([tmp_path])
-    (narrow,) = noise_scales(runs, window=10)
-    (wide,) = noise_scales(runs, window=1000)
-    assert narrow.late.point == pytest.approx(400)
-    assert narrow.late.num_measurements == 20
-    assert wide.late.point == narrow.whole.point == pytest.approx(250, rel=0.03)
+    (found,) = noise_scales(runs)
+    assert found.late.point == pytest.approx(400)
+    assert found.late.num_measurements == 40
+    assert found.whole.point == pytest.approx(250, rel=0.03)
 
 
 def test_the_noise_scale_comes_from_runs_that_were_measured_and_reached_the_goal(tmp_path):

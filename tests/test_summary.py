@@ -25,7 +25,7 @@ HOPELESS = moments(-10, 2)  # |G|² clear below zero
 
 
 def lines(**losses: GradientMoments) -> list[str]:
-    return summary_lines(history(**losses), tuple(losses), num_envs=16, num_steps=128, unit="environment")
+    return summary_lines(history(**losses), tuple(losses), shape=(16, 128), unit="environment")
 
 
 def line(text: list[str], start: str, nth: int = 0) -> str:
@@ -111,14 +111,14 @@ def test_the_design_effect_stands_beside_the_loss_that_has_one():
 
 
 def test_by_transition_is_called_a_lower_bound():
-    text = summary_lines(history(policy=KNOWN, value=KNOWN), ["policy"], num_envs=1, num_steps=2048, unit="transition")
+    text = summary_lines(history(policy=KNOWN, value=KNOWN), ["policy"], shape=(1, 2048), unit="transition")
     assert "by transition" in text[0]
     assert "a lower bound" in text[-1]
     assert "a lower bound" not in lines(policy=KNOWN, value=KNOWN)[-1]
 
 
 def test_a_run_without_measurements_says_so():
-    empty = summary_lines(History(), ["policy"], num_envs=16, num_steps=128, unit="environment")
+    empty = summary_lines(History(), ["policy"], shape=(16, 128), unit="environment")
     assert empty == ["The noise scale was not measured in this run."]
     assert summary_numbers(History(), ["policy"], 2048)["noise/num_measurements"] == 0
 

@@ -428,11 +428,11 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(monkeypatch):
     seconds = iter([0.0, 5.0, 10.0, 10.0, 15.0, 21.0, 21.0])
     monkeypatch.setattr(rlgns.console.time, "monotonic", lambda: next(seconds))
     stream = io.StringIO()
-    with ProgressDisplay(10_000, stream) as display:  # at 0
+    with ProgressDisplay(10_000, "transitions", stream) as display:  # at 0
         for transitions in (100, 2000, 3000, 4000):  # at 5, 10, 15, 21
-            display.show(Status(transitions, 100.0, 12.34 if transitions > 2000 else None, "policy 50 [20, ∞)"))
+            display.show(Status(transitions, 100.0, "return 12.3", "policy 50 [20, ∞)"))
     assert stream.getvalue().splitlines() == [
-        "2,000/10,000 · 100 transitions/s · no episode yet · noise scale policy 50 [20, ∞) · 0:01:20 left",
+        "2,000/10,000 · 100 transitions/s · return 12.3 · noise scale policy 50 [20, ∞) · 0:01:20 left",
         "4,000/10,000 · 100 transitions/s · return 12.3 · noise scale policy 50 [20, ∞) · 0:01:00 left",
     ]
 

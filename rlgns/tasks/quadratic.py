@@ -155,6 +155,7 @@ def _progress(step: int, batch_size: int, seconds: float) -> Record:
 
 def _open_sinks(config: QuadraticConfig, directory: RunDirectory) -> list[Sink]:
     told = {"task": "quadratic", "unit": "examples", "goal_measure": "train/loss", "batch_size": config.batch_size}
+    told["max_examples"] = config.max_steps * config.batch_size
     return open_sinks(directory, as_mapping(config), told, group="quadratic", say=print)
 
 

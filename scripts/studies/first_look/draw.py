@@ -4,6 +4,7 @@ python scripts/studies/first_look/draw.py
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from agents.measuring import LOSSES
 from rlgns.figures import noise_scale_figure
+from rlgns.goals import RETURN
 from rlgns.measurements import BY_TRANSITION, History
 from rlgns.records import columns, read_records
 from rlgns.summary import summary_lines
@@ -24,17 +26,17 @@ HERE = Path(__file__).parent
 def main() -> None:
     """One figure and one table a run."""
     for run in sorted(path.parent for path in HERE.glob("*/metrics.jsonl.gz")):
-        records = read_records(run / "metrics.jsonl.gz")
+        records = [
+            {**record, "progress/examples": record["progress/transitions"]}
+            for record in read_records(run / "metrics.jsonl.gz")
+        ]
         options = json.loads((run / "config.json").read_text())["options"]
-        shape = {name: options[name] for name in ("num_envs", "num_steps", "unit")}
-        batch_size = shape["num_envs"] * shape["num_steps"]
-        title = f"{options['algo'].upper()} on {options['game']}, {shape['num_envs']} × {shape['num_steps']}"
+        shape = options["num_envs"], options["num_steps"]
+        title = f"{options['algo'].upper()} on {options['game']}, {shape[0]} × {shape[1]}, seed {options['seed']}"
         paths = [run / "noise_scale.png"]
-        noise_scale_figure(
-            records, LOSSES, title=f"{title}, seed {options['seed']}", batch_size=batch_size, paths=paths
-        )
+        noise_scale_figure(records, LOSSES, title=title, measure=RETURN, batch_size=math.prod(shape), paths=paths)
         print(title)
-        print("\n".join(summary_lines(History.from_records(records), LOSSES, **shape)))
+        print("\n".join(summary_lines(History.from_records(records), LOSSES, shape=shape, unit=options["unit"])))
         _print_units(History.from_records(records))
         _print_learning(*columns(records, "progress/transitions", "rollout/episode_return", "time/seconds"))
 

@@ -1,0 +1,114 @@
+"""Batch normalisation over a stated number of examples, whatever the batch.
+
+Batch normalisation couples the examples that it takes its mean and variance of. Here these are `batch_size` consecutive
+ones (Goyal et al. 2017, arXiv:1706.02677, keep it at 32, one GPU's share; "ghost batches" of Hoffer et al. 2017), so
+that the loss does not change with the batch, and groups of whole such stretches are independent of each other: their
+gradients may be compared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Σ over all ranks, through which every rank's loss reaches every rank's terms."""
+
+    @staticmethod
+    def forward(context: Any, terms: Tensor) -> Tensor:
+        total = terms.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return _SumOverRanks.forward(context, gradient)
+
+
+class ChannelAffine(nn.Module):
+    """γx + β by channel."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, C, …]."""
+        shape = (-1, *[1] * (x.dim() - 2))
+        return x * self.weight.view(shape) + self.bias.view(shape)
+
+
+class GroupBatchNorm(nn.Module):
+    """Batch normalisation of [n, C, H, W] over consecutive stretches of `batch_size` examples; 0: over all ranks'.
+
+    For evaluation it uses the stretches' statistics in exponential means, corrected for their short beginning.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, num_channels: int, batch_size: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.batch_size, self.momentum, self.eps = batch_size, momentum, eps
+        self.affine = ChannelAffine(num_channels)
+        self.register_buffer("mean", torch.zeros(num_channels))
+        self.register_buffer("variance", torch.zeros(num_channels))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised batch. Raises ValueError in training on a batch that is not made of whole stretches."""
+        if not self.training:
+            x = F.batch_norm(x, *self.statistics(), eps=self.eps)
+        elif self.batch_size == 0:
+            x = self._over_all_ranks(x)
+        else:
+            x = self._by_stretch(x)
+        normalised: Tensor = self.affine(x)
+        return normalised
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance by channel that evaluation uses; 0 and 1 before any training."""
+        weight = 1 - (1 - self.momentum) ** self.count
+        known = self.count > 0
+        return torch.where(known, self.mean / weight, 0), torch.where(known, self.variance / weight, 1)
+
+    def forget(self) -> None:
+        """Begin the means anew: the statistics of other parameters are of no use."""
+        for buffer in (self.mean, self.variance, self.count):
+            buffer.zero_()
+
+    def _by_stretch(self, x: Tensor) -> Tensor:
+        size = min(self.batch_size, len(x))
+        if len(x) % size:
+            raise ValueError(
+                f"a batch of {len(x)} cannot be normalised {size} by {size}; use a multiple, or another --bn-batch-size"
+            )
+        parts = [self._normalised(part) for part in torch.split(x, size)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _normalised(self, part: Tensor) -> Tensor:
+        self.count += 1
+        return F.batch_norm(part, self.mean, self.variance, training=True, momentum=self.momentum, eps=self.eps)
+
+    def _over_all_ranks(self, x: Tensor) -> Tensor:
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return self._normalised(x)
+        size = x.new_tensor([x.numel() // x.shape[1]])
+        sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), size])
+        total: Tensor = _SumOverRanks.apply(sums)  # type: ignore[no-untyped-call]
+        mean, square = (total[:-1] / total[-1]).chunk(2)
+        variance = square - mean * mean
+        with torch.no_grad():
+            self.count += 1
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(variance * (total[-1] / (total[-1] - 1)), self.momentum)
+        shape = (1, -1, 1, 1)
+        normalised: Tensor = (x - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        return normalised

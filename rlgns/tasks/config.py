@@ -1,0 +1,285 @@
+"""What the training of a supervised task can be told, and each task's own defaults.
+
+Free of torch, so that `--help` and bad input are answered at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from rlgns.flags import as_mapping, flag, from_mapping, parse_flags, read_yaml, take_option
+
+Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lars", "lamb"]
+
+MAX_NUM_GROUPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig:
+    """Train a supervised task and measure the gradient noise scale while training."""
+
+    # What to train on
+    dataset: str | None = None
+    """Data set of the Hugging Face hub; where it is cached no network is needed."""
+    dataset_config: str | None = None
+    """Its configuration, where it has several."""
+    data_dir: Path | None = None
+    """Directory with the data instead: parquet files, a folder of images by class, or text files."""
+    num_train: int | None = None
+    """Train on the first so many examples [all]."""
+    num_test: int | None = None
+    """Test on the first so many examples [all]."""
+    image_size: int = 32
+    """Pixels to a side; other images are scaled and cut."""
+    goals: tuple[float, ...] = ()
+    """Levels of the loss, or error, to reach; what each took is recorded, and the run ends at the last."""
+    goal_on: Literal["train", "test"] = "train"
+    """Which examples the goals are about [train: McCandlish et al. 2018]."""
+    goal_measure: Literal["loss", "error"] = "loss"
+    """What the goals are levels of: the mean loss, or the share of wrong answers."""
+    max_epochs: float = 10.0
+    """Passes over the training examples after which the run ends in any case."""
+    max_steps: int | None = None
+    """Updates after which it ends, if that is sooner."""
+    evaluation_examples: int = 1000
+    """Training examples, always the same, and test examples at most, that loss and error are evaluated on."""
+    evaluation_growth: float = 0.05
+    """Updates from one evaluation to the next, as a share of those made; never fewer than so many examples' worth."""
+    seed: int = 0
+    """Seed of the parameters and of the order of the examples."""
+
+    # The batch
+    batch_size: int = 128
+    """Examples behind one update: images, or sequences of text."""
+    micro_batch_size: int | None = None
+    """Examples that go through the network at once; gradients add up to the same [all that fit: 2,048 or a group]."""
+
+    # The rule by which it learns
+    optimizer: Optimizer = "sgd"
+    """sgd, momentum, nesterov, rmsprop, adam, adamw, lars (1708.03888) or lamb (1904.00962)."""
+    learning_rate: float = 0.1
+    """Step size at the reference batch size; at every one, if nothing scales it."""
+    lr_batch_scale: float = 0.0
+    """B* of the rate learning_rate/(1 + B*/B)^α; 0: the same at every batch size [McCandlish 2018]."""
+    lr_batch_exponent: float = 1.0
+    """α of that rate [1 for SGD, ½ for Adam and RMSProp: McCandlish 2018]."""
+    lr_scaling: Literal["none", "sqrt", "linear"] = "none"
+    """Rate times (B/reference)^½ [Krizhevsky 2014; LAMB] or B/reference [Goyal et al. 2017]."""
+    reference_batch_size: int = 256
+    """Batch size that learning_rate is meant for, where the rate is scaled [256: Goyal 2017]."""
+    warmup: Literal["none", "constant", "gradual"] = "none"
+    """First epochs at the unscaled rate, or with the rate growing from it [Goyal 2017]."""
+    warmup_epochs: float = 5.0
+    """How long that takes [5: Goyal 2017]."""
+    decay_epochs: tuple[float, ...] = ()
+    """Epochs after each of which the rate is divided by decay_factor [30 60 80 of 90: Goyal 2017]."""
+    decay_factor: float = 10.0
+    """What it is divided by."""
+    momentum: float = 0.9
+    """Momentum of momentum, nesterov and lars."""
+    momentum_form: Literal["plain", "absorbed"] = "plain"
+    """v ← mv + g with steps ηv; or v ← mv + ηg with steps v, which remembers old rates."""
+    momentum_correction: bool = True
+    """Absorbed form: v times η₊/η when the rate changes, which makes it equal to the plain form [Goyal 2017]."""
+    adam_beta1: float = 0.9
+    """β₁ of adam, adamw and lamb."""
+    adam_beta2: float = 0.999
+    """β₂ of adam, adamw and lamb; α of rmsprop's mean square."""
+    optimizer_eps: float = 1e-8
+    """ε of rmsprop, adam, adamw and lamb."""
+    trust_coefficient: float = 0.001
+    """η of lars' layer-wise rate η‖w‖/(‖g‖ + β‖w‖) [You et al. 2017]."""
+    weight_decay: float = 0.0
+    """Weight decay β, of weights of layers only."""
+    decay_all: bool = False
+    """Decay biases and the parameters of batch normalisation as well."""
+    max_grad_norm: float | None = None
+    """Largest norm of the gradient; longer ones are clipped, after measuring [never]."""
+
+    # The network
+    bn_batch_size: int = 32
+    """Examples that batch normalisation takes its statistics of, apart in every batch; 0: the batch of all ranks."""
+    zero_gamma: bool = False
+    """Start with γ = 0 in the last batch normalisation of every residual block [Goyal 2017]."""
+    network: Literal["small", "resnet50"] = "small"
+    """imagenet: a ResNet of 32 layers for small images, or ResNet-50."""
+    latent_size: int = 64
+    """autoencoder, vae: numbers that an image is made into."""
+    hidden_size: int = 512
+    """billion_word: units of the LSTM [512, 1024, 2048: McCandlish 2018]."""
+    embedding_size: int = 512
+    """billion_word: numbers that a token is made into."""
+    vocabulary_size: int = 40_000
+    """billion_word: tokens of the byte-pair encoding, which is learnt from the text."""
+    sequence_length: int = 20
+    """billion_word: tokens in a sequence, an example of which is drawn at once."""
+    swap_workers: int = 0
+    """SWAP (2001.02312): after the goals, so many small-batch trainings side by side, whose weights are averaged."""
+    swap_batch_size: int = 64
+    """SWAP: batch size of these."""
+    swap_epochs: float = 1.0
+    """SWAP: passes over the examples that each makes."""
+    swap_learning_rate: float = 0.01
+    """SWAP: their rate, which falls linearly to 0."""
+
+    # Measuring
+    measure: bool = True
+    """Measure the gradient noise scale in every update; training is bitwise the same without."""
+    num_groups: int | None = None
+    """Groups that a batch is split into [the largest divisor from 4 to 8]."""
+
+    # Where results go
+    out: Path | None = None
+    """Run directory [a fresh one under runs/]."""
+    resume: Path | None = None
+    """Run directory to continue; its options hold, only where and how long it runs may be changed."""
+    checkpoint_seconds: float = 60.0
+    """Seconds from one checkpoint to the next: what a killed process loses at most."""
+    wandb: Literal["online", "offline", "disabled"] = "online"
+    """Weights & Biases; without a key or a network a run goes offline by itself."""
+    wandb_project: str = "rlgns"
+    """W&B project."""
+    wandb_entity: str | None = None
+    """W&B user or team [the key's own]."""
+    wandb_group: str | None = None
+    """W&B group [the task]."""
+    wandb_job_type: str | None = "train"
+    """W&B job type."""
+    wandb_tags: tuple[str, ...] = ()
+    """W&B tags."""
+    wandb_notes: str | None = None
+    """W&B notes."""
+    wandb_name: str | None = None
+    """W&B display name [the run directory's]."""
+
+    # The machine
+    device: str = "auto"
+    """Where the network runs: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the layers, by autocast; parameters, losses and the optimiser stay float32."""
+    num_torch_threads: int | None = None
+    """CPU threads of the network [one a core]."""
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """The rate that the batch size is given, before warmup and decay.
+
+        ε(B) = ε*/(1 + B*/B)^α (McCandlish et al. 2018, appendix A.2), times (B/reference)^½ or B/reference.
+        """
+        power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.lr_scaling]
+        scaled = self.learning_rate * (self.batch_size / self.reference_batch_size) ** power
+        return float(scaled / (1 + self.lr_batch_scale / self.batch_size) ** self.lr_batch_exponent)
+
+
+IMAGES = SupervisedConfig()
+
+DEFAULTS: Mapping[str, SupervisedConfig] = {
+    "digits": replace(IMAGES, batch_size=64, learning_rate=0.1, image_size=8, max_epochs=50.0, evaluation_examples=300),
+    "mnist": replace(IMAGES, dataset="ylecun/mnist", image_size=28, batch_size=64, learning_rate=0.1),
+    "svhn": replace(IMAGES, dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", learning_rate=0.1),
+    "cifar10": replace(
+        IMAGES, dataset="uoft-cs/cifar10", optimizer="momentum", learning_rate=0.1, weight_decay=1e-4, max_epochs=30.0,
+        evaluation_examples=500,
+    ),
+    "imagenet": replace(
+        IMAGES, dataset="ILSVRC/imagenet-1k", optimizer="nesterov", learning_rate=0.1, batch_size=256,
+        lr_scaling="linear", warmup="gradual", decay_epochs=(30.0, 60.0, 80.0), weight_decay=1e-4, zero_gamma=True,
+        max_epochs=90.0,
+    ),
+    "billion_word": replace(
+        IMAGES, optimizer="adam", learning_rate=7e-4, adam_beta1=0.5, max_grad_norm=10.0, lr_batch_exponent=0.5,
+    ),
+    "autoencoder": replace(
+        IMAGES, dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", optimizer="adam", learning_rate=1e-3,
+        lr_batch_exponent=0.5,
+    ),
+    "vae": replace(
+        IMAGES, dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", optimizer="adam", learning_rate=1e-3,
+        lr_batch_exponent=0.5,
+    ),
+}  # fmt: skip
+"""What each task is trained with unless it is told otherwise."""
+
+DESCRIPTIONS = {
+    "digits": "scikit-learn's digits of 8 × 8 pixels, which need no download, by a small network of three layers",
+    "mnist": "MNIST's handwritten digits by a small convolutional network",
+    "svhn": "Street View house numbers by two convolutions and a layer of 1,024",
+    "cifar10": "CIFAR-10 by a ResNet of 32 layers",
+    "imagenet": "ImageNet, of any size, by ResNet-50 (--network resnet50 --image-size 224) or a small ResNet",
+    "billion_word": "a language model of one LSTM layer, on the Billion Word corpus or any text",
+    "autoencoder": "a convolutional autoencoder of images",
+    "vae": "a convolutional variational autoencoder of images",
+}
+
+CHANGEABLE_ON_RESUME = frozenset(
+    {"resume", "out", "max_epochs", "max_steps", "checkpoint_seconds", "device", "num_torch_threads", "data_dir"}
+    | {f.name for f in fields(SupervisedConfig) if f.name.startswith("wandb")}
+)
+"""Where and how long a run runs; everything else is what the run is."""
+
+
+def parse(task: str, arguments: Sequence[str]) -> SupervisedConfig:
+    """The configuration that flags, a YAML file (`--config FILE`) and, with `--resume`, the run itself describe.
+
+    Raises ValueError with one line on bad input; `--help` exits.
+    """
+    about = {
+        "description": f"Train {DESCRIPTIONS[task]}, and measure the gradient noise scale while training.",
+        "program": f"rlgns train {task}",
+    }
+    arguments, config_file = take_option(arguments, "--config")
+    options = {} if config_file is None else read_yaml(Path(config_file))
+    base = as_mapping(DEFAULTS[task])
+    default = from_mapping(SupervisedConfig, {**base, **options}, str(config_file))
+    given = parse_flags(SupervisedConfig, arguments, default=default, **about)
+    if given.resume is None:
+        return checked(task, given)
+    from rlgns.run_directory import read_config
+
+    saved = from_mapping(SupervisedConfig, read_config(given.resume)["options"], str(given.resume))
+    default = from_mapping(SupervisedConfig, {**as_mapping(saved), **options}, str(config_file))
+    given = parse_flags(SupervisedConfig, arguments, default=default, **about)
+    return checked(task, _resumed(given, saved))
+
+
+def _resumed(given: SupervisedConfig, saved: SupervisedConfig) -> SupervisedConfig:
+    changed = {f.name for f in fields(SupervisedConfig) if getattr(given, f.name) != getattr(saved, f.name)}
+    if not changed <= CHANGEABLE_ON_RESUME:
+        name = min(changed - CHANGEABLE_ON_RESUME)
+        raise ValueError(
+            f"{name} {getattr(given, name)} cannot be changed in a run that is resumed (it has "
+            f"{getattr(saved, name)}); leave out {flag(name)} or start a new run"
+        )
+    return replace(given, out=None)
+
+
+def checked(task: str, config: SupervisedConfig) -> SupervisedConfig:
+    """The configuration, if it can work; ValueError, with the remedy, if not."""
+    positive = (
+        "batch_size", "micro_batch_size", "learning_rate", "max_epochs", "max_steps", "evaluation_examples",
+        "evaluation_growth", "num_train", "num_test", "image_size", "reference_batch_size", "decay_factor",
+        "max_grad_norm", "num_groups", "latent_size", "hidden_size", "embedding_size", "vocabulary_size",
+        "sequence_length", "checkpoint_seconds", "num_torch_threads", "optimizer_eps", "swap_batch_size",
+        "swap_epochs", "swap_learning_rate",
+    )  # fmt: skip
+    for name in positive:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} {value} is not positive; give a positive {flag(name)}")
+    for name in ("lr_batch_scale", "lr_batch_exponent", "warmup_epochs", "weight_decay", "bn_batch_size", "seed"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} {getattr(config, name)} is negative; give {flag(name)} 0 or more")
+    for name in ("momentum", "adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} {getattr(config, name)} is outside 0 … 1; give {flag(name)} within")
+    if not all(math.isfinite(goal) for goal in config.goals):
+        raise ValueError(f"goals {config.goals} are not all finite; give levels of the loss, as in --goals 0.5 0.1")
+    if config.goal_measure == "error" and task in ("autoencoder", "vae"):
+        raise ValueError(f"goal_measure error is of classes, which {task} has none of; use --goal-measure loss")
+    if config.momentum_form == "absorbed" and config.optimizer != "momentum":
+        raise ValueError(f"momentum_form absorbed is of --optimizer momentum, not of {config.optimizer}")
+    return config

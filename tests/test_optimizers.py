@@ -1,0 +1,124 @@
+"""Each rule by hand, on two layers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from rlgns.tasks.config import DEFAULTS
+from rlgns.tasks.optimizers import AbsorbedMomentum, make_optimizer, set_rate
+
+BASE = replace(DEFAULTS["mnist"], momentum=0.9, learning_rate=0.1)
+
+
+def two_layers():
+    """Weights [[3, 4]] and [[1]], a bias of 2."""
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 4.0]]))
+        model[0].bias.copy_(torch.tensor([2.0]))
+        model[1].weight.copy_(torch.tensor([[1.0]]))
+    return model
+
+
+def give(model, *gradients):
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = torch.tensor(gradient)
+
+
+def values(model):
+    return [value for parameter in model.parameters() for value in parameter.detach().flatten().tolist()]
+
+
+def stepped(config, rates=(0.1,), gradients=([[0.0, 1.0]], [0.5], [[2.0]])):
+    model = two_layers()
+    optimizer = make_optimizer(config, model)
+    for rate in rates:
+        set_rate(optimizer, rate)
+        give(model, *gradients)
+        optimizer.step()
+    return values(model)
+
+
+def test_sgd_decays_weights_and_neither_biases():
+    # w − 0.1(g + 0.1w): 3 − 0.03, 4 − 0.1·1.4, bias 2 − 0.05, 1 − 0.1·2.1
+    assert stepped(replace(BASE, weight_decay=0.1)) == pytest.approx([2.97, 3.86, 1.95, 0.79])
+    # and with --decay-all the bias too: 2 − 0.1·0.7
+    assert stepped(replace(BASE, weight_decay=0.1, decay_all=True)) == pytest.approx([2.97, 3.86, 1.93, 0.79])
+
+
+def test_momentum_by_hand():
+    # v = g, then 1.9g: together 2.9g
+    assert stepped(replace(BASE, optimizer="momentum"), (0.1, 0.1)) == pytest.approx([3, 4 - 0.29, 2 - 0.145, 1 - 0.58])
+
+
+def test_nesterov_by_hand():
+    # g + 0.9g, then g + 0.9·1.9g: together 4.61g
+    found = stepped(replace(BASE, optimizer="nesterov"), (0.1, 0.1))
+    assert found == pytest.approx([3, 4 - 0.461, 2 - 0.2305, 1 - 0.922])
+
+
+RATES = (0.1, 0.1, 0.4, 0.4, 0.04)
+
+
+def test_with_correction_the_absorbed_form_is_the_plain_one_whatever_the_rates():
+    plain = stepped(replace(BASE, optimizer="momentum", weight_decay=0.01), RATES)
+    absorbed = replace(BASE, optimizer="momentum", momentum_form="absorbed", weight_decay=0.01)
+    assert stepped(absorbed, RATES) == pytest.approx(plain)
+
+
+def test_without_correction_the_absorbed_form_keeps_the_old_rate_in_its_velocity():
+    absorbed = replace(BASE, optimizer="momentum", momentum_form="absorbed", momentum_correction=False)
+    # v = 0.1g; then 0.9·0.1g + 0.4g = 0.49g: together 0.59g, where the plain form makes 0.1g + 0.4·1.9g = 0.86g
+    assert stepped(absorbed, (0.1, 0.4)) == pytest.approx([3, 4 - 0.59, 2 - 0.295, 1 - 1.18])
+    assert stepped(replace(BASE, optimizer="momentum"), (0.1, 0.4)) == pytest.approx([3, 4 - 0.86, 2 - 0.43, 1 - 1.72])
+    # at one rate there is nothing to correct
+    assert stepped(absorbed, (0.1, 0.1)) == pytest.approx(stepped(replace(BASE, optimizer="momentum"), (0.1, 0.1)))
+
+
+def test_the_absorbed_form_takes_a_closure_as_torchs_optimisers_do():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    optimizer = AbsorbedMomentum([weight], 0.5, 0.0, correction=True)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 1.0
+    assert weight.item() == 0.0  # 1 − 0.5·2
+
+
+def test_lars_by_hand():
+    # layer 1: ‖w‖ = 5, ‖g‖ = 1, β = 0.2: rate 0.01·5/(1 + 0.2·5) = 0.025 of g + βw = (0.6, 1.8)
+    # layer 2: ‖w‖ = 1, ‖g‖ = 2: 0.01/(2 + 0.2) of 2.2; the bias is stepped as by SGD
+    found = stepped(replace(BASE, optimizer="lars", trust_coefficient=0.01, weight_decay=0.2))
+    expected = [3 - 0.1 * 0.025 * 0.6, 4 - 0.1 * 0.025 * 1.8, 2 - 0.1 * 0.5, 1 - 0.1 * 0.01]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_lamb_by_hand():
+    # first step, without bias correction: m = 0.1g, v = 0.001g²; m/(√v + ε) = 0.1/√0.001 = √10 wherever g is not 0
+    # layer 1: direction (0, √10) + 0.2·(3, 4) = (0.6, 3.962), norm 4.007; trust 5/4.007
+    # layer 2: √10 + 0.2 = 3.362, trust 1/3.362; bias: √10, trust 2/√10 (not decayed)
+    found = stepped(replace(BASE, optimizer="lamb", weight_decay=0.2, optimizer_eps=1e-12))
+    direction = torch.tensor([0.6, 10**0.5 + 0.8])
+    trust = 5 / direction.norm().item()
+    expected = [3 - 0.1 * trust * 0.6, 4 - 0.1 * trust * direction[1].item(), 2 - 0.1 * 2, 1 - 0.1]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam", "adamw"])
+def test_the_others_step_against_the_gradient(name):
+    found = stepped(replace(BASE, optimizer=name), (0.01,))
+    assert found[0] == 3.0
+    assert found[1] < 4
+    assert found[2] < 2
+    assert found[3] < 1
+
+
+def test_adam_takes_its_betas_from_the_configuration():
+    optimizer = make_optimizer(replace(BASE, optimizer="adam", adam_beta1=0.5, adam_beta2=0.9), two_layers())
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.5, 0.9)}

@@ -1,0 +1,25 @@
+import pytest
+
+from rlgns.schedules import Schedule
+
+
+@pytest.mark.parametrize(
+    ("warmup", "epochs", "rates"),
+    [
+        ("none", (0, 2.5, 5, 40), (3.2, 3.2, 3.2, 0.32)),
+        ("constant", (0, 2.5, 4.99, 5, 29, 30), (0.1, 0.1, 0.1, 3.2, 3.2, 0.32)),
+        ("gradual", (0, 1, 2.5, 5, 60, 80, 89), (0.1, 0.72, 1.65, 3.2, 0.032, 0.0032, 0.0032)),
+    ],
+)
+def test_the_rates_of_goyal_et_al_at_8192_images(warmup, epochs, rates):
+    # 0.1 · 8192/256 = 3.2; gradual: 0.1 + 3.1·epoch/5
+    schedule = Schedule(3.2, 0.1, warmup, 5.0, (30.0, 60.0, 80.0), 10.0)
+    assert [schedule.at(epoch) for epoch in epochs] == pytest.approx(rates)
+
+
+def test_decay_falls_in_the_warmup_too():
+    assert Schedule(1.0, 0.0, "gradual", 4.0, (1.0,), 2.0).at(2.0) == pytest.approx(0.25)
+
+
+def test_without_warmup_and_decay_the_rate_is_constant():
+    assert {Schedule(0.3, 0.1).at(epoch) for epoch in (0, 1e-9, 7, 1e6)} == {0.3}

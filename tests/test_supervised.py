@@ -1,0 +1,461 @@
+"""Supervised runs: every task on small real data, and what holds for all of them."""
+
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracles import flat, group_gradients
+from real_data import CIFAR10, MNIST, SHAKESPEARE, TINY_IMAGENET, needs_data
+from test_parallel import end, environment, free_port
+from torch import nn
+
+from rlgns import moments_from_groups, noise_scale
+from rlgns.checkpoints import load_checkpoint
+from rlgns.measurements import TRAINED, measurement_of
+from rlgns.outcomes import outcome_of
+from rlgns.parallel import ALONE, Ranks
+from rlgns.records import read_records
+from rlgns.tasks import supervised
+from rlgns.tasks.catalogue import TASKS, Task
+from rlgns.tasks.config import DEFAULTS, checked, parse
+from rlgns.tasks.data import Data, InMemory, load_digits
+from rlgns.tasks.learning import Learner, groups_of
+
+CPU = torch.device("cpu")
+QUIET = ("--wandb", "disabled", "--num-torch-threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_no_cache(tmp_path, monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random_data(task, D=64, size=8, classes=10, length=5):
+    generator = torch.Generator().manual_seed(0)
+    if task == "billion_word":
+        tokens = torch.randint(classes, (D, length + 1), generator=generator)
+        examples = InMemory(tokens[:, :-1], tokens[:, 1:])
+        return Data(examples, examples, classes, torch.empty(0), torch.empty(0))
+    channels = 1 if task in ("digits", "mnist") else 3
+    images = torch.randint(256, (D, channels, size, size), dtype=torch.uint8, generator=generator)
+    examples = InMemory(images, torch.randint(classes, (D,), generator=generator))
+    return Data(examples, examples, classes, torch.full((channels,), 0.5), torch.full((channels,), 0.25))
+
+
+def small(task, **changes):
+    text = {"hidden_size": 12, "embedding_size": 7, "sequence_length": 5}
+    base = replace(
+        DEFAULTS[task],
+        image_size=8,
+        batch_size=16,
+        latent_size=6,
+        bn_batch_size=2,
+        warmup="none",
+        lr_scaling="none",
+        learning_rate=0.01,
+    )
+    return replace(base, **{**text, **changes})
+
+
+def learner(task, data=None, ranks=ALONE, **changes):
+    return Learner(TASKS[task], small(task, **changes), data or random_data(task), CPU, ranks, [0])
+
+
+# --- gradients
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_trained_gradient_is_that_of_the_whole_batch_and_its_moments_those_of_the_groups(task):
+    one = learner(task, batch_size=16, optimizer="sgd", max_grad_norm=None, weight_decay=0.0)
+    before = [p.detach().clone() for p in one.model.parameters()]
+    inputs, targets, noise = one._batch()
+    one.model.train()
+
+    def terms(index):
+        return {"loss": TASKS[task].loss(one.model, inputs[index], targets[index], noise[index])[0]}
+
+    groups = np.arange(16).reshape(one.num_groups, -1)
+    slow = flat(group_gradients(one.model, terms, groups)["loss"])  # one forward and backward for each group
+    learnt = one.update()
+    expected = moments_from_groups(slow, group_size=16 // one.num_groups * one.unit_size)
+    for name in ("small_sq_norm", "large_sq_norm", "small_batch_size", "large_batch_size", "sq_norm_variance"):
+        assert getattr(learnt.moments, name) == pytest.approx(getattr(expected, name), rel=2e-3), name
+    steps = torch.cat([(b - p.detach()).flatten() / 0.01 for b, p in zip(before, one.model.parameters(), strict=True)])
+    scale = np.abs(slow.mean(0)).max()
+    np.testing.assert_allclose(steps.numpy() / scale, slow.mean(0) / scale, atol=2e-3)
+
+
+def test_one_example_a_group_is_the_gradient_of_each_example():
+    one = learner("mnist", batch_size=8, num_groups=8)
+    inputs, targets, noise = one._batch()
+    single = []
+    for i in range(8):
+        loss, _ = TASKS["mnist"].loss(one.model, inputs[i : i + 1], targets[i : i + 1], noise[i : i + 1])
+        gradient = torch.autograd.grad(loss.sum(), list(one.model.parameters()))
+        single.append(torch.cat([g.flatten() for g in gradient]).double().numpy())
+    expected = moments_from_groups(np.array(single), 1)
+    found = one.update().moments
+    assert found.trace_covariance == pytest.approx(expected.trace_covariance, rel=1e-4)
+    # b = 1: the trace of the sample covariance
+    assert found.trace_covariance == pytest.approx(np.var(single, axis=0, ddof=1).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["mnist", "cifar10", "billion_word", "vae"])
+def test_gradients_that_add_up_over_micro_batches_are_those_of_the_large_batch(task):
+    data = random_data(task)
+    large, parts = learner(task, data), learner(task, data, micro_batch_size=2)
+    for _ in range(3):
+        at_once, added_up = large.update(), parts.update()
+        assert added_up.loss == pytest.approx(at_once.loss, rel=1e-4)
+        assert added_up.moments.sq_norm == pytest.approx(at_once.moments.sq_norm, rel=1e-2, abs=1e-7)
+    for one, other in zip(large.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_measuring_changes_no_bit_of_training(task):
+    data = random_data(task)
+    measured, plain = learner(task, data), learner(task, data, measure=False)
+    for _ in range(3):
+        measured.update()
+        plain.update()
+    for one, other in zip(measured.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_seed_is_the_same_training_bit_by_bit(task):
+    data = random_data(task)
+    runs = [learner(task, data) for _ in range(2)]
+    told = [[one.update() for _ in range(3)] for one in runs]
+    assert told[0] == told[1]
+    for one, other in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_bfloat16_learns_from_nearly_the_same_gradient():
+    data = random_data("cifar10")
+    exact, rough = learner("cifar10", data), learner("cifar10", data, precision="bfloat16")
+    one, other = exact.update(), rough.update()
+    assert other.loss == pytest.approx(one.loss, rel=0.02)
+    assert other.moments.large_sq_norm == pytest.approx(one.moments.large_sq_norm, rel=0.1)
+
+
+# --- groups
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "groups", "why"),
+    [
+        ("mnist", {"batch_size": 64}, 8, ""),
+        ("mnist", {"batch_size": 6}, 6, ""),
+        ("mnist", {"batch_size": 3}, 1, "a batch of 3 has fewer than 4 independent examples"),
+        ("mnist", {"batch_size": 64, "num_groups": 16}, 16, ""),
+        ("cifar10", {"batch_size": 128, "bn_batch_size": 32}, 4, ""),
+        (
+            "cifar10", {"batch_size": 64, "bn_batch_size": 32}, 1,
+            "a batch of 64 has fewer than 4 independent stretches of 32 that are normalised together",
+        ),
+        ("cifar10", {"batch_size": 64, "bn_batch_size": 0}, 1, "stretches of 64"),
+    ],
+)  # fmt: skip
+def test_groups_are_whole_stretches_of_what_is_normalised_together(task, changes, groups, why):
+    config = small(task, **changes)
+    found, said = groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
+    assert found == groups
+    assert why in said
+    assert bool(said) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "words"),
+    [
+        ("cifar10", {"batch_size": 48, "bn_batch_size": 32}, "use --batch-size 32 or another --bn-batch-size"),
+        ("mnist", {"batch_size": 64, "num_groups": 7}, "num_groups 7 does not divide 64"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(task, changes, words):
+    config = small(task, **changes)
+    with pytest.raises(ValueError, match=words):
+        groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
+
+
+# --- ranks
+
+TRAINED_BY_TWO = ("digits", "cifar10", "billion_word", "vae")
+
+
+def trained_by(ranks):
+    """Parameters, losses and moments after three updates, of all tasks that two ranks are to train as one does."""
+    found = {}
+    for task in TRAINED_BY_TWO:
+        one = learner(task, ranks=ranks)
+        one.ranks.broadcast(one.model.parameters())
+        told = [one.update() for _ in range(3)]
+        found[task] = {
+            "parameters": torch.cat([p.detach().flatten() for p in one.model.parameters()]),
+            "losses": [learnt.loss for learnt in told],
+            "noise": [(learnt.moments.sq_norm, learnt.moments.trace_covariance) for learnt in told],
+            "evaluation": one.evaluate(one.data.train)[0],
+        }
+    return found
+
+
+def test_two_ranks_train_as_one_with_the_same_batch(tmp_path):
+    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = [sys.executable, __file__, str(tmp_path)]
+    ranks = [
+        subprocess.Popen(command, env=environment(RANK=r, LOCAL_RANK=r, **shared), stderr=subprocess.PIPE, text=True)
+        for r in range(2)
+    ]
+    assert [end(rank) for rank in ranks] == [(0, ""), (0, "")]
+    alone = trained_by(ALONE)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for task in TRAINED_BY_TWO:
+            one, other = alone[task], found[task]
+            torch.testing.assert_close(other["parameters"], one["parameters"], rtol=1e-3, atol=2e-5, msg=task)
+            assert other["losses"] == pytest.approx(one["losses"], rel=1e-4), task
+            assert np.array(other["noise"]) == pytest.approx(np.array(one["noise"]), rel=1e-2, abs=1e-5), task
+            # each rank's running means for evaluation are of what it has normalised itself
+            close = 0.02 if task == "cifar10" else 1e-3
+            assert other["evaluation"] == pytest.approx(one["evaluation"], rel=close), task
+
+
+# --- a noise scale that is known
+
+
+def linear_regression(D=4000, dimensions=20, noise=1.5, seed=0):
+    """Squared errors of a linear layer without bias at w = 0, and the noise scale there of the examples themselves."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((D, dimensions)) * np.linspace(0.5, 2, dimensions)
+    y = x @ np.full(dimensions, 0.3) + noise * rng.standard_normal(D)
+    gradients = -x * y[:, None]  # of ½(wx − y)² at w = 0
+    exact = gradients.var(axis=0).sum() / (gradients.mean(axis=0) ** 2).sum()
+    examples = InMemory(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32))
+    return Data(examples, None, 1, torch.empty(0), torch.empty(0)), exact
+
+
+def at_zero(config, data):
+    layer = nn.Linear(20, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+REGRESSION = Task(
+    "examples",
+    load=lambda config: linear_regression()[0],
+    network=at_zero,
+    loss=lambda model, x, y, noise: (0.5 * (model(x)[:, 0] - y) ** 2, None),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [16, 128])
+def test_the_interval_covers_the_known_noise_scale_of_a_linear_regression(batch_size):
+    data, exact = linear_regression()
+    config = replace(DEFAULTS["digits"], batch_size=batch_size, learning_rate=1e-30)
+    covered, points = 0, []
+    repetitions, updates = 400, 1024 // batch_size
+    for seed in range(repetitions):
+        one = Learner(REGRESSION, config, data, CPU, ALONE, [seed])
+        moments = [one.update().moments for _ in range(updates)]
+        found = noise_scale(moments, method="rollouts")
+        covered += found.low <= exact <= found.high
+        points.append((sum(m.trace_covariance for m in moments), sum(m.sq_norm for m in moments)))
+    # examples are drawn without replacement, 1,024 of 4,000: the interval is a little wide, not narrow
+    assert 0.92 <= covered / repetitions <= 0.995
+    sums = np.array(points).sum(axis=0)
+    assert sums[0] / sums[1] == pytest.approx(exact, rel=0.03)
+
+
+# --- whole runs
+
+
+def run_digits(out, *flags):
+    return supervised.digits([*QUIET, "--out", str(out), *flags])
+
+
+def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
+    assert run_digits(tmp_path / "run", "--goals", "0.5", "0.2", "--max-epochs", "40") == 0
+    run = tmp_path / "run"
+    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "noise_scale.png"} <= {
+        path.name for path in run.iterdir()
+    }
+    outcome = outcome_of(run)
+    assert (outcome.task, outcome.unit, outcome.measure, outcome.batch_size) == (
+        "digits", "images", "eval/train_loss", 64,
+    )  # fmt: skip
+    half, fifth = outcome.goals[0.5], outcome.goals[0.2]
+    assert 0 < half.steps < fifth.steps == outcome.steps
+    assert fifth.examples == 64 * fifth.steps
+    records = read_records(run / "metrics.jsonl")
+    assert records[-1]["eval/train_loss"] <= 0.2 < records[-2]["eval/train_loss"]
+    assert records[-1]["eval/test_error"] < 0.2
+    counts = [measurement_of(record)[TRAINED].count for record in records]
+    assert sum(counts) == outcome.steps  # every update was measured
+    said = capsys.readouterr().out
+    assert "goal 0.2:" in said
+    assert "Gradient noise scale tr Σ/|G|² in images" in said
+
+
+def test_goals_may_be_on_the_test_error(tmp_path):
+    assert run_digits(tmp_path / "run", "--goal-on", "test", "--goal-measure", "error", "--goals", "0.2") == 0
+    outcome = outcome_of(tmp_path / "run")
+    assert outcome.measure == "eval/test_error"
+    assert outcome.goals[0.2]
+
+
+def test_evaluations_become_rarer_in_proportion(tmp_path):
+    assert run_digits(tmp_path / "run", "--max-steps", "400", "--evaluation-examples", "64", "--batch-size", "16") == 0
+    steps = [record["progress/steps"] for record in read_records(tmp_path / "run" / "metrics.jsonl")]
+    assert steps[0] == 1
+    assert steps[-1] == 400
+    for one, other in itertools.pairwise(steps[:-1]):
+        assert other - one == max(4, int(np.ceil(one * 0.05)))
+
+
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
+    flags = ("--evaluation-examples", "100", "--optimizer", "momentum")
+    assert run_digits(tmp_path / "whole", *flags, "--max-steps", "120") == 0
+    assert run_digits(tmp_path / "parts", *flags, "--max-steps", "50") == 0
+    assert supervised.digits(["--resume", str(tmp_path / "parts"), "--max-steps", "120"]) == 0
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
+    for name, values in whole["model"].items():
+        assert torch.equal(values, parts["model"][name]), name
+    assert whole["num_updates"] == parts["num_updates"] == 120
+    for name in ("whole", "parts"):
+        records = read_records(tmp_path / name / "metrics.jsonl")
+        assert sum(measurement_of(record)[TRAINED].count for record in records) == 120
+    last = [read_records(tmp_path / name / "metrics.jsonl")[-1]["eval/train_loss"] for name in ("whole", "parts")]
+    assert last[0] == last[1]
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_it_has(tmp_path, capsys):
+    assert run_digits(tmp_path / "run", "--learning-rate", "1e30") == 1
+    error = capsys.readouterr().err
+    assert "error: training diverged at update" in error
+    assert "try a smaller --learning-rate" in error
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_code"] == 1
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "flags"),
+    [
+        ("mnist", ("--data-dir", str(MNIST), "--num-train", "2000")),
+        ("svhn", ("--data-dir", str(CIFAR10), "--num-train", "1000")),  # images of the same shape
+        (
+            "cifar10",
+            ("--data-dir", str(CIFAR10), "--num-train", "1000", "--bn-batch-size", "8", "--learning-rate", "0.01"),
+        ),
+        ("imagenet", ("--data-dir", str(TINY_IMAGENET), "--num-train", "1000", "--bn-batch-size", "8")),
+        ("autoencoder", ("--data-dir", str(CIFAR10), "--num-train", "1000")),
+        ("vae", ("--data-dir", str(CIFAR10), "--num-train", "1000")),
+        (
+            "billion_word",
+            ("--data-dir", str(SHAKESPEARE), "--vocabulary-size", "500", "--hidden-size", "64", "--num-train", "2000"),
+        ),
+    ],
+)
+def test_every_task_learns_on_real_data(task, flags, tmp_path):
+    common = ("--num-test", "200", "--evaluation-examples", "100", "--batch-size", "32", "--max-steps", "12")
+    assert getattr(supervised, task)([*QUIET, *flags, *common, "--out", str(tmp_path / "run")]) == 0
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    first, last = records[0], records[-1]
+    assert last["eval/train_loss"] < first["eval/train_loss"]
+    assert measurement_of(last)[TRAINED].count > 0
+    length = 20 if task == "billion_word" else 1
+    assert last["progress/examples"] == 12 * 32 * length
+    if task == "billion_word":
+        assert outcome_of(tmp_path / "run").batch_size == 640
+        assert last["eval/train_loss"] < np.log(500)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "words"),
+    [
+        ("mnist", ("--batch-size", "0"), "batch_size 0 is not positive; give a positive --batch-size"),
+        ("mnist", ("--goals", "nan"), "are not all finite"),
+        ("mnist", ("--momentum", "1"), "momentum 1.0 is outside 0 … 1"),
+        ("vae", ("--goal-measure", "error"), "vae has none of"),
+        ("mnist", ("--momentum-form", "absorbed"), "is of --optimizer momentum, not of sgd"),
+        ("mnist", ("--weight-decay", "-1"), "weight_decay -1.0 is negative"),
+        ("mnist", ("--learning-rat", "1"), "did you mean --learning-rate?"),
+        ("mnist", ("--data-dir", "/nowhere"), "--data-dir /nowhere is no directory"),
+        ("billion_word", (), "name its directory with --data-dir"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(task, flags, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert getattr(supervised, task)([*QUIET, *flags]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, capsys):
+    assert run_digits(tmp_path / "run", "--max-steps", "3") == 0
+    assert supervised.digits(["--resume", str(tmp_path / "run"), "--batch-size", "32"]) == 2
+    assert "batch_size 32 cannot be changed in a run that is resumed (it has 64)" in capsys.readouterr().err
+    assert supervised.digits(["--resume", str(tmp_path / "run")]) == 2
+    assert "has its 3 updates already; give a larger --max-epochs" in capsys.readouterr().err
+
+
+# --- rules
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [
+        ((), 0.1),
+        (("--lr-scaling", "linear"), 0.4),  # 0.1 · 1024/256
+        (("--lr-scaling", "sqrt"), 0.2),
+        (("--lr-batch-scale", "1024"), 0.05),  # 0.1/(1 + 1)
+        (("--lr-batch-scale", "1024", "--lr-batch-exponent", "0.5"), 0.1 / 2**0.5),
+    ],
+)
+def test_the_rate_of_a_batch_size(flags, rate):
+    config = parse("mnist", ["--batch-size", "1024", "--learning-rate", "0.1", *flags])
+    assert config.effective_learning_rate == pytest.approx(rate)
+
+
+def test_every_tasks_defaults_can_work():
+    for task, config in DEFAULTS.items():
+        assert checked(task, config) is config
+
+
+def test_warmup_begins_at_the_reference_rate_and_ends_at_the_scaled_one():
+    data = load_digits()
+    config = small(
+        "digits", batch_size=512, learning_rate=0.01, lr_scaling="linear", reference_batch_size=64, warmup="gradual",
+        warmup_epochs=2.0,
+    )  # fmt: skip
+    one = Learner(TASKS["digits"], config, data, CPU, ALONE, [0])
+    rates = [one.update().learning_rate for _ in range(7)]
+    # 512/1438 of an epoch an update, from 0.01 to 0.08 in two epochs
+    expected = [0.01 + 0.07 * i * 512 / 1438 / 2 for i in range(6)] + [0.08]
+    assert rates == pytest.approx(expected)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    us = Ranks.from_environment()
+    with us.joined(CPU):
+        torch.save(trained_by(us), Path(sys.argv[1]) / f"{us.rank}.pt")

@@ -1,0 +1,241 @@
+"""What the loaders give, against the files themselves; small files of the same layout where the data is not at hand."""
+
+import hashlib
+import io
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from real_data import CIFAR10, MNIST, ROOT, SHAKESPEARE, TINY_IMAGENET, needs_data
+
+import rlgns.tasks.data
+from rlgns.tasks.data import Shuffled, Stored, load_digits, load_images, load_texts
+from rlgns.tasks.text import load_sequences
+
+
+@pytest.fixture(autouse=True)
+def no_cache_but_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def png(pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def parquet(path, images, labels, names=("image", "label")):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [{"bytes": png(image), "path": None} for image in images]
+    pq.write_table(pa.table({names[0]: cells, names[1]: labels}), path)
+
+
+def svhn(folder, train=6, test=4):
+    """As the hub lays Street View house numbers out: image, label, and a split that is not used."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for split, count in (("train", train), ("test", test), ("extra", 3)):
+        found[split] = rng.integers(256, size=(count, 32, 32, 3)), rng.integers(10, size=count)
+        parquet(folder / "cropped_digits" / f"{split}-00000-of-00001.parquet", *found[split])
+    return found
+
+
+# --- files
+
+
+@needs_data
+def test_the_real_data_is_what_its_checksums_say():
+    for line in (ROOT / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split(maxsplit=1)
+        assert hashlib.sha256((ROOT / name.strip("* ")).read_bytes()).hexdigest() == digest, name
+
+
+@needs_data
+def test_mnist_is_all_there_pixel_by_pixel():
+    data = load_images("", MNIST, config=None, size=28, channels=1)
+    assert (len(data.train), len(data.test), data.num_classes) == (60_000, 10_000, 10)
+    images, labels = data.train.take(torch.arange(60_000))
+    assert images.shape == (60_000, 1, 28, 28)
+    assert images.dtype == torch.uint8
+    # how often each digit comes in the training and test sets, as published
+    assert labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert data.test.take(torch.arange(10_000))[1].bincount().tolist() == [
+        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
+    ]  # fmt: skip
+    # the mean and deviation of MNIST's training pixels that everybody normalises by, of all 60,000; here of 10,000
+    assert data.mean.item() == pytest.approx(0.1307, abs=0.002)
+    assert data.std.item() == pytest.approx(0.3081, abs=0.003)
+
+
+@needs_data
+def test_cifar_has_its_labels_and_colours_in_their_order():
+    data = load_images("", CIFAR10, config=None, size=32, channels=3, num_train=10_000)
+    images, labels = data.train.take(torch.arange(len(data.train)))
+    assert images.shape == (10_000, 3, 32, 32)
+    # the first training batch's labels, as in the original files
+    assert labels.bincount().tolist() == [1005, 974, 1032, 1016, 999, 937, 1030, 1001, 1025, 981]
+    assert labels[:5].tolist() == [6, 9, 9, 4, 1]
+    # red is the brightest channel and blue the darkest, as in all of CIFAR-10: 0.4914, 0.4822, 0.4465
+    assert data.mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.01)
+
+
+@needs_data
+def test_tiny_imagenet_is_validated_on_what_is_called_valid():
+    data = load_images("", TINY_IMAGENET, config=None, size=32, channels=3, num_train=2000, num_test=500)
+    assert (len(data.train), len(data.test), data.num_classes) == (2000, 500, 200)
+
+
+def test_svhns_layout_is_read_pixel_by_pixel(tmp_path):
+    found = svhn(tmp_path)
+    data = load_images("", tmp_path, config=None, size=32, channels=3)
+    assert (len(data.train), len(data.test)) == (6, 4)
+    for examples, split in ((data.train, "train"), (data.test, "test")):
+        images, labels = examples.take(torch.arange(len(examples)))
+        assert np.array_equal(images.permute(0, 2, 3, 1), found[split][0])
+        assert labels.tolist() == found[split][1].tolist()
+
+
+def test_images_by_folder_are_read(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for label, grey in (("cat", 10), ("dog", 200)):
+            for i in range(count):
+                path = tmp_path / split / label / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png(np.full((8, 8, 3), grey)))
+    data = load_images("", tmp_path, config=None, size=8, channels=3)
+    images, labels = data.train.take(torch.arange(6))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert images[:, 0, 0, 0].tolist() == [10, 10, 10, 200, 200, 200]
+    assert len(data.test) == 4
+
+
+def test_other_sizes_are_scaled_by_the_shorter_side_and_cut_in_the_middle(tmp_path):
+    wide = np.zeros((8, 24, 3))
+    wide[:, 8:16] = 100  # the middle third
+    parquet(tmp_path / "train.parquet", [wide] * 2, [0, 1])
+    images, _ = load_images("", tmp_path, config=None, size=4, channels=3).train.take(torch.arange(2))
+    assert images.shape == (2, 3, 4, 4)
+    assert set(images.flatten().tolist()) == {100}
+
+
+def test_images_that_do_not_fit_in_memory_are_decoded_when_they_are_drawn(tmp_path, monkeypatch):
+    found = svhn(tmp_path, train=20)
+    kept = load_images("", tmp_path, config=None, size=32, channels=3)
+    monkeypatch.setattr(rlgns.tasks.data, "IN_MEMORY", 1000)
+    stored = load_images("", tmp_path, config=None, size=32, channels=3)
+    assert isinstance(stored.train, Stored)
+    index = torch.tensor([7, 0, 19, 7])
+    for one, other in zip(stored.train.take(index), kept.train.take(index), strict=True):
+        assert torch.equal(one, other)
+    assert np.array_equal(stored.train.take(index)[0][1].permute(1, 2, 0), found["train"][0][0])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder / "absent", "is no directory; name one with parquet files or images"),
+        (lambda folder: folder, "holds neither parquet files nor images in train/CLASS/"),
+        (lambda folder: parquet(folder / "other.parquet", [np.zeros((4, 4, 3))], [0]) or folder, "none is named train"),
+        (
+            lambda folder: (
+                parquet(folder / "train.parquet", [np.zeros((4, 4, 3))], [0], ("picture", "label")) or folder
+            ),
+            "its columns are picture, label; image or img is not there",
+        ),
+        (lambda folder: (folder / "train.parquet").write_bytes(b"not parquet") and folder, "cannot be read"),
+    ],
+)
+def test_data_that_is_not_there_is_told_of_in_one_line(make, words, tmp_path):
+    folder = make(tmp_path)
+    with pytest.raises(ValueError, match=r"^no data: ") as error:
+        load_images("", folder, config=None, size=4, channels=3)
+    assert words in str(error.value)
+    assert str(folder) in str(error.value) or "columns" in words
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_network_the_hub_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0"))  # put back afterwards
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="no data: the Hugging Face hub's ylecun/mnist and its cache here"):
+        load_images("ylecun/mnist", None, config=None, size=28, channels=1)
+
+
+# --- digits and text
+
+
+def test_digits_need_no_download():
+    data = load_digits()
+    assert (len(data.train), len(data.test)) == (1438, 359)
+    images, labels = data.train.take(torch.arange(4))
+    assert (images.shape, images.dtype) == ((4, 1, 8, 8), torch.uint8)
+    assert labels.tolist() == [0, 1, 2, 3]
+    assert images.max() > 200
+
+
+@needs_data
+def test_text_comes_back_from_its_tokens(tmp_path):
+    texts = load_texts(None, SHAKESPEARE, config=None)
+    data = load_sequences(texts, vocabulary_size=600, length=20, num_train=None, num_test=None)
+    assert data.num_classes == 600
+    tokens, following = data.train.take(torch.arange(3))
+    assert tokens.shape == following.shape == (3, 20)
+    assert torch.equal(tokens[:, 1:], following[:, :-1])
+    assert torch.equal(tokens[1:, 0], following[:-1, -1])  # documents are laid end to end
+    encoder = rlgns.tasks.text._learnt(texts["train"], 600)
+    told = encoder.decode(tokens.flatten().tolist())
+    assert texts["train"][0].startswith(told)
+    # a megabyte in at most as many tokens, and in fewer than letters
+    assert 200_000 < len(data.train) * 20 < 1_000_000
+
+
+def test_the_billion_word_corpus_is_read_as_it_is_unpacked(tmp_path):
+    for folder, name, line in (
+        ("training-monolingual.tokenized.shuffled", "news.en-00001-of-00100", "the cat sat on the mat"),
+        ("training-monolingual.tokenized.shuffled", "news.en-00002-of-00100", "a dog barked"),
+        ("heldout-monolingual.tokenized.shuffled", "news.en.heldout-00000-of-00050", "the dog sat"),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(f"{line}\n\n{line}\n")
+    texts = load_texts(None, tmp_path, config=None)
+    assert len(texts["train"]) == 4
+    assert [text.strip() for text in texts["test"]] == ["the dog sat"] * 2
+    data = load_sequences(texts, vocabulary_size=300, length=4, num_train=3, num_test=None)
+    assert (len(data.train), len(data.test)) == (3, 2)
+
+
+def test_text_that_is_too_short_is_refused():
+    with pytest.raises(ValueError, match="no data: the training text is shorter than one sequence of 20 tokens"):
+        load_sequences({"train": ["hi"]}, vocabulary_size=300, length=20, num_train=None, num_test=None)
+
+
+# --- order
+
+
+def test_every_epoch_holds_every_example_once_in_an_order_of_its_own():
+    order = Shuffled(10, [0])
+    first, second = order.indices(0, 10), order.indices(10, 10)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    assert first.tolist() != second.tolist()
+    assert Shuffled(10, [1]).indices(0, 10).tolist() != first.tolist()
+
+
+def test_a_batch_is_told_by_its_position_alone():
+    whole = Shuffled(7, [3]).indices(0, 40)
+    order = Shuffled(7, [3])
+    for start, count in ((33, 7), (0, 5), (5, 12), (6, 1), (14, 26)):
+        assert torch.equal(order.indices(start, count), whole[start : start + count])
+
+
+def test_no_more_than_the_last_epochs_are_kept():
+    order = Shuffled(5, [0])
+    for start in range(0, 500, 3):
+        order.indices(start, 3)
+    assert len(order._epochs) <= 3
