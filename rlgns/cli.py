@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file without a server",
     "fit": "critical batch size of a sweep's runs",
     "report": "one page of figures and tables about a sweep's runs",
+    "compare": "critical batch sizes and noise scales of several tasks, beside the paper's",
     "demo": "the whole way from a sweep to its page, in minutes",
 }
 """What each command does; its module is rlgns.commands.NAME."""

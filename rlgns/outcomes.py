@@ -42,6 +42,7 @@ class Outcome:
     steps, examples, seconds  of the whole run
     directory      where its records are, if on this machine
     options        all that it was told
+    told           what follows from the options: data, num_train, provenance, …
     unit           what an example is called
     measure        what goals are levels of, one of `goals.MEASURES`
     history        its records, where they are in no directory
@@ -60,6 +61,7 @@ class Outcome:
     state: State
     directory: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "examples"
     measure: str = RETURN
     history: Sequence[Record] = field(default=(), repr=False)
@@ -144,6 +146,7 @@ def outcome_from(
         state=_state(summary),
         directory=directory,
         options=options,
+        told={key: value for key, value in config.items() if key != "options"},
         unit=str(config.get("unit") or ("transitions" if _shape(options) else "examples")),
         measure=str(config.get("goal_measure") or RETURN),
         history=() if directory else records,

@@ -61,11 +61,8 @@ def write_report(study: Study, out: Path, *, command: str) -> Path:
     Raises ValueError if `out` cannot be written to.
     """
     try:
-        (out / FIGURES).mkdir(parents=True, exist_ok=True)
         figures = figures_of(study)
-        for figure in figures:
-            for ending in ("png", "svg"):
-                figure.save(out / FIGURES / f"{figure.name}.{ending}")
+        save_figures(figures, out / FIGURES)
         write_json(out / STUDY, as_mapping(study))
         write_csv(out / POINTS, as_table(study.fits))
         page = out / PAGE
@@ -75,11 +72,19 @@ def write_report(study: Study, out: Path, *, command: str) -> Path:
     return page
 
 
+def save_figures(figures: Iterable[SweepFigure], folder: Path) -> None:
+    """Every figure as PNG and SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        for ending in ("png", "svg"):
+            figure.save(folder / f"{figure.name}.{ending}")
+
+
 def drawing_of(figure: SweepFigure) -> Drawing:
     """The figure as SVG in which colours are variables of the page's style sheet."""
     svg = figure.svg()
     for colour in (*ON_DARK, *figure.colours):
-        svg = svg.replace(colour, f"var({_variable(colour)})")
+        svg = svg.replace(colour, f"var({variable(colour)})")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{figure.title}"', svg, count=1)
     return Drawing(figure.name, figure.title, figure.caption, svg)
@@ -87,11 +92,8 @@ def drawing_of(figure: SweepFigure) -> Drawing:
 
 def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlgns"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         study=study,
         goals=[_goal(study, fit) for fit in study.fits],
         unit=unit_of(study.fits[-1]),
@@ -105,17 +107,27 @@ def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
     )
 
 
-def _variable(colour: str) -> str:
+def render_page(template: str, **content: Any) -> str:
+    """A page of the package's templates; a name that the template needs and is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlgns"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template(template).render(**content)
+
+
+def variable(colour: str) -> str:
+    """The style sheet's name of a colour."""
     return f"--c{colour.removeprefix('#')}"
 
 
 def _colours(study: Study, *, dark: bool) -> dict[str, str]:
     """Values of the page's variables."""
     colours = ON_DARK if dark else {colour: colour for colour in ON_DARK}
-    found = {_variable(colour): value for colour, value in colours.items()}
+    found = {variable(colour): value for colour, value in colours.items()}
     for count in range(1, max(len(fit.points) for fit in study.fits) + 1):
         light = batch_colours(count)
-        found |= {_variable(a): b for a, b in zip(light, batch_colours(count, dark=dark), strict=True)}
+        found |= {variable(a): b for a, b in zip(light, batch_colours(count, dark=dark), strict=True)}
     return found
 
 

@@ -117,7 +117,7 @@ def pareto(study: Study) -> SweepFigure | None:
     fits = [fit for fit in study.fits if any(not all(point.censored) for point in fit.points)]
     if not fits:
         return None
-    figure, axes = _axes()
+    figure, axes = new_axes()
     unit = unit_of(fits[0])
     for fit, colour in zip(fits, _goal_colours(fits), strict=True):
         label = f"goal {level_in_words(fit.level)}"
@@ -130,7 +130,7 @@ def pareto(study: Study) -> SweepFigure | None:
         axes.plot(*_means(reached, "examples", "steps"), "o", color=colour, markersize=6, label=label)
     for point in fits[0].points:
         _name(axes, point, geometric_mean(point.examples), geometric_mean(point.steps))
-    _logarithmic(axes, f"{unit} to the goal, E", "updates to the goal, S")
+    logarithmic(axes, f"{unit} to the goal, E", "updates to the goal, S")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=1 if len(fits) < 4 else 2)
     return SweepFigure(
         "pareto",
@@ -157,7 +157,7 @@ def _draw_curve(axes: Axes, fit: CriticalBatchSize, points: Sequence[Point], col
 def _draw_runs(axes: Axes, point: Point, colour: str) -> None:
     for steps, examples, censored in zip(point.steps, point.examples, point.censored, strict=True):
         if censored:
-            _arrow(axes, (examples, steps), (examples * 1.5, steps * 1.5), colour)
+            arrow(axes, (examples, steps), (examples * 1.5, steps * 1.5), colour)
         else:
             axes.plot([examples], [steps], "o", color=colour, markersize=3, alpha=0.6)
 
@@ -170,7 +170,7 @@ def efficiency(study: Study) -> SweepFigure | None:
     goal = fits[-1]
     fit = goal.fit
     assert fit
-    figure, axes = _axes()
+    figure, axes = new_axes()
     B_crit, unit = fit.critical_batch_size, unit_of(goal)
     sizes = [point.batch_size for point in goal.points]
     B = np.geomspace(min([*sizes, B_crit.low]) / 2, max([*sizes, B_crit.high]) * 2, 300)
@@ -210,7 +210,7 @@ def clock(study: Study) -> SweepFigure | None:
     fits = [fit for fit in study.fits if sum(_is_timed(point) for point in fit.points) > 1]
     if not fits:
         return None
-    figure, axes = _axes()
+    figure, axes = new_axes()
     unit = unit_of(fits[0])
     for fit, colour in zip(fits, _goal_colours(fits), strict=True):
         timed = [point for point in fit.points if _is_timed(point)]
@@ -219,7 +219,7 @@ def clock(study: Study) -> SweepFigure | None:
     for point in fits[0].points:
         if _is_timed(point):
             _name(axes, point, geometric_mean(point.examples), geometric_mean(point.seconds))
-    _logarithmic(axes, f"cost: {unit} to the goal", "seconds to the goal")
+    logarithmic(axes, f"cost: {unit} to the goal", "seconds to the goal")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return SweepFigure(
         "clock",
@@ -244,7 +244,7 @@ def critical(study: Study) -> SweepFigure | None:
     stretches = _stretches(study, measure)
     if not fits and not stretches:
         return None
-    figure, axes = _axes()
+    figure, axes = new_axes()
     levels = [fit.level for fit in fits] + [stretch.measure for stretch in stretches]
     is_log = min(levels) > 0 and max(levels) > 20 * min(levels)
     width = 0.02 * (math.log(max(levels) / min(levels)) if is_log else max(levels) - min(levels))
@@ -309,10 +309,10 @@ def _draw_estimate(
             axes.plot([x], [point], marker, color=colour, markersize=size, zorder=3)
             return [max(bottom, point / 20), min(high, 20 * point)]
         case "lower bound":
-            _arrow(axes, (x, low), (x, low * ARROW), colour)
+            arrow(axes, (x, low), (x, low * ARROW), colour)
             return [low, low * ARROW]
         case "upper bound":
-            _arrow(axes, (x, high), (x, high / ARROW), colour)
+            arrow(axes, (x, high), (x, high / ARROW), colour)
             return [high, high / ARROW]
     return []
 
@@ -338,7 +338,7 @@ def updates(study: Study) -> SweepFigure | None:
 def _training(study: Study, x_key: str, name: str, unit: str, label: str) -> SweepFigure | None:
     points = study.fits[-1].points
     measure, rises = _measure(study)
-    figure, axes = _axes()
+    figure, axes = new_axes()
     colours = batch_colours(len(points))
     ends: list[float] = []
     for point, colour in zip(points, colours, strict=True):
@@ -376,7 +376,7 @@ def rates(study: Study) -> SweepFigure | None:
     """The learning rates that were tried, and the best ones."""
     if all(len(point.rates) < 2 for fit in study.fits for point in fit.points):
         return None
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for point in study.fits[0].points:
         axes.plot([point.batch_size] * len(point.rates), point.rates, "_", color=INK, alpha=0.4, markersize=9)
     axes.plot([], [], "_", color=INK, alpha=0.4, markersize=9, label="tried")
@@ -392,7 +392,7 @@ def rates(study: Study) -> SweepFigure | None:
             sizes = np.geomspace(min(x), max(x), 100)
             axes.plot(sizes, rate.rates(list(sizes)), color=colour, linewidth=1, alpha=0.8)
             words.append(f"B* {rounded(rate.batch_scale)} for goal {level_in_words(fit.level)}")
-    _logarithmic(axes, f"batch size B, {unit_of(fits[0])}", "learning rate")
+    logarithmic(axes, f"batch size B, {unit_of(fits[0])}", "learning rate")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.2g}"))
     axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
@@ -414,7 +414,7 @@ def shapes(study: Study) -> SweepFigure | None:
     several = [size for size in sizes if sum(p.batch_size == size for p in points) > 1]
     if not several:
         return None
-    figure, axes = _axes()
+    figure, axes = new_axes()
     colours = batch_colours(len(several))
     for size, colour in zip(several, colours, strict=True):
         alike = sorted((p for p in points if p.batch_size == size), key=lambda p: p.shape or ())
@@ -422,7 +422,7 @@ def shapes(study: Study) -> SweepFigure | None:
         axes.plot(x, y, "o-", color=colour, label=f"B = {size:,}")
         for p in alike:
             axes.plot([p.shape[1]] * len(p.steps) if p.shape else [], p.steps, "o", color=colour, markersize=3)
-    _logarithmic(axes, "steps of a rollout, T = B / environments", "updates to the goal, S")
+    logarithmic(axes, "steps of a rollout, T = B / environments", "updates to the goal, S")
     axes.legend()
     return SweepFigure(
         "shapes",
@@ -437,8 +437,9 @@ def shapes(study: Study) -> SweepFigure | None:
 # --- common to all ----------------------------------------------------------------------------------------------------
 
 
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, layout="constrained")
+def new_axes(height: float = SIZE[1]) -> tuple[Figure, Axes]:
+    """A figure of the usual width with one pair of axes."""
+    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
     return figure, figure.subplots()
 
 
@@ -471,20 +472,23 @@ def _name(axes: Axes, point: Point, x: float, y: float) -> None:
     axes.annotate(point.name, (x, y), (-4, -5), textcoords="offset points", fontsize=8, ha="right", va="top")
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    """A bound on one side only: from it, in the direction that is open."""
     axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.2})
     axes.plot(*zip(start, end, strict=True), linestyle="none")  # an annotation has no part in the axes' limits
     axes.plot([start[0]], [start[1]], "_", color=colour, markersize=7)
 
 
-def _logarithmic(axes: Axes, x: str, y: str) -> None:
-    axes.set_xscale("log")
+def logarithmic(axes: Axes, x: str, y: str, *, x_too: bool = True) -> None:
+    """Logarithmic axes with labels and readable numbers; the horizontal one, too, unless it is to stay as it is."""
     axes.set_yscale("log")
-    axes.set_xlabel(x)
     axes.set_ylabel(y)
+    axes.set_xlabel(x)
     axes.margins(0.09)
-    for axis in (axes.xaxis, axes.yaxis):
-        _numbers(axis)
+    _numbers(axes.yaxis)
+    if x_too:
+        axes.set_xscale("log")
+        _numbers(axes.xaxis)
 
 
 def _numbers(axis: Axis) -> None:

@@ -322,7 +322,7 @@ def test_evaluations_become_rarer_in_proportion(tmp_path):
     assert steps[0] == 1
     assert steps[-1] == 400
     for one, other in itertools.pairwise(steps[:-1]):
-        assert other - one == max(4, int(np.ceil(one * 0.05)))
+        assert other - one == max(2, int(np.ceil(one * 0.05)))
 
 
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):

@@ -48,7 +48,7 @@ class SupervisedConfig:
     evaluation_examples: int = 1000
     """Training examples, always the same, and test examples at most, that loss and error are evaluated on."""
     evaluation_growth: float = 0.05
-    """Updates from one evaluation to the next, as a share of those made; never fewer than so many examples' worth."""
+    """Updates from one evaluation to the next, as a share of those made; at least half as many examples' worth."""
     seed: int = 0
     """Seed of the parameters and of the order of the examples."""
 

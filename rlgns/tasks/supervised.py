@@ -220,7 +220,7 @@ class Training:
             sink.log(record, steps)
         self.trained, self.losses = PooledMoments(), [0.0, 0.0]
         self.recorded, self.recorded_examples = time.monotonic(), self.learner.examples
-        at_least = math.ceil(self.config.evaluation_examples / self.config.batch_size)
+        at_least = math.ceil(self.config.evaluation_examples / 2 / self.config.batch_size)  # or it would cost too much
         self.next_evaluation = steps + max(at_least, math.ceil(steps * self.config.evaluation_growth))
 
     def _evaluated(self, name: str, examples: Examples | None) -> Record:
@@ -311,6 +311,12 @@ class Training:
     def _title(self) -> str:
         return f"{self.name}, batch {self.config.batch_size:,}, {self.config.optimizer}, seed {self.config.seed}"
 
+    def _data_name(self) -> str:
+        """What the data is called, wherever it lies on this machine."""
+        if self.name == "digits":
+            return "digits"
+        return self.config.data_dir.resolve().name if self.config.data_dir else str(self.config.dataset)
+
     def _open_sinks(self, directory: RunDirectory, state: State | None) -> list[Sink]:
         told: dict[str, Any] = {
             "task": self.name,
@@ -318,6 +324,7 @@ class Training:
             "goal_measure": self.goal_key,
             "batch_size": self.batch_size,
             "max_examples": self.max_examples,
+            "data": self._data_name(),
             "num_train": len(self.learner.data.train),
             "num_classes": self.learner.data.num_classes,
             "num_parameters": sum(p.numel() for p in self.learner.model.parameters()),

@@ -1,0 +1,73 @@
+"""Several tasks on one page: `rlgns compare STUDY…`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rlgns.commands.fit import folders_first, outcomes_named
+from rlgns.flags import parse_flags
+
+DESCRIPTION = (
+    "Write a page (HTML, complete in itself), figures (PNG, SVG) and a table (CSV, JSON) that hold the tasks of the\n"
+    "runs in and below STUDY… against each other and against the paper's. Directories come first, options after."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Where the page goes, and what it is about."""
+
+    out: Path = Path("runs/comparison")
+    """Directory to write to."""
+    level: float = 0.95
+    """Nominal coverage of the intervals."""
+    log_to_wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """The table and figures to Weights & Biases as well."""
+    wandb_project: str = "rlgns"
+    """Its project."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page and print its table; exit code 0.
+
+    Raises ValueError on bad input and where there is nothing to compare.
+    """
+    folders, flags = folders_first(arguments)
+    options = parse_flags(CompareOptions, flags, description=DESCRIPTION, program="rlgns compare [STUDY …]")
+    from rlgns.comparison import as_table
+    from rlgns.comparison_page import lines_of, write_comparison
+    from rlgns.study import study_of
+
+    runs = outcomes_named(folders, None, "rlgns compare")
+    tasks = sorted({run.task for run in runs if any(run.goals)})
+    if not tasks:
+        raise ValueError("the runs had no goals, so that there is no B_crit to compare; start them with --goals")
+    studies = [study_of(runs, task=task, confidence=options.level) for task in tasks]
+    command = shlex.join(["rlgns", "compare", *arguments])
+    page, rows = write_comparison(studies, options.out, command=command)
+    print("\n".join(lines_of(rows)))
+    print(page)
+    if options.log_to_wandb != "disabled":
+        _log(as_table(rows), options)
+    return 0
+
+
+def _log(table: list[dict[str, object]], options: CompareOptions) -> None:
+    from rlgns.report import FIGURES
+    from rlgns.sinks import WandbOptions, open_wandb
+
+    place = WandbOptions(
+        mode=options.log_to_wandb, project=options.wandb_project, job_type="report", name="comparison of tasks"
+    )
+    sink = open_wandb(place, options.out, {"tasks": [row["task"] for row in table]}, "comparison")
+    if sink is None:
+        return
+    sink.log_table("comparison/table", table)
+    for path in sorted((options.out / FIGURES).glob("*.png")):
+        sink.log_figure(f"comparison/{path.stem}", path, 0)
+    sink.log({}, 0)
+    sink.finish({})
