@@ -33,6 +33,9 @@ Method = Literal["auto", "micro_batches", "layer_products"]
 LAYER_PRODUCTS_BELOW = 64
 """Examples a group up to which layer products are the faster way (NatureCNN on two cores)."""
 
+AT_ONCE = 2048
+"""Examples up to which a batch goes through the model at once, where its layers allow that."""
+
 CHUNK_SIZE = 512
 """Examples that go through the model at once in a micro-batch."""
 
@@ -112,7 +115,7 @@ def group_backward(
     *,
     measure: bool = True,
     unit_size: int = 1,
-    at_once: int | None = None,
+    at_once: int = AT_ONCE,
     ranks: Ranks = ALONE,
 ) -> GradientMoments | None:
     """The backward of the loss that is trained, `terms(all).mean().backward()`, and the moments of its gradient.
@@ -122,22 +125,22 @@ def group_backward(
     groups   [K, b] indices of all examples of the batch, from `rlgns.grouping`
     measure  False: the same `.grad`, bit by bit, and no moments
     unit_size  examples that an index stands for, if it stands for several: a sequence's tokens
-    at_once  indices that go through the model at once; of more, each group goes on its own, in parts where it has to
+    at_once  indices that go through the model at once; of more, each group goes on its own, in parts where it has to:
+             slower for small groups, but the memory does not grow with the batch
     ranks    processes with as many groups each: `.grad` are this rank's (average them), the moments those of all groups
 
     About 1.1 times the cost of a plain forward and backward for models of Linear and Conv2d layers; all other models go
     through forward and backward group by group.
     """
     index = torch.as_tensor(groups)
-    if (at_once is None or index.numel() <= at_once) and layers_cover(model):
+    if index.numel() <= at_once and layers_cover(model):
         try:
             grams = layer_backward(model, terms, index, measure, ranks)
         except NotCalledOnceError:
             pass
         else:
             return replace(grams, group_size=unit_size * index.shape[1]).moments(TRAINED) if grams else None
-    chunk_size = min(at_once or CHUNK_SIZE, CHUNK_SIZE)
-    _, gradients = _gradients_of_groups(model, lambda chunk: {TRAINED: terms(chunk)}, index, chunk_size)
+    _, gradients = _gradients_of_groups(model, lambda chunk: {TRAINED: terms(chunk)}, index, min(at_once, CHUNK_SIZE))
     layers: dict[str, Tensor] = {}
     for (name, parameter), rows in zip(_measured(model).items(), gradients, strict=True):
         if measure:

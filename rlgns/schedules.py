@@ -44,3 +44,15 @@ class Schedule:
             return self.rate
         share = epoch / self.warmup_epochs if self.warmup == "gradual" else 0.0
         return self.first_rate + (self.rate - self.first_rate) * share
+
+
+@dataclass(frozen=True, slots=True)
+class Falling:
+    """A rate that falls linearly to 0 within so many epochs."""
+
+    rate: float
+    epochs: float
+
+    def at(self, epoch: float) -> float:
+        """The rate of the update that begins when so many epochs are behind it."""
+        return self.rate * max(0.0, 1 - epoch / self.epochs)

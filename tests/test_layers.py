@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "tasks.catalogue": {"torch"},
     "tasks.optimizers": {"torch", "pytorch_optimizer"},
     "tasks.learning": {"numpy", "torch"},
+    "tasks.swap": {"torch"},
+    "sharpness": {"numpy", "scipy", "torch"},
     "tasks.supervised": {"torch"},
     "schedules": set(),
     "network": set(),

@@ -26,6 +26,7 @@ from rlgns.tasks.catalogue import TASKS, Task
 from rlgns.tasks.config import DEFAULTS, checked, parse
 from rlgns.tasks.data import Data, InMemory, load_digits
 from rlgns.tasks.learning import Learner, groups_of
+from rlgns.tasks.swap import _worker, swap
 
 CPU = torch.device("cpu")
 QUIET = ("--wandb", "disabled", "--num-torch-threads", "1")
@@ -188,6 +189,51 @@ def test_groups_that_cannot_be_are_refused(task, changes, words):
     config = small(task, **changes)
     with pytest.raises(ValueError, match=words):
         groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
+
+
+# --- SWAP
+
+
+def test_swap_ends_in_the_mean_of_its_workers_normalised_anew():
+    data = random_data("cifar10")
+    one = learner("cifar10", data, swap_workers=3, swap_batch_size=8, swap_epochs=0.5, swap_learning_rate=0.01)
+    for _ in range(2):
+        one.update()
+    workers = [_worker(one, number) for number in range(3)]
+    for worker in workers:
+        while worker.epoch < 0.5:
+            worker.update()
+    found = swap(one)
+    for mean, *each in zip(one.model.parameters(), *(w.model.parameters() for w in workers), strict=True):
+        torch.testing.assert_close(mean, torch.stack(each).mean(0))
+    # the first layer sees the images themselves, whatever the weights behind it
+    convolution, normalisation = one.model[1], one.model[2]
+    with torch.no_grad():
+        x = convolution(one.model[0](data.train.inputs))
+    torch.testing.assert_close(normalisation.statistics()[0], x.mean((0, 2, 3)), rtol=0.05, atol=0.02)
+    assert found["swap/worker_train_loss"] == pytest.approx(
+        np.mean([worker.evaluate(data.train)[0] for worker in workers]), rel=1e-6
+    )
+    assert found["swap/train_loss"] == pytest.approx(one.evaluate(data.train)[0], rel=1e-6)
+
+
+def test_the_workers_draw_their_examples_apart_and_end_at_rate_nought():
+    one = learner("digits", load_digits(), swap_workers=2, swap_batch_size=8, swap_epochs=0.1)
+    workers = [_worker(one, number) for number in range(2)]
+    assert workers[0].order.indices(0, 8).tolist() != workers[1].order.indices(0, 8).tolist()
+    rates = []
+    while workers[0].epoch < 0.1:
+        rates.append(workers[0].update().learning_rate)
+    assert rates[0] == pytest.approx(0.01)
+    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert rates[-1] < 0.001
+
+
+def test_swap_is_a_flag_of_every_run(tmp_path):
+    flags = ("--max-steps", "30", "--swap-workers", "2", "--swap-epochs", "0.2")
+    assert run_digits(tmp_path / "run", *flags) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["swap/train_loss"] < summary["eval/train_loss"]
 
 
 # --- ranks

@@ -16,18 +16,15 @@ from torch import Tensor, nn
 
 from rlgns.checkpoints import State
 from rlgns.estimators import GradientMoments
-from rlgns.gradients import group_backward
+from rlgns.gradients import AT_ONCE, group_backward
 from rlgns.grouping import MIN_NUM_GROUPS, default_num_groups
 from rlgns.normalisation import GroupBatchNorm
 from rlgns.parallel import Ranks
-from rlgns.schedules import Schedule
+from rlgns.schedules import Falling, Schedule
 from rlgns.tasks.catalogue import Task
 from rlgns.tasks.config import SupervisedConfig
 from rlgns.tasks.data import Data, Examples, Shuffled
 from rlgns.tasks.optimizers import make_optimizer, set_rate
-
-AT_ONCE = 2048
-"""Examples that go through the network at once, unless a run says how many."""
 
 
 class DivergedError(RuntimeError):
@@ -62,7 +59,7 @@ class Learner:
         self.model = task.network(config, data).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(config, self.model)
-        self.schedule = schedule_of(config)
+        self.schedule: Schedule | Falling = schedule_of(config)
         self.num_groups, self.unmeasured = groups_of(config, self.model, ranks)
         if not config.measure:
             self.unmeasured = "it was not asked for"

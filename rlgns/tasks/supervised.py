@@ -36,6 +36,7 @@ from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import SupervisedConfig, parse
 from rlgns.tasks.data import Examples
 from rlgns.tasks.learning import DivergedError, Learner
+from rlgns.tasks.swap import swap
 
 SHOW_SECONDS = 0.25
 
@@ -86,7 +87,7 @@ class Training:
         self.goals = GoalTracker(self.config.goals, rises=False)
         self.history, self.measured = History(), dict[str, float]()
         self.trained, self.losses, self.next_evaluation, self.seconds_before = PooledMoments(), [0.0, 0.0], 1, 0.0
-        self.learning_rate = 0.0
+        self.learning_rate, self.swapped = 0.0, Record()
         if state:
             self._restore(state)
         if state and directory:
@@ -156,6 +157,8 @@ class Training:
                 sink.finish({}, 1)
             raise
         code = 1 if failure else 0 if self.is_over else 128 + (self.stop.signal_number or 0)
+        if code == 0 and self.config.swap_workers:
+            self.swapped = swap(self.learner)
         if self.directory:
             self._close(self.directory, code)
         if failure and self.directory:
@@ -279,7 +282,9 @@ class Training:
         print("\n".join(goal_lines(self.goals)), end="\n" if self.config.goals else "")
         if code > 128:
             print(f"stopped after update {self.learner.steps:,}; continue with --resume {directory.path}")
-        summary = self.progress() | self.measured | self.goals.summary() | {"exit_code": code}
+        for key, number in self.swapped.items():
+            print(f"  {key:24}{number:.4g}")
+        summary = self.progress() | self.measured | self.swapped | self.goals.summary() | {"exit_code": code}
         if losses:
             summary |= summary_numbers(self.history, losses, self.batch_size)
         summary = plain(summary)
