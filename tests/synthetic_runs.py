@@ -71,20 +71,22 @@ def write_run(
     exit_code: int | None = 0,
     num_records: int = 40,
     options: Mapping[str, Any] | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write config.json, metrics.jsonl and (unless exit_code is None: still running) summary.json.
 
     num_envs, num_steps  None where examples have no shape; `batch_size` is B then
     goals                steps to each level; None: not reached
     moments              of each record; none are measured by default
+    options, told        further keys of the configuration: what the run was told, and what follows
     budget               updates that the run makes at most; by default it ends at its last goal
     """
     B = batch_size or (num_envs or 0) * (num_steps or 0)
     shape = {"batch_size": B} if num_envs is None else {"num_envs": num_envs, "num_steps": num_steps}
-    told = {**shape, "learning_rate": learning_rate, "seed": seed, "goals": sorted(goals), "out": str(folder)}
+    own = {**shape, "learning_rate": learning_rate, "seed": seed, "goals": sorted(goals), "out": str(folder)}
     folder.mkdir(parents=True)
     config = {"task": task, "batch_size": B, "effective_learning_rate": learning_rate, "wandb_run_id": folder.name}
-    write_json(folder / "config.json", {"options": told | dict(options or {}), **config})
+    write_json(folder / "config.json", {"options": own | dict(options or {}), **config, **(told or {})})
     steps_to = {level: None if steps is None else max(1, round(steps)) for level, steps in goals.items()}
     last = budget or max((steps for steps in steps_to.values() if steps), default=1000)
     updates = sorted({*np.linspace(1, last, num_records).round().astype(int).tolist(), *_within(steps_to, last)})

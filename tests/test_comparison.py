@@ -1,0 +1,151 @@
+"""Tasks beside each other and beside the paper's table."""
+
+import csv
+import html
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from synthetic_runs import moments_of, write_run
+
+from rlgns.cli import main
+from rlgns.comparison import PAPER, as_table, courses_of, rows_of
+from rlgns.outcomes import outcomes_of
+from rlgns.study import study_of
+
+ATARI = {"game": "Breakout", "env": None, "frameskip": 4}
+
+
+def write_task(
+    folder, task, *, critical, scale, unit, data=None, seeds=3, options=None, loss="trained", goals=(2.0, 1.0)
+):
+    """Runs with S = S_min(1 + B_crit/B), at the first goal with a quarter of both; B_simple is constant."""
+    rng = np.random.default_rng(0)
+    for B in (4, 16, 64, 256, 1024, 4096):
+        for seed in range(seeds):
+            noise = math.exp(0.03 * rng.standard_normal())
+            price = [least * (1 + crit / B) * noise for least, crit in ((200, critical / 4), (800, critical))]
+            write_run(
+                folder / f"{task}-{B}-{seed}",
+                num_envs=None, num_steps=None, batch_size=B, learning_rate=1e-3, seed=seed, task=task,
+                goals=dict(zip(goals, price, strict=True)),
+                moments=lambda share: {loss: moments_of(scale, 400)},
+                options=options,
+                told={"unit": unit, "data": data, "num_train": 20_000 if data else None},
+            )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    write_task(folder / "a", "mnist", critical=160, scale=800, unit="images", data="mnist")
+    write_task(folder / "b", "vae", critical=100, scale=20, unit="images", data="cifar10")
+    write_task(folder / "c", "A2C on breakout", critical=400, scale=500, unit="transitions", options=ATARI)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(studies):
+    runs = outcomes_of([studies])
+    return [study_of(runs, task=task) for task in sorted({run.task for run in runs})]
+
+
+def test_every_task_is_a_row_and_atari_is_one_by_frame_too(found):
+    rows = rows_of(found)
+    assert [(row.task, row.unit) for row in rows] == [
+        ("A2C on breakout", "transitions"), ("A2C on breakout", "frames"), ("mnist", "images"), ("vae", "images"),
+    ]  # fmt: skip
+    transitions, frames = rows[:2]
+    for name in ("critical_start", "critical_average", "simple_start", "simple_average"):
+        assert getattr(frames, name).point == pytest.approx(4 * getattr(transitions, name).point)
+        assert getattr(frames, name).high == pytest.approx(4 * getattr(transitions, name).high)
+    assert frames.ratio == pytest.approx(transitions.ratio)
+
+
+def test_start_is_at_the_easiest_goal_and_average_at_the_last(found):
+    row = next(row for row in rows_of(found) if row.task == "mnist")
+    assert row.goals == ("2", "1")
+    assert row.critical_start.point == pytest.approx(40, rel=0.15)
+    assert row.critical_average.point == pytest.approx(160, rel=0.1)
+    assert row.simple_average.point == pytest.approx(800, rel=0.01)
+    assert row.ratio == pytest.approx(5, rel=0.1)
+    assert row.num_seeds == 3
+
+
+def test_rows_name_the_papers_and_what_stands_in_for_its_data(found):
+    rows = {row.task: row for row in rows_of(found)}
+    assert rows["mnist"].paper.critical_average == (200, 200)
+    assert rows["mnist"].stands_in_for is None
+    assert rows["vae"].paper.task == "VAE"
+    assert rows["vae"].stands_in_for == "svhn"
+    assert rows["A2C on breakout"].paper.unit == "frames"
+
+
+def test_the_papers_table_is_the_published_one():
+    # McCandlish et al. 2018, table 1, averages
+    averages = {row.task: (row.critical_average, row.simple_average) for row in PAPER}
+    assert averages["MNIST"] == ((200, 200), (900, 900))
+    assert averages["Billion Word"] == ((100_000, 100_000), (150_000, 150_000))
+    assert averages["Atari, 7 games"] == ((400, 8000), (1000, 20_000))
+    assert averages["Dota 5v5"] == (None, (24_000_000, 24_000_000))
+
+
+def test_a_course_is_the_trained_losss_noise_scale_over_progress(found):
+    courses = {course.task: course for course in courses_of(found)}
+    assert set(courses) == {"mnist", "vae", "A2C on breakout"}
+    for one in courses["mnist"].stretches:
+        assert one.scale.point == pytest.approx(800, rel=0.01)
+
+
+def test_the_table_holds_plain_values_and_none_for_what_is_unknown(found, tmp_path):
+    for row in as_table(rows_of(found)):
+        assert all(value is None or isinstance(value, str | int | float) for value in row.values())
+        json.dumps(row, allow_nan=False)
+
+
+def test_the_command_writes_page_table_and_figures(studies, tmp_path, capsys):
+    assert main(["compare", str(studies / "a"), str(studies / "b"), str(studies / "c"), f"--out={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[:3]] == ["task", "A2C", "A2C"]
+    page = (tmp_path / "comparison.html").read_text()
+    assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
+    text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
+    for words in (
+        "The row vae was learnt from cifar10, which stands in for the paper's SVHN",
+        "B_simple predicts B_crit within 10 times in 3 of the 3 tasks",
+        "mnist: B_crit",
+        "not measured here and without intervals",
+        "rlgns compare",
+    ):
+        assert words in text, words
+    assert "stands in for the paper's MNIST" not in text
+    assert page.count("<svg") == 2
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{ending}" for name in ("prediction", "training") for ending in ("png", "svg")
+    }
+    table = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    assert len(table) == 4
+    numbers = json.loads((tmp_path / "comparison.json").read_text())
+    assert len(numbers["paper"]) == len(PAPER)
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
+    assert main(["compare"]) == 2
+    assert "which runs? name their directories, as in rlgns compare runs" in capsys.readouterr().err
+    write_run(tmp_path / "run", num_envs=8, num_steps=5, learning_rate=1e-3, goals={})
+    assert main(["compare", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 2
+    assert "the runs had no goals" in capsys.readouterr().err
+
+
+def test_a_task_without_a_fit_or_a_noise_scale_is_a_row_all_the_same(tmp_path):
+    for seed in range(2):
+        write_run(
+            tmp_path / str(seed), num_envs=None, num_steps=None, batch_size=64, learning_rate=1e-3, seed=seed,
+            goals={1.0: 100}, task="mnist", told={"unit": "images"},
+        )  # fmt: skip
+    (row,) = rows_of([study_of(outcomes_of([tmp_path]))])
+    assert (row.critical_average, row.simple_average, row.ratio) == (None, None, None)
+    assert main(["compare", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0
