@@ -18,7 +18,7 @@ from typing import Any
 from rlgns.advice import finite
 from rlgns.fits import Estimate
 from rlgns.goal_fits import GoalFit
-from rlgns.goals import level_in_words
+from rlgns.goals import RETURN, level_in_words
 from rlgns.predictions import Stretch, noise_scales_along
 from rlgns.statistics import NoiseScale
 from rlgns.study import Study
@@ -133,6 +133,7 @@ def courses_of(studies: Sequence[Study]) -> list[Course]:
             if stretches := noise_scales_along(fit.points, study.outcomes[0].measure):
                 first = stretches[0].loss
                 of_first = tuple(one for one in stretches if one.loss == first)
+                of_first = of_first if study.outcomes[0].measure == RETURN else of_first[::-1]  # a loss falls
                 courses.append(Course(study.task, study.outcomes[0].unit, of_first))
                 break
     return courses

@@ -93,7 +93,11 @@ def write_run(
     history = History()
     with RecordWriter(folder / "metrics.jsonl") as writer:
         for update in updates:
-            record = progress(update, B) | {"rollout/episode_return": _return(update, steps_to)}
+            measured = _return(update, steps_to)
+            measure = (told or {}).get("goal_measure", "rollout/episode_return")
+            if measure != "rollout/episode_return":  # a loss, which falls
+                measured = 2 * max(goals, default=1.0) - measured
+            record = progress(update, B) | {measure: measured}
             for level, steps in steps_to.items():
                 if steps == update:
                     record |= record_of_goal(level, _reached(update, B))

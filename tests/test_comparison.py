@@ -93,6 +93,22 @@ def test_the_papers_table_is_the_published_one():
     assert averages["Dota 5v5"] == (None, (24_000_000, 24_000_000))
 
 
+def test_a_course_goes_from_the_beginning_of_training_to_its_end(tmp_path):
+    def growing(share):
+        return {"trained": moments_of(100 if share < 0.5 else 400, 400)}
+
+    for measure, level in (("eval/train_loss", 1.0), ("rollout/episode_return", 20.0)):
+        folder = tmp_path / measure.replace("/", "-")
+        for seed in range(2):
+            write_run(
+                folder / str(seed), num_envs=None, num_steps=None, batch_size=64, learning_rate=1e-3, seed=seed,
+                goals={level: 400}, task="mnist", moments=growing, told={"goal_measure": measure},
+            )  # fmt: skip
+        (course,) = courses_of([study_of(outcomes_of([folder]))])
+        assert course.stretches[0].scale.point == pytest.approx(100, rel=0.05)
+        assert course.stretches[-1].scale.point == pytest.approx(400, rel=0.05)
+
+
 def test_a_course_is_the_trained_losss_noise_scale_over_progress(found):
     courses = {course.task: course for course in courses_of(found)}
     assert set(courses) == {"mnist", "vae", "A2C on breakout"}
@@ -126,7 +142,7 @@ def test_the_command_writes_page_table_and_figures(studies, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{ending}" for name in ("prediction", "training") for ending in ("png", "svg")
     }
-    table = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    table = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
     assert len(table) == 4
     numbers = json.loads((tmp_path / "comparison.json").read_text())
     assert len(numbers["paper"]) == len(PAPER)
