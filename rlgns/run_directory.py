@@ -9,9 +9,10 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -121,7 +122,7 @@ def read_config(run: Path) -> dict[str, Any]:
 def provenance() -> dict[str, Any]:
     """What made the run: command, versions, git commit (with "-dirty" if changed), machine and time."""
     return {
-        "command": " ".join(sys.argv),
+        "command": _command(sys.argv),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
@@ -129,6 +130,19 @@ def provenance() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command as a person would write it, without where this machine keeps its programs."""
+    program = Path(argv[0])
+    if program.name == "__main__.py":
+        words = ["python", "-m", program.parent.name]
+    elif program.suffix == ".py":
+        inside = program.is_absolute() and program.is_relative_to(Path.cwd())
+        words = ["python", str(program.relative_to(Path.cwd())) if inside else str(program)]
+    else:
+        words = [program.name]
+    return shlex.join([*words, *argv[1:]])
 
 
 def _version(package: str) -> str | None:

@@ -141,6 +141,24 @@ def test_provenance_tells_what_made_the_run():
     assert json.dumps(made_by)
 
 
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (
+            ["/some/where/rlgns/__main__.py", "train", "mnist", "--goals=[0.5, 0.1]"],
+            "python -m rlgns train mnist '--goals=[0.5, 0.1]'",
+        ),
+        (["/some/where/bin/rlgns", "train", "mnist"], "rlgns train mnist"),
+        (["scripts/train_atari.py", "--seed", "1"], "python scripts/train_atari.py --seed 1"),
+        (["HERE/scripts/train_atari.py"], "python scripts/train_atari.py"),
+    ],
+)
+def test_the_command_is_one_that_a_person_can_give_anywhere(argv, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [argv[0].replace("HERE", str(tmp_path)), *argv[1:]])
+    assert provenance()["command"] == command
+
+
 def test_the_git_commit_is_that_of_the_source_with_a_mark_if_it_is_changed():
     def git(*arguments):
         command = ["git", *arguments]

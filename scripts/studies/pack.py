@@ -26,8 +26,11 @@ def main(sweep: Path, study: Path) -> None:
         run = study / "runs" / config.parent.name
         run.mkdir(parents=True)
         text = config.read_text()
-        folder = Path(json.loads(text)["options"]["out"]).parent  # on some machine
-        (run / "config.json").write_text(text.replace(str(folder), f"runs/{sweep.name}"))
+        options = json.loads(text)["options"]
+        text = text.replace(str(Path(options["out"]).parent), f"runs/{sweep.name}")  # no paths of some machine
+        if data := options.get("data_dir"):
+            text = text.replace(data, Path(data).name)
+        (run / "config.json").write_text(text)
         if (summary := config.with_name("summary.json")).exists():
             shutil.copy(summary, run)
         records = map(json.loads, config.with_name("metrics.jsonl").read_text().splitlines())
