@@ -144,10 +144,7 @@ def test_provenance_tells_what_made_the_run():
 @pytest.mark.parametrize(
     ("argv", "command"),
     [
-        (
-            ["/some/where/rlgns/__main__.py", "train", "mnist", "--goals=[0.5, 0.1]"],
-            "python -m rlgns train mnist '--goals=[0.5, 0.1]'",
-        ),
+        (["/some/where/rlgns/__main__.py", "train", "--goals=[5, 1]"], "python -m rlgns train '--goals=[5, 1]'"),
         (["/some/where/bin/rlgns", "train", "mnist"], "rlgns train mnist"),
         (["scripts/train_atari.py", "--seed", "1"], "python scripts/train_atari.py --seed 1"),
         (["HERE/scripts/train_atari.py"], "python scripts/train_atari.py"),
