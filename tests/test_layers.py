@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "tasks.swap": {"torch"},
     "sharpness": {"numpy", "scipy", "torch"},
     "tasks.supervised": {"torch"},
+    "tasks.entry": set(),
     "schedules": set(),
     "network": set(),
     "__main__": set(),

@@ -21,7 +21,7 @@ from rlgns.measurements import TRAINED, measurement_of
 from rlgns.outcomes import outcome_of
 from rlgns.parallel import ALONE, Ranks
 from rlgns.records import read_records
-from rlgns.tasks import supervised
+from rlgns.tasks import entry
 from rlgns.tasks.catalogue import TASKS, Task
 from rlgns.tasks.config import DEFAULTS, checked, parse
 from rlgns.tasks.data import Data, InMemory, load_digits
@@ -329,7 +329,7 @@ def test_the_interval_covers_the_known_noise_scale_of_a_linear_regression(batch_
 
 
 def run_digits(out, *flags):
-    return supervised.digits([*QUIET, "--out", str(out), *flags])
+    return entry.digits([*QUIET, "--out", str(out), *flags])
 
 
 def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
@@ -375,7 +375,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
     flags = ("--evaluation-examples", "100", "--optimizer", "momentum")
     assert run_digits(tmp_path / "whole", *flags, "--max-steps", "120") == 0
     assert run_digits(tmp_path / "parts", *flags, "--max-steps", "50") == 0
-    assert supervised.digits(["--resume", str(tmp_path / "parts"), "--max-steps", "120"]) == 0
+    assert entry.digits(["--resume", str(tmp_path / "parts"), "--max-steps", "120"]) == 0
     whole, parts = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
     for name, values in whole["model"].items():
         assert torch.equal(values, parts["model"][name]), name
@@ -417,7 +417,7 @@ def test_a_run_that_diverges_says_so_and_keeps_what_it_has(tmp_path, capsys):
 )
 def test_every_task_learns_on_real_data(task, flags, tmp_path):
     common = ("--num-test", "200", "--evaluation-examples", "100", "--batch-size", "32", "--max-steps", "12")
-    assert getattr(supervised, task)([*QUIET, *flags, *common, "--out", str(tmp_path / "run")]) == 0
+    assert getattr(entry, task)([*QUIET, *flags, *common, "--out", str(tmp_path / "run")]) == 0
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     first, last = records[0], records[-1]
     assert last["eval/train_loss"] < first["eval/train_loss"]
@@ -448,7 +448,7 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
 )
 def test_bad_input_is_one_line_and_exit_code_2(task, flags, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert getattr(supervised, task)([*QUIET, *flags]) == 2
+    assert getattr(entry, task)([*QUIET, *flags]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.startswith("error: ")
@@ -458,9 +458,9 @@ def test_bad_input_is_one_line_and_exit_code_2(task, flags, words, capsys, tmp_p
 
 def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, capsys):
     assert run_digits(tmp_path / "run", "--max-steps", "3") == 0
-    assert supervised.digits(["--resume", str(tmp_path / "run"), "--batch-size", "32"]) == 2
+    assert entry.digits(["--resume", str(tmp_path / "run"), "--batch-size", "32"]) == 2
     assert "batch_size 32 cannot be changed in a run that is resumed (it has 64)" in capsys.readouterr().err
-    assert supervised.digits(["--resume", str(tmp_path / "run")]) == 2
+    assert entry.digits(["--resume", str(tmp_path / "run")]) == 2
     assert "has its 3 updates already; give a larger --max-epochs" in capsys.readouterr().err
 
 

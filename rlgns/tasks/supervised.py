@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import torch
 
 from rlgns.checkpoints import State, load_checkpoint, save_checkpoint
-from rlgns.cli import exit_code_of
 from rlgns.console import ProgressDisplay, Status
 from rlgns.estimators import NotFiniteError
 from rlgns.flags import as_mapping
@@ -33,22 +30,12 @@ from rlgns.sinks import Sink
 from rlgns.statistics import PooledMoments
 from rlgns.summary import goal_lines, summary_lines, summary_numbers
 from rlgns.tasks.catalogue import TASKS
-from rlgns.tasks.config import SupervisedConfig, parse
+from rlgns.tasks.config import SupervisedConfig
 from rlgns.tasks.data import Examples
 from rlgns.tasks.learning import DivergedError, Learner
 from rlgns.tasks.swap import swap
 
 SHOW_SECONDS = 0.25
-
-
-def main(task: str, arguments: Sequence[str] | None = None) -> int:
-    """Train the task as the arguments say; exit codes as `rlgns.cli.exit_code_of` has them."""
-    return exit_code_of(lambda: run(task, parse(task, sys.argv[1:] if arguments is None else arguments)))
-
-
-digits, mnist, svhn, cifar10 = (partial(main, name) for name in ("digits", "mnist", "svhn", "cifar10"))
-imagenet, billion_word = partial(main, "imagenet"), partial(main, "billion_word")
-autoencoder, vae = partial(main, "autoencoder"), partial(main, "vae")
 
 
 def run(task: str, config: SupervisedConfig) -> int:
@@ -70,11 +57,11 @@ def run(task: str, config: SupervisedConfig) -> int:
     data = TASKS[task].load(config)
     if config.goals and config.goal_on == "test" and data.test is None:
         raise ValueError(f"goal_on test needs test examples, which {config.data_dir or config.dataset} has not")
+    learner = Learner(TASKS[task], config, data, torch.device(device), ranks, [config.seed])
     with ExitStack() as stack:
         name = f"{task}-{config.batch_size}"
         directory = stack.enter_context(open_directory(config.out, config.resume, name)) if ranks.is_first else None
         stack.enter_context(ranks.joined(torch.device(device)))
-        learner = Learner(TASKS[task], config, data, torch.device(device), ranks, [config.seed])
         return Training(task, learner, directory, state).run()
 
 

@@ -1,0 +1,27 @@
+"""The command lines of the supervised tasks: read before torch is loaded, so that bad input is answered at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from rlgns.cli import exit_code_of
+from rlgns.tasks.config import parse
+
+
+def main(task: str, arguments: Sequence[str] | None = None) -> int:
+    """Train the task as the arguments say; exit codes as `rlgns.cli.exit_code_of` has them."""
+    return exit_code_of(lambda: _train(task, sys.argv[1:] if arguments is None else arguments))
+
+
+digits, mnist, svhn, cifar10 = (partial(main, name) for name in ("digits", "mnist", "svhn", "cifar10"))
+imagenet, billion_word = partial(main, "imagenet"), partial(main, "billion_word")
+autoencoder, vae = partial(main, "autoencoder"), partial(main, "vae")
+
+
+def _train(task: str, arguments: Sequence[str]) -> int:
+    config = parse(task, arguments)
+    from rlgns.tasks.supervised import run
+
+    return run(task, config)
