@@ -482,6 +482,16 @@ def test_the_rate_of_a_batch_size(flags, rate):
     assert config.effective_learning_rate == pytest.approx(rate)
 
 
+def test_a_directory_for_all_data_may_be_named_in_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLGNS_DATA", str(tmp_path))
+    for name in ("mnist", "cifar10", "billion_word"):
+        assert parse(name, []).data_dir is None
+        (tmp_path / name).mkdir()
+        assert parse(name, []).data_dir == tmp_path / name
+    assert parse("mnist", ["--data-dir", "elsewhere"]).data_dir == Path("elsewhere")
+    assert parse("vae", ["--dataset", "uoft-cs/cifar10"]).data_dir == tmp_path / "cifar10"
+
+
 def test_every_tasks_defaults_can_work():
     for task, config in DEFAULTS.items():
         assert checked(task, config) is config

@@ -6,6 +6,7 @@ Free of torch, so that `--help` and bad input are answered at once.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from rlgns.flags import as_mapping, flag, from_mapping, parse_flags, read_yaml, 
 
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lars", "lamb"]
 
-MAX_NUM_GROUPS = 8
+DATA = "RLGNS_DATA"
+"""Environment variable that names a directory with data sets, so that sweep files need not say where they lie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class SupervisedConfig:
     dataset_config: str | None = None
     """Its configuration, where it has several."""
     data_dir: Path | None = None
-    """Directory with the data instead: parquet files, a folder of images by class, or text files."""
+    """Directory with the data instead: parquet files, images by class, or text files [$RLGNS_DATA/NAME, if there]."""
     num_train: int | None = None
     """Train on the first so many examples [all]."""
     num_test: int | None = None
@@ -237,13 +239,20 @@ def parse(task: str, arguments: Sequence[str]) -> SupervisedConfig:
     default = from_mapping(SupervisedConfig, {**base, **options}, str(config_file))
     given = parse_flags(SupervisedConfig, arguments, default=default, **about)
     if given.resume is None:
-        return checked(task, given)
+        return checked(task, replace(given, data_dir=given.data_dir or _data_dir(task, given)))
     from rlgns.run_directory import read_config
 
     saved = from_mapping(SupervisedConfig, read_config(given.resume)["options"], str(given.resume))
     default = from_mapping(SupervisedConfig, {**as_mapping(saved), **options}, str(config_file))
     given = parse_flags(SupervisedConfig, arguments, default=default, **about)
     return checked(task, _resumed(given, saved))
+
+
+def _data_dir(task: str, config: SupervisedConfig) -> Path | None:
+    """Where RLGNS_DATA has a directory of the data set's name; None if it has not, or is not set."""
+    name = (config.dataset or task).rpartition("/")[2]
+    found = Path(os.environ.get(DATA, "/nonexistent")) / name
+    return found if found.is_dir() else None
 
 
 def _resumed(given: SupervisedConfig, saved: SupervisedConfig) -> SupervisedConfig:

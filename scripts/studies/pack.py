@@ -2,8 +2,8 @@
 
 python scripts/studies/pack.py runs/breakout_a2c scripts/studies/breakout_a2c
 
-Of each run config.json, summary.json and the records, compressed, without what follows from other values in them;
-`rlgns fit` and `rlgns report` say the same of both folders.
+The sweep file, and of each run config.json, summary.json and the records, compressed, without what follows from other
+values in them; `rlgns fit` and `rlgns report` say the same of both folders.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from rlgns.run_directory import SWEEP_FILE
+
 FOLLOWS = re.compile(r"train/|noise/(.*/)?(noise_scale|design_effect)|rollout/episode_length|time/transitions")
 """Noise scales and design effects are pooled anew from the moments."""
 
@@ -22,9 +24,11 @@ FOLLOWS = re.compile(r"train/|noise/(.*/)?(noise_scale|design_effect)|rollout/ep
 def main(sweep: Path, study: Path) -> None:
     """Write study/runs anew."""
     shutil.rmtree(study / "runs", ignore_errors=True)
+    (study / "runs").mkdir(parents=True)
+    shutil.copy(sweep / SWEEP_FILE, study / "runs")
     for config in sorted(sweep.glob("*/config.json")):
         run = study / "runs" / config.parent.name
-        run.mkdir(parents=True)
+        run.mkdir()
         text = config.read_text()
         options = json.loads(text)["options"]
         text = text.replace(str(Path(options["out"]).parent), f"runs/{sweep.name}")  # no paths of some machine

@@ -1,0 +1,106 @@
+"""What do batches of 1 image to all of them cost, and where do they end? The classical comparison, from a sweep's runs.
+
+python scripts/studies/small_against_large/draw.py runs/small_against_large [FIGURE.png]
+
+Time an update and an epoch takes, how smoothly the loss falls, the error a run ends with, and the epochs to 98 % of the
+test images: at one rate for all batch sizes, and at the best of those tried for each.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlgns.outcomes import Outcome, outcomes_of
+from rlgns.records import columns
+from rlgns.sweep_figures import GOALS, STYLE, logarithmic
+
+COMMON_RATE, GOAL = 0.02, 0.02
+
+
+def main(folder: Path, figure: Path) -> None:
+    """Draw the figure, and print its numbers."""
+    runs = outcomes_of([folder])
+    common = [run for run in runs if run.learning_rate == COMMON_RATE]
+    tuned = [min(tried, key=_rank) for _, tried in groupby(runs, key=lambda run: run.batch_size)]
+    print("batch    rate     ms/update  s/epoch  roughness  test error  epochs to 98 %")
+    for name, chosen in (("one rate for all", common), ("the best rate of each", tuned)):
+        print(name)
+        for run in chosen:
+            cells = (_ms_per_update(run), _seconds_per_epoch(run), roughness(run), _error(run), _epochs_to_goal(run))
+            print(f"{run.batch_size:6,}  {run.learning_rate:6.3g}  " + "  ".join(f"{cell:10.4g}" for cell in cells))
+    with mpl.rc_context(STYLE):
+        _draw(common, tuned, figure)
+
+
+def roughness(run: Outcome) -> float:
+    """Standard deviation of ln(loss) around its trend in ln(updates), in the second half of the evaluations."""
+    steps, loss = columns(run.records(), "progress/steps", "eval/test_loss")
+    known = np.isfinite(loss) & (loss > 0)
+    x, y = np.log(steps[known]), np.log(loss[known])
+    x, y = x[len(x) // 2 :], y[len(y) // 2 :]
+    if len(x) < 4:
+        return math.nan
+    return float(np.std(y - np.polyval(np.polyfit(x, y, 1), x), ddof=2))
+
+
+def _rank(run: Outcome) -> tuple[float, float]:
+    epochs = _epochs_to_goal(run)
+    return (epochs if math.isfinite(epochs) else math.inf), _error(run)
+
+
+def _epochs_to_goal(run: Outcome) -> float:
+    reached = run.goals.get(GOAL)
+    return reached.examples / run.told["num_train"] if reached else math.nan
+
+
+def _error(run: Outcome) -> float:
+    return float(np.nanmin(columns(run.records(), "eval/test_error")[0]))
+
+
+def _speed(run: Outcome) -> float:
+    """Examples a second while training, evaluations apart."""
+    return float(np.nanmedian(columns(run.records(), "time/examples_per_second")[0]))
+
+
+def _ms_per_update(run: Outcome) -> float:
+    return 1000 * run.batch_size / _speed(run)
+
+
+def _seconds_per_epoch(run: Outcome) -> float:
+    return float(run.told["num_train"] / _speed(run))
+
+
+def _draw(common: Sequence[Outcome], tuned: Sequence[Outcome], path: Path) -> None:
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels: list[tuple[str, Callable[[Outcome], float]]] = [
+        ("ms an update takes", _ms_per_update),
+        ("seconds an epoch takes", _seconds_per_epoch),
+        ("roughness of the test loss", roughness),
+        ("epochs to 98 % of the test images", _epochs_to_goal),
+    ]
+    for axes, (label, of) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        _panel(axes, label, of, common, tuned)
+    figure.axes[0].legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def _panel(
+    axes: Axes, label: str, of: Callable[[Outcome], float], common: Sequence[Outcome], tuned: Sequence[Outcome]
+) -> None:
+    for chosen, name, colour in ((common, f"rate {COMMON_RATE} for all", GOALS[0]), (tuned, "tuned rate", GOALS[1])):
+        known = [(run.batch_size, of(run)) for run in chosen if of(run) > 0]
+        axes.plot([x for x, _ in known], [y for _, y in known], "o-", color=colour, label=name)
+    logarithmic(axes, "batch size, images", label)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "small_against_large.png"))
