@@ -2,7 +2,7 @@
 
 By the paper's own account of a training, B_crit = E_min/S_min is the mean of the batch size that is worth using over
 the steps to a goal. So "start" is at the easiest goal of a sweep and "average" at its last one, for B_crit and for the
-noise scale B_simple alike, which is pooled over all updates on the way there.
+noise scale B_simple alike, which is the mean over the updates on the way there.
 
 Source: McCandlish et al. 2018, arXiv:1812.06162, table 1.
 """
@@ -20,7 +20,6 @@ from rlgns.fits import Estimate
 from rlgns.goal_fits import GoalFit
 from rlgns.goals import RETURN, level_in_words
 from rlgns.predictions import Stretch, noise_scales_along
-from rlgns.statistics import NoiseScale
 from rlgns.study import Study
 
 Bounds = tuple[float, float]
@@ -86,8 +85,8 @@ class Row:
     goals: tuple[str, str]
     critical_start: Estimate | None
     critical_average: Estimate | None
-    simple_start: NoiseScale | Estimate | None
-    simple_average: NoiseScale | Estimate | None
+    simple_start: Estimate | None
+    simple_average: Estimate | None
     num_runs: int
     num_seeds: int
     paper: PaperRow | None
@@ -168,13 +167,13 @@ def _critical(fit: GoalFit) -> Estimate | None:
     return fit.fit.critical_batch_size if fit.fit else None
 
 
-def _simple(study: Study, fit: GoalFit) -> NoiseScale | None:
+def _simple(study: Study, fit: GoalFit) -> Estimate | None:
     """Of the trained loss, which comes first."""
     return next((one.whole for one in study.predictions if one.level == fit.level), None)
 
 
 def _scaled(row: Row, frames: int) -> Row:
-    def times(estimate: Estimate | NoiseScale | None) -> Estimate | None:
+    def times(estimate: Estimate | None) -> Estimate | None:
         if estimate is None:
             return None
         return Estimate(estimate.point * frames, estimate.low * frames, estimate.high * frames)

@@ -2,8 +2,8 @@
 
 The paper predicts from one well-tuned run. Here it is the run at the best learning rate of the batch size nearest the
 geometric middle of those tried, all of its seeds pooled: of the tuned runs the most typical one. The noise scale grows
-while a run learns, so it is taken over the second half of the updates that led to the goal, and beside it over all of
-them.
+while a run learns, so it is taken over the second half of the updates that led to the goal, and beside it as the mean
+over all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlgns.fits import Estimate
 from rlgns.measurements import TRAINED, History, last_half
 from rlgns.outcomes import STEPS, Outcome
 from rlgns.points import Point
@@ -29,7 +30,8 @@ class Prediction:
     level  of the goal
     fixed  the dimension that the fit holds fixed; None by batch size
     late   over the second half of the measured updates before the goal was reached
-    whole  over all of them
+    whole  mean over all of them, of noise scales in consecutive stretches: what B_crit is by the paper's account of a
+           training. (Pooled, the large gradients of the first updates would outweigh all later ones.)
     batch_size, shape, learning_rate, num_runs  of the runs that were measured
     """
 
@@ -37,14 +39,14 @@ class Prediction:
     fixed: int | None
     loss: str
     late: NoiseScale
-    whole: NoiseScale
+    whole: Estimate
     batch_size: int
     shape: tuple[int, int] | None
     learning_rate: float
     num_runs: int
 
     @property
-    def best_known(self) -> NoiseScale:
+    def best_known(self) -> NoiseScale | Estimate:
         """The late one, unless only the whole is determined."""
         return self.whole if self.late.state == "undetermined" else self.late
 
@@ -57,6 +59,9 @@ class Stretch:
     measure: float
     scale: NoiseScale
 
+
+MEAN_OF = 8
+"""Stretches that the mean over the updates is taken of."""
 
 NUM_STRETCHES = 6
 MIN_RECORDS = 4
@@ -78,7 +83,7 @@ def predictions_of(points: Sequence[Point], fixed: int | None = None, confidence
             fixed=fixed,
             loss=loss,
             late=noise_scale([one for run in by_run for one in last_half(run)], confidence),
-            whole=noise_scale([one for run in by_run for one in run], confidence),
+            whole=_mean_over_updates(by_run, confidence),
             batch_size=point.batch_size,
             shape=point.shape,
             learning_rate=point.learning_rate,
@@ -86,6 +91,23 @@ def predictions_of(points: Sequence[Point], fixed: int | None = None, confidence
         )
         for loss, by_run in known.items()
     ]
+
+
+def _mean_over_updates(by_run: Sequence[Sequence[Moments]], confidence: float) -> Estimate:
+    """Mean of the noise scales in stretches of equally many updates, seeds pooled within each.
+
+    Its bounds are the means of theirs, which is more than their mean needs; a stretch without an upper one leaves it
+    open, and without a point there is none.
+    """
+    stretches: list[list[Moments]] = [[] for _ in range(MEAN_OF)]
+    for run in by_run:
+        counts = [one.count if isinstance(one, PooledMoments) else 1 for one in run]
+        before = [sum(counts[:i]) + counts[i] / 2 for i in range(len(run))]
+        for one, place in zip(run, before, strict=True):
+            stretches[int(MEAN_OF * place / sum(counts))].append(one)
+    scales = [noise_scale(stretch, confidence) for stretch in stretches if stretch]
+    point, low, high = (sum(getattr(one, name) for one in scales) / len(scales) for name in ("point", "low", "high"))
+    return Estimate(point, low, high)
 
 
 def noise_scales_along(points: Sequence[Point], measure: str, confidence: float = 0.95) -> list[Stretch]:

@@ -166,7 +166,7 @@ def _words(estimate: Estimate | NoiseScale) -> str:
     return "undetermined" if estimate.state == "undetermined" else rounded(estimate)
 
 
-def _ratio(fit: GoalFit, scale: NoiseScale) -> str:
+def _ratio(fit: GoalFit, scale: NoiseScale | Estimate) -> str:
     """B_simple over B_crit, where both have points."""
     if fit.fit is None or fit.fit.state != "interval" or scale.state != "interval":
         return "–"

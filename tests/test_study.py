@@ -393,7 +393,7 @@ def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_pa
     found = study_of(outcomes_of([tmp_path]), levels=[20.0])
     text = found.recommendation
     assert text[0].startswith("At goal 20, B_crit is 6")
-    assert "transitions; B_simple (trained loss) predicted 5" in text[0]
+    assert "transitions; B_simple (trained loss) predicted 7" in text[0]  # the mean of 300·3^t over the second half
     # S/S_min = 1 + B_crit/B and E/E_min = 1 + B/B_crit with B_crit about 640
     prices = r"16 × 10 takes (4\.\d|5\.\d) times the least updates at 1\.[23] times the least transitions; 64 × 10"
     assert re.match(prices, text[1])

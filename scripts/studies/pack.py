@@ -25,7 +25,8 @@ def main(sweep: Path, study: Path) -> None:
     """Write study/runs anew."""
     shutil.rmtree(study / "runs", ignore_errors=True)
     (study / "runs").mkdir(parents=True)
-    shutil.copy(sweep / SWEEP_FILE, study / "runs")
+    if (sweep / SWEEP_FILE).exists():  # not of runs that an agent of W&B has started
+        shutil.copy(sweep / SWEEP_FILE, study / "runs")
     for config in sorted(sweep.glob("*/config.json")):
         run = study / "runs" / config.parent.name
         run.mkdir()
