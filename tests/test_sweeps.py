@@ -38,7 +38,8 @@ def test_the_sweep_files_that_come_along_are_known_to_their_programs(path):
     sizes = {run.batch_size for run in runs}
     assert len(sizes) >= 6
     assert max(sizes) >= 32 * min(sizes)
-    assert len({run.parameters["learning_rate"] for run in runs}) >= 3
+    if "goals" in runs[0].parameters:  # B_crit needs tuned rates; a study of rules for the rate varies the rules
+        assert len({run.parameters["learning_rate"] for run in runs}) >= 3
     assert len({run.parameters["seed"] for run in runs}) >= 2
 
 
