@@ -183,6 +183,7 @@ def test_groups_are_whole_stretches_of_what_is_normalised_together(task, changes
     [
         ("cifar10", {"batch_size": 48, "bn_batch_size": 32}, "use --batch-size 32 or another --bn-batch-size"),
         ("mnist", {"batch_size": 64, "num_groups": 7}, "num_groups 7 does not divide 64"),
+        ("cifar10", {"batch_size": 64, "bn_batch_size": 8, "micro_batch_size": 4}, "cut through stretches of 8"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(task, changes, words):

@@ -100,6 +100,12 @@ def test_svhns_layout_is_read_pixel_by_pixel(tmp_path):
         assert labels.tolist() == found[split][1].tolist()
 
 
+def test_a_directory_whose_own_name_begins_like_a_split_mixes_no_splits(tmp_path):
+    found = svhn(tmp_path / "training")
+    data = load_images("", tmp_path / "training", config=None, size=32, channels=3)
+    assert (len(data.train), len(data.test)) == (len(found["train"][0]), len(found["test"][0]))
+
+
 def test_images_by_folder_are_read(tmp_path):
     for split, count in (("train", 3), ("val", 2)):
         for label, grey in (("cat", 10), ("dog", 200)):

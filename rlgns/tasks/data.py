@@ -228,7 +228,7 @@ def _local(data_dir: Path) -> dict[str, Any]:
         by_split = {
             split: chosen
             for split, names in SPLITS.items()
-            if (chosen := next((some for name in names if (some := _named(files, name))), None))
+            if (chosen := next((some for name in names if (some := _named(files, name, data_dir))), None))
         }
         if "train" not in by_split:
             raise ValueError(f"no data: {data_dir} has parquet files, but none is named train*")
@@ -241,8 +241,10 @@ def _local(data_dir: Path) -> dict[str, Any]:
     )
 
 
-def _named(files: Sequence[Path], name: str) -> list[Path]:
-    return [path for path in files if path.name.startswith(name) or path.parent.name.startswith(name)]
+def _named(files: Sequence[Path], name: str, data_dir: Path) -> list[Path]:
+    """Files of that name, or else those in folders of that name below the directory."""
+    named = [path for path in files if path.name.startswith(name)]
+    return named or [path for path in files if path.relative_to(data_dir).parts[0].startswith(name)]
 
 
 def _text_files(data_dir: Path) -> dict[str, list[Path]]:
@@ -251,7 +253,9 @@ def _text_files(data_dir: Path) -> dict[str, list[Path]]:
     if not files or any(path.suffix == ".parquet" for path in files):
         return {}
     texts = [path for path in files if path.suffix == ".txt" or path.name.startswith("news.en")]
-    held_out = [path for path in texts if "held" in str(path) or path.name.startswith(SPLITS["test"])]
+    held_out = [
+        path for path in texts if "held" in str(path.relative_to(data_dir)) or path.name.startswith(SPLITS["test"])
+    ]
     train = [path for path in texts if path not in held_out]
     if not train:
         raise ValueError(f"no data: {data_dir} holds no text to train on (train*.txt, news.en-*, *.parquet)")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlgns.checkpoints import State
 from rlgns.estimators import GradientMoments
-from rlgns.gradients import AT_ONCE, group_backward
+from rlgns.gradients import AT_ONCE, CHUNK_SIZE, group_backward
 from rlgns.grouping import MIN_NUM_GROUPS, default_num_groups
 from rlgns.normalisation import GroupBatchNorm
 from rlgns.parallel import Ranks
@@ -189,6 +189,12 @@ def groups_of(config: SupervisedConfig, model: nn.Module, ranks: Ranks) -> tuple
         raise ValueError(
             f"a batch of {own} is not made of whole stretches of {stretch} that are normalised together; "
             f"use --batch-size {ranks.size * (own // stretch * stretch)} or another --bn-batch-size"
+        )
+    at_once = config.micro_batch_size or AT_ONCE
+    if is_normalised and own > at_once and min(at_once, CHUNK_SIZE) % stretch:
+        raise ValueError(
+            f"parts of {min(at_once, CHUNK_SIZE)} of a batch of {own} would cut through stretches of {stretch} that "
+            "are normalised together; use another --micro-batch-size or --bn-batch-size"
         )
     units = own // stretch
     if config.num_groups:

@@ -49,7 +49,7 @@ def run(task: str, config: SupervisedConfig) -> int:
     if was_restarted(config.out):
         config = replace(config, resume=config.out, out=None)
     if config.batch_size % ranks.size:
-        raise ValueError(f"batch_size {config.batch_size} cannot be divided among {ranks.size} ranks")
+        raise ValueError(f"batch_size {config.batch_size} cannot be divided among {ranks.size} ranks; use a multiple")
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
     device = ranks.device(config.device)
@@ -144,8 +144,6 @@ class Training:
                 sink.finish({}, 1)
             raise
         code = 1 if failure else 0 if self.is_over else 128 + (self.stop.signal_number or 0)
-        if code == 0 and self.config.swap_workers:
-            self.swapped = swap(self.learner)
         if self.directory:
             self._close(self.directory, code)
         if failure and self.directory:
@@ -170,6 +168,8 @@ class Training:
                 if now - self.saved > self.config.checkpoint_seconds:
                     self._save()
             self._save()
+            if self.is_over and self.config.swap_workers:
+                self.swapped = swap(self.learner)
         except (NotFiniteError, DivergedError) as error:
             return (
                 f"training diverged at update {self.learner.steps + 1}: {error}; the last checkpoint is kept; "
