@@ -10,8 +10,8 @@ import contextlib
 import difflib
 import io
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +48,40 @@ def parse_flags(
         if end.code != 2:  # --help
             raise
         raise ValueError(_in_one_line(kind, said.getvalue())) from None
+
+
+def parse_run(
+    arguments: Sequence[str], *, default: T, changeable: Collection[str], description: str, program: str | None = None
+) -> T:
+    """The options of a run: those of `default`, of the run that is resumed, of a YAML file, of flags; the last wins.
+
+    default     of a dataclass with `resume` and `out`
+    changeable  names of what may differ in a run that is resumed
+
+    Raises ValueError with one line on bad input; `--help` exits.
+    """
+    kind = type(default)
+    arguments, config_file = take_option(arguments, "--config")
+    options = {} if config_file is None else read_yaml(Path(config_file))
+
+    def parsed(base: T) -> T:
+        told = from_mapping(kind, {**as_mapping(base), **options}, str(config_file)) if options else base
+        return parse_flags(kind, arguments, description=description, default=told, program=program)
+
+    given: Any = parsed(default)
+    if given.resume is None:
+        return given  # type: ignore[no-any-return]  # it is a T
+    from rlgns.run_directory import read_config
+
+    saved = from_mapping(kind, read_config(given.resume)["options"], str(given.resume))
+    resumed: Any = parsed(saved)
+    for name in sorted(f.name for f in fields(resumed)):
+        if name not in changeable and getattr(resumed, name) != getattr(saved, name):
+            raise ValueError(
+                f"{name} {getattr(resumed, name)} cannot be changed in a run that is resumed (it has "
+                f"{getattr(saved, name)}); leave out {flag(name)} or start a new run"
+            )
+    return replace(resumed, out=None)  # type: ignore[no-any-return]
 
 
 def from_mapping(kind: type[T], options: Mapping[str, Any], source: str) -> T:

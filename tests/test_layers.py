@@ -77,7 +77,7 @@ ABOVE_MATHS = {
     "schedules": set(),
     "network": set(),
     "run_directory": set(),
-    "flags": set(),
+    "flags": {"run_directory"},
     "outcomes": MATHS,
     "points": MATHS | {"outcomes"},
     "goal_fits": MATHS | {"outcomes", "points"},

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from rlgns.flags import as_mapping, flag, from_mapping, parse_flags, read_yaml, take_option
+from rlgns.flags import flag, parse_run
 
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lars", "lamb"]
 
@@ -233,19 +233,8 @@ def parse(task: str, arguments: Sequence[str]) -> SupervisedConfig:
         "description": f"Train {DESCRIPTIONS[task]}, and measure the gradient noise scale while training.",
         "program": f"rlgns train {task}",
     }
-    arguments, config_file = take_option(arguments, "--config")
-    options = {} if config_file is None else read_yaml(Path(config_file))
-    base = as_mapping(DEFAULTS[task])
-    default = from_mapping(SupervisedConfig, {**base, **options}, str(config_file))
-    given = parse_flags(SupervisedConfig, arguments, default=default, **about)
-    if given.resume is None:
-        return checked(task, replace(given, data_dir=given.data_dir or _data_dir(task, given)))
-    from rlgns.run_directory import read_config
-
-    saved = from_mapping(SupervisedConfig, read_config(given.resume)["options"], str(given.resume))
-    default = from_mapping(SupervisedConfig, {**as_mapping(saved), **options}, str(config_file))
-    given = parse_flags(SupervisedConfig, arguments, default=default, **about)
-    return checked(task, _resumed(given, saved))
+    given = parse_run(arguments, default=DEFAULTS[task], changeable=CHANGEABLE_ON_RESUME, **about)
+    return checked(task, replace(given, data_dir=given.data_dir or _data_dir(task, given)))
 
 
 def _data_dir(task: str, config: SupervisedConfig) -> Path | None:
@@ -253,17 +242,6 @@ def _data_dir(task: str, config: SupervisedConfig) -> Path | None:
     name = (config.dataset or task).rpartition("/")[2]
     found = Path(os.environ.get(DATA, "/nonexistent")) / name
     return found if found.is_dir() else None
-
-
-def _resumed(given: SupervisedConfig, saved: SupervisedConfig) -> SupervisedConfig:
-    changed = {f.name for f in fields(SupervisedConfig) if getattr(given, f.name) != getattr(saved, f.name)}
-    if not changed <= CHANGEABLE_ON_RESUME:
-        name = min(changed - CHANGEABLE_ON_RESUME)
-        raise ValueError(
-            f"{name} {getattr(given, name)} cannot be changed in a run that is resumed (it has "
-            f"{getattr(saved, name)}); leave out {flag(name)} or start a new run"
-        )
-    return replace(given, out=None)
 
 
 def checked(task: str, config: SupervisedConfig) -> SupervisedConfig:
