@@ -1,34 +1,22 @@
-"""Supervised runs: every task on small real data, and what holds for all of them."""
+"""Supervised runs from their flags to their files: every task on real data, goals, resuming, bad input."""
 
 import itertools
 import json
-import subprocess
-import sys
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from oracles import flat, group_gradients
 from real_data import CIFAR10, MNIST, SHAKESPEARE, TINY_IMAGENET, needs_data
-from test_parallel import end, environment, free_port
-from torch import nn
 
-from rlgns import moments_from_groups, noise_scale
 from rlgns.checkpoints import load_checkpoint
 from rlgns.measurements import TRAINED, measurement_of
 from rlgns.outcomes import outcome_of
-from rlgns.parallel import ALONE, Ranks
 from rlgns.records import read_records
 from rlgns.tasks import entry
-from rlgns.tasks.catalogue import TASKS, Task
 from rlgns.tasks.config import DEFAULTS, checked, parse
-from rlgns.tasks.data import Data, InMemory, load_digits
-from rlgns.tasks.learning import Learner, groups_of
-from rlgns.tasks.swap import _worker, swap
 
-CPU = torch.device("cpu")
 QUIET = ("--wandb", "disabled", "--num-torch-threads", "1")
 
 
@@ -39,294 +27,6 @@ def one_thread_and_no_cache(tmp_path, monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def random_data(task, D=64, size=8, classes=10, length=5):
-    generator = torch.Generator().manual_seed(0)
-    if task == "billion_word":
-        tokens = torch.randint(classes, (D, length + 1), generator=generator)
-        examples = InMemory(tokens[:, :-1], tokens[:, 1:])
-        return Data(examples, examples, classes, torch.empty(0), torch.empty(0))
-    channels = 1 if task in ("digits", "mnist") else 3
-    images = torch.randint(256, (D, channels, size, size), dtype=torch.uint8, generator=generator)
-    examples = InMemory(images, torch.randint(classes, (D,), generator=generator))
-    return Data(examples, examples, classes, torch.full((channels,), 0.5), torch.full((channels,), 0.25))
-
-
-def small(task, **changes):
-    text = {"hidden_size": 12, "embedding_size": 7, "sequence_length": 5}
-    base = replace(
-        DEFAULTS[task],
-        image_size=8,
-        batch_size=16,
-        latent_size=6,
-        bn_batch_size=2,
-        warmup="none",
-        lr_scaling="none",
-        learning_rate=0.01,
-    )
-    return replace(base, **{**text, **changes})
-
-
-def learner(task, data=None, ranks=ALONE, **changes):
-    return Learner(TASKS[task], small(task, **changes), data or random_data(task), CPU, ranks, [0])
-
-
-# --- gradients
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_trained_gradient_is_that_of_the_whole_batch_and_its_moments_those_of_the_groups(task):
-    one = learner(task, batch_size=16, optimizer="sgd", max_grad_norm=None, weight_decay=0.0)
-    before = [p.detach().clone() for p in one.model.parameters()]
-    inputs, targets, noise = one._batch()
-    one.model.train()
-
-    def terms(index):
-        return {"loss": TASKS[task].loss(one.model, inputs[index], targets[index], noise[index])[0]}
-
-    groups = np.arange(16).reshape(one.num_groups, -1)
-    slow = flat(group_gradients(one.model, terms, groups)["loss"])  # one forward and backward for each group
-    learnt = one.update()
-    expected = moments_from_groups(slow, group_size=16 // one.num_groups * one.unit_size)
-    for name in ("small_sq_norm", "large_sq_norm", "small_batch_size", "large_batch_size", "sq_norm_variance"):
-        assert getattr(learnt.moments, name) == pytest.approx(getattr(expected, name), rel=2e-3), name
-    steps = torch.cat([(b - p.detach()).flatten() / 0.01 for b, p in zip(before, one.model.parameters(), strict=True)])
-    scale = np.abs(slow.mean(0)).max()
-    np.testing.assert_allclose(steps.numpy() / scale, slow.mean(0) / scale, atol=2e-3)
-
-
-def test_one_example_a_group_is_the_gradient_of_each_example():
-    one = learner("mnist", batch_size=8, num_groups=8)
-    inputs, targets, noise = one._batch()
-    single = []
-    for i in range(8):
-        loss, _ = TASKS["mnist"].loss(one.model, inputs[i : i + 1], targets[i : i + 1], noise[i : i + 1])
-        gradient = torch.autograd.grad(loss.sum(), list(one.model.parameters()))
-        single.append(torch.cat([g.flatten() for g in gradient]).double().numpy())
-    expected = moments_from_groups(np.array(single), 1)
-    found = one.update().moments
-    assert found.trace_covariance == pytest.approx(expected.trace_covariance, rel=1e-4)
-    # b = 1: the trace of the sample covariance
-    assert found.trace_covariance == pytest.approx(np.var(single, axis=0, ddof=1).sum(), rel=1e-4)
-
-
-@pytest.mark.parametrize("task", ["mnist", "cifar10", "billion_word", "vae"])
-def test_gradients_that_add_up_over_micro_batches_are_those_of_the_large_batch(task):
-    data = random_data(task)
-    large, parts = learner(task, data), learner(task, data, micro_batch_size=2)
-    for _ in range(3):
-        at_once, added_up = large.update(), parts.update()
-        assert added_up.loss == pytest.approx(at_once.loss, rel=1e-4)
-        assert added_up.moments.sq_norm == pytest.approx(at_once.moments.sq_norm, rel=1e-2, abs=1e-7)
-    for one, other in zip(large.model.parameters(), parts.model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_measuring_changes_no_bit_of_training(task):
-    data = random_data(task)
-    measured, plain = learner(task, data), learner(task, data, measure=False)
-    for _ in range(3):
-        measured.update()
-        plain.update()
-    for one, other in zip(measured.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_same_seed_is_the_same_training_bit_by_bit(task):
-    data = random_data(task)
-    runs = [learner(task, data) for _ in range(2)]
-    told = [[one.update() for _ in range(3)] for one in runs]
-    assert told[0] == told[1]
-    for one, other in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_bfloat16_learns_from_nearly_the_same_gradient():
-    data = random_data("cifar10")
-    exact, rough = learner("cifar10", data), learner("cifar10", data, precision="bfloat16")
-    one, other = exact.update(), rough.update()
-    assert other.loss == pytest.approx(one.loss, rel=0.02)
-    assert other.moments.large_sq_norm == pytest.approx(one.moments.large_sq_norm, rel=0.1)
-
-
-# --- groups
-
-
-@pytest.mark.parametrize(
-    ("task", "changes", "groups", "why"),
-    [
-        ("mnist", {"batch_size": 64}, 8, ""),
-        ("mnist", {"batch_size": 6}, 6, ""),
-        ("mnist", {"batch_size": 3}, 1, "a batch of 3 has fewer than 4 independent examples"),
-        ("mnist", {"batch_size": 64, "num_groups": 16}, 16, ""),
-        ("cifar10", {"batch_size": 128, "bn_batch_size": 32}, 4, ""),
-        (
-            "cifar10", {"batch_size": 64, "bn_batch_size": 32}, 1,
-            "a batch of 64 has fewer than 4 independent stretches of 32 that are normalised together",
-        ),
-        ("cifar10", {"batch_size": 64, "bn_batch_size": 0}, 1, "stretches of 64"),
-    ],
-)  # fmt: skip
-def test_groups_are_whole_stretches_of_what_is_normalised_together(task, changes, groups, why):
-    config = small(task, **changes)
-    found, said = groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
-    assert found == groups
-    assert why in said
-    assert bool(said) == bool(why)
-
-
-@pytest.mark.parametrize(
-    ("task", "changes", "words"),
-    [
-        ("cifar10", {"batch_size": 48, "bn_batch_size": 32}, "use --batch-size 32 or another --bn-batch-size"),
-        ("mnist", {"batch_size": 64, "num_groups": 7}, "num_groups 7 does not divide 64"),
-        ("cifar10", {"batch_size": 64, "bn_batch_size": 8, "micro_batch_size": 4}, "cut through stretches of 8"),
-    ],
-)
-def test_groups_that_cannot_be_are_refused(task, changes, words):
-    config = small(task, **changes)
-    with pytest.raises(ValueError, match=words):
-        groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
-
-
-# --- SWAP
-
-
-def test_swap_ends_in_the_mean_of_its_workers_normalised_anew():
-    data = random_data("cifar10")
-    one = learner("cifar10", data, swap_workers=3, swap_batch_size=8, swap_epochs=0.5, swap_learning_rate=0.01)
-    for _ in range(2):
-        one.update()
-    workers = [_worker(one, number) for number in range(3)]
-    for worker in workers:
-        while worker.epoch < 0.5:
-            worker.update()
-    found = swap(one)
-    for mean, *each in zip(one.model.parameters(), *(w.model.parameters() for w in workers), strict=True):
-        torch.testing.assert_close(mean, torch.stack(each).mean(0))
-    # the first layer sees the images themselves, whatever the weights behind it
-    convolution, normalisation = one.model[1], one.model[2]
-    with torch.no_grad():
-        x = convolution(one.model[0](data.train.inputs))
-    torch.testing.assert_close(normalisation.statistics()[0], x.mean((0, 2, 3)), rtol=0.05, atol=0.02)
-    assert found["swap/worker_train_loss"] == pytest.approx(
-        np.mean([worker.evaluate(data.train)[0] for worker in workers]), rel=1e-6
-    )
-    assert found["swap/train_loss"] == pytest.approx(one.evaluate(data.train)[0], rel=1e-6)
-
-
-def test_the_workers_draw_their_examples_apart_and_end_at_rate_nought():
-    one = learner("digits", load_digits(), swap_workers=2, swap_batch_size=8, swap_epochs=0.1)
-    workers = [_worker(one, number) for number in range(2)]
-    assert workers[0].order.indices(0, 8).tolist() != workers[1].order.indices(0, 8).tolist()
-    rates = []
-    while workers[0].epoch < 0.1:
-        rates.append(workers[0].update().learning_rate)
-    assert rates[0] == pytest.approx(0.01)
-    assert all(a > b for a, b in itertools.pairwise(rates))
-    assert rates[-1] < 0.001
-
-
-def test_swap_is_a_flag_of_every_run(tmp_path):
-    flags = ("--max-steps", "30", "--swap-workers", "2", "--swap-epochs", "0.2")
-    assert run_digits(tmp_path / "run", *flags) == 0
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["swap/train_loss"] < summary["eval/train_loss"]
-
-
-# --- ranks
-
-TRAINED_BY_TWO = ("digits", "cifar10", "billion_word", "vae")
-
-
-def trained_by(ranks):
-    """Parameters, losses and moments after three updates, of all tasks that two ranks are to train as one does."""
-    found = {}
-    for task in TRAINED_BY_TWO:
-        one = learner(task, ranks=ranks)
-        one.ranks.broadcast(one.model.parameters())
-        told = [one.update() for _ in range(3)]
-        found[task] = {
-            "parameters": torch.cat([p.detach().flatten() for p in one.model.parameters()]),
-            "losses": [learnt.loss for learnt in told],
-            "noise": [(learnt.moments.sq_norm, learnt.moments.trace_covariance) for learnt in told],
-            "evaluation": one.evaluate(one.data.train)[0],
-        }
-    return found
-
-
-def test_two_ranks_train_as_one_with_the_same_batch(tmp_path):
-    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    command = [sys.executable, __file__, str(tmp_path)]
-    ranks = [
-        subprocess.Popen(command, env=environment(RANK=r, LOCAL_RANK=r, **shared), stderr=subprocess.PIPE, text=True)
-        for r in range(2)
-    ]
-    assert [end(rank) for rank in ranks] == [(0, ""), (0, "")]
-    alone = trained_by(ALONE)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        for task in TRAINED_BY_TWO:
-            one, other = alone[task], found[task]
-            torch.testing.assert_close(other["parameters"], one["parameters"], rtol=1e-3, atol=2e-5, msg=task)
-            assert other["losses"] == pytest.approx(one["losses"], rel=1e-4), task
-            assert np.array(other["noise"]) == pytest.approx(np.array(one["noise"]), rel=1e-2, abs=1e-5), task
-            # each rank's running means for evaluation are of what it has normalised itself
-            close = 0.02 if task == "cifar10" else 1e-3
-            assert other["evaluation"] == pytest.approx(one["evaluation"], rel=close), task
-
-
-# --- a noise scale that is known
-
-
-def linear_regression(D=4000, dimensions=20, noise=1.5, seed=0):
-    """Squared errors of a linear layer without bias at w = 0, and the noise scale there of the examples themselves."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((D, dimensions)) * np.linspace(0.5, 2, dimensions)
-    y = x @ np.full(dimensions, 0.3) + noise * rng.standard_normal(D)
-    gradients = -x * y[:, None]  # of ½(wx − y)² at w = 0
-    exact = gradients.var(axis=0).sum() / (gradients.mean(axis=0) ** 2).sum()
-    examples = InMemory(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32))
-    return Data(examples, None, 1, torch.empty(0), torch.empty(0)), exact
-
-
-def at_zero(config, data):
-    layer = nn.Linear(20, 1, bias=False)
-    nn.init.zeros_(layer.weight)
-    return layer
-
-
-REGRESSION = Task(
-    "examples",
-    load=lambda config: linear_regression()[0],
-    network=at_zero,
-    loss=lambda model, x, y, noise: (0.5 * (model(x)[:, 0] - y) ** 2, None),
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [16, 128])
-def test_the_interval_covers_the_known_noise_scale_of_a_linear_regression(batch_size):
-    data, exact = linear_regression()
-    config = replace(DEFAULTS["digits"], batch_size=batch_size, learning_rate=1e-30)
-    covered, points = 0, []
-    repetitions, updates = 400, 1024 // batch_size
-    for seed in range(repetitions):
-        one = Learner(REGRESSION, config, data, CPU, ALONE, [seed])
-        moments = [one.update().moments for _ in range(updates)]
-        found = noise_scale(moments, method="rollouts")
-        covered += found.low <= exact <= found.high
-        points.append((sum(m.trace_covariance for m in moments), sum(m.sq_norm for m in moments)))
-    # examples are drawn without replacement, 1,024 of 4,000: the interval is a little wide, not narrow
-    assert 0.92 <= covered / repetitions <= 0.995
-    sums = np.array(points).sum(axis=0)
-    assert sums[0] / sums[1] == pytest.approx(exact, rel=0.03)
-
-
-# --- whole runs
 
 
 def run_digits(out, *flags):
@@ -388,12 +88,28 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
     assert last[0] == last[1]
 
 
+def test_the_plain_line_tells_a_speed_right_after_an_evaluation_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlgns.console.PLAIN_SECONDS", 0)
+    monkeypatch.setattr("rlgns.tasks.supervised.SHOW_SECONDS", 0)
+    assert run_digits(tmp_path / "run", "--max-steps", "20", "--evaluation-growth", "0.001", "--batch-size", "512") == 0
+    speeds = re.findall(r"([\d,]+) images/s", capsys.readouterr().err)
+    assert len(speeds) == 20
+    assert "0" not in speeds
+
+
 def test_a_run_that_diverges_says_so_and_keeps_what_it_has(tmp_path, capsys):
     assert run_digits(tmp_path / "run", "--learning-rate", "1e30") == 1
     error = capsys.readouterr().err
     assert "error: training diverged at update" in error
     assert "try a smaller --learning-rate" in error
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_code"] == 1
+
+
+def test_swap_is_a_flag_of_every_run(tmp_path):
+    flags = ("--max-steps", "30", "--swap-workers", "2", "--swap-epochs", "0.2")
+    assert run_digits(tmp_path / "run", *flags) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["swap/train_loss"] < summary["eval/train_loss"]
 
 
 @needs_data
@@ -496,23 +212,3 @@ def test_a_directory_for_all_data_may_be_named_in_the_environment(tmp_path, monk
 def test_every_tasks_defaults_can_work():
     for task, config in DEFAULTS.items():
         assert checked(task, config) is config
-
-
-def test_warmup_begins_at_the_reference_rate_and_ends_at_the_scaled_one():
-    data = load_digits()
-    config = small(
-        "digits", batch_size=512, learning_rate=0.01, lr_scaling="linear", reference_batch_size=64, warmup="gradual",
-        warmup_epochs=2.0,
-    )  # fmt: skip
-    one = Learner(TASKS["digits"], config, data, CPU, ALONE, [0])
-    rates = [one.update().learning_rate for _ in range(7)]
-    # 512/1438 of an epoch an update, from 0.01 to 0.08 in two epochs
-    expected = [0.01 + 0.07 * i * 512 / 1438 / 2 for i in range(6)] + [0.08]
-    assert rates == pytest.approx(expected)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    us = Ranks.from_environment()
-    with us.joined(CPU):
-        torch.save(trained_by(us), Path(sys.argv[1]) / f"{us.rank}.pt")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -79,8 +80,8 @@ class Training:
             self._restore(state)
         if state and directory:
             self.history = History.from_records(read_records(directory / METRICS))
-        self.started = self.saved = self.shown = self.recorded = time.monotonic()
-        self.recorded_examples = learner.examples
+        self.started = self.saved = self.shown = time.monotonic()
+        self.recorded = deque([(self.started, learner.examples)], maxlen=2)  # the last records' times, evaluation over
         self.stop = StopRequest()
         self.display = ProgressDisplay(self.max_examples, self.unit, silent=not learner.ranks.is_first)
         self.sinks = self._open_sinks(directory, state) if directory else []
@@ -188,12 +189,11 @@ class Training:
 
     def _record(self) -> None:
         """Evaluate, and write the record of the update just made."""
-        now, steps = time.monotonic(), self.learner.steps
-        speed = (self.learner.examples - self.recorded_examples) / max(now - self.recorded, 1e-9)
+        steps = self.learner.steps
         record = self.progress() | {
             "train/loss": self.losses[0] / self.losses[1],
             "train/learning_rate": self.learning_rate,
-            "time/examples_per_second": speed,
+            "time/examples_per_second": self._speed_since(self.recorded[-1]),
         }
         record |= self._evaluated("train", self.learner.data.train)
         if self.config.goal_on == "test":
@@ -209,7 +209,7 @@ class Training:
         for sink in self.sinks:
             sink.log(record, steps)
         self.trained, self.losses = PooledMoments(), [0.0, 0.0]
-        self.recorded, self.recorded_examples = time.monotonic(), self.learner.examples
+        self.recorded.append((time.monotonic(), self.learner.examples))
         at_least = math.ceil(self.config.evaluation_examples / 2 / self.config.batch_size)  # or it would cost too much
         self.next_evaluation = steps + max(at_least, math.ceil(steps * self.config.evaluation_growth))
 
@@ -222,11 +222,16 @@ class Training:
         self.measured |= found
         return dict(found)
 
+    def _speed_since(self, mark: tuple[float, int]) -> float:
+        """Examples a second since a time at which there had been so many."""
+        then, examples = mark
+        return (self.learner.examples - examples) / max(time.monotonic() - then, 1e-9)
+
     def _show(self, now: float) -> None:
         self.shown = now
         value = self.measured.get(self.goal_key)
         measure = "not evaluated yet" if value is None else f"{MEASURES[self.goal_key]} {value:.4g}"
-        speed = (self.learner.examples - self.recorded_examples) / max(now - self.recorded, 1e-9)
+        speed = self._speed_since(self.recorded[0])  # right after a record there has been nothing since the last one
         scale = self.history.noise_scale(TRAINED)
         words = str(scale) if scale else "not measured" if self.learner.unmeasured else "not measured yet"
         self.display.show(Status(self.learner.examples, speed, measure, words))
