@@ -10,7 +10,7 @@ Source: McCandlish et al. 2018, arXiv:1812.06162, table 1.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rlgns.goal_fits import GoalFit
 from rlgns.goals import RETURN, level_in_words
 from rlgns.predictions import Stretch, noise_scales_along
 from rlgns.study import Study
+from rlgns.tasks.config import DEFAULTS
 
 Bounds = tuple[float, float]
 
@@ -67,6 +68,9 @@ OF_PAPER = {
 }
 """Which of its rows is about the same task as ours."""
 
+SIZES = ("image_size", "network", "latent_size", "embedding_size", "hidden_size", "vocabulary_size", "sequence_length")
+"""Options that change a supervised task itself, not only how it is learnt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -78,6 +82,7 @@ class Row:
     paper              the paper's row of the same task
     data, num_train    what was learnt from, None in reinforcement learning
     stands_in_for      the paper's data, where ours is another
+    changed            options of the task itself that are not its own: name, value, the task's value
     """
 
     task: str
@@ -93,6 +98,7 @@ class Row:
     data: str | None
     num_train: int | None
     stands_in_for: str | None
+    changed: tuple[tuple[str, Any, Any], ...] = ()
 
     @property
     def ratio(self) -> float | None:
@@ -160,7 +166,15 @@ def _row(study: Study) -> Row:
         data=data,
         num_train=num_train,
         stands_in_for=paper.data if is_other and paper else None,
+        changed=_changed(study.task, about.options),
     )
+
+
+def _changed(task: str, options: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
+    if task not in DEFAULTS:
+        return ()
+    own = vars(DEFAULTS[task])
+    return tuple((name, options[name], own[name]) for name in SIZES if options.get(name, own[name]) != own[name])
 
 
 def _critical(fit: GoalFit) -> Estimate | None:
@@ -207,6 +221,7 @@ def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "data": row.data,
             "num_train": row.num_train,
             "stands_in_for": row.stands_in_for,
+            "changed": " ".join(f"{name}={value}" for name, value, _ in row.changed) or None,
             "paper_task": row.paper.task if row.paper else None,
             "paper_unit": row.paper.unit if row.paper else None,
         }

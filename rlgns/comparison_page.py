@@ -92,12 +92,20 @@ def words_of(rows: Sequence[Row]) -> list[str]:
 
 
 def _stand_ins(rows: Sequence[Row]) -> list[str]:
-    return [
+    others = [
         f"The row {row.task} was learnt from {row.data}, which stands in for the paper's {_data_of(row.paper)}: its "
         "numbers are of another problem, and comparable in kind only."
         for row in rows
         if row.stands_in_for and row.paper
     ]
+    changed = [
+        f"The row {row.task} has "
+        + ", ".join(f"{name} {value} instead of {own}" for name, value, own in row.changed)
+        + "."
+        for row in rows
+        if row.changed
+    ]
+    return others + changed
 
 
 def _data_of(paper: PaperRow) -> str:

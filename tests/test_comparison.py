@@ -42,7 +42,8 @@ def write_task(
 def studies(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies")
     write_task(folder / "a", "mnist", critical=160, scale=800, unit="images", data="mnist")
-    write_task(folder / "b", "vae", critical=100, scale=20, unit="images", data="cifar10")
+    smaller = {"image_size": 16, "latent_size": 64}
+    write_task(folder / "b", "vae", critical=100, scale=20, unit="images", data="cifar10", options=smaller)
     write_task(folder / "c", "A2C on breakout", critical=400, scale=500, unit="transitions", options=ATARI)
     return folder
 
@@ -81,6 +82,8 @@ def test_rows_name_the_papers_and_what_stands_in_for_its_data(found):
     assert rows["mnist"].stands_in_for is None
     assert rows["vae"].paper.task == "VAE"
     assert rows["vae"].stands_in_for == "svhn"
+    assert rows["vae"].changed == (("image_size", 16, 32),)
+    assert rows["mnist"].changed == ()
     assert rows["A2C on breakout"].paper.unit == "frames"
 
 
@@ -131,6 +134,7 @@ def test_the_command_writes_page_table_and_figures(studies, tmp_path, capsys):
     text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
     for words in (
         "The row vae was learnt from cifar10, which stands in for the paper's SVHN",
+        "The row vae has image_size 16 instead of 32.",
         "B_simple predicts B_crit within 10 times in 3 of the 3 tasks",
         "mnist: B_crit",
         "not measured here and without intervals",
