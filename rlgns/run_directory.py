@@ -41,8 +41,8 @@ class RunDirectory:
         self.path = path
         if resume and not (path / CONFIG).exists():
             raise ValueError(f"{path} holds no run to resume ({CONFIG} is missing); name a run directory")
-        if not resume and _holds_results(path):
-            raise ValueError(f"{path} already holds a run; continue it with --resume {path}, or choose another --out")
+        if not resume:
+            check_unused(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / ".lock").open("w")
@@ -79,6 +79,12 @@ class RunDirectory:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+
+def check_unused(path: Path) -> None:
+    """Raise ValueError, with the remedy, if the directory already holds a run."""
+    if _holds_results(path):
+        raise ValueError(f"{path} already holds a run; continue it with --resume {path}, or choose another --out")
 
 
 def _holds_results(path: Path) -> bool:

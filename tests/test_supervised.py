@@ -173,6 +173,12 @@ def test_bad_input_is_one_line_and_exit_code_2(task, flags, words, capsys, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_directory_that_holds_a_run_is_refused_before_any_data_is_read(tmp_path, capsys):
+    assert run_digits(tmp_path / "run", "--max-steps", "3") == 0
+    assert entry.mnist([*QUIET, "--out", str(tmp_path / "run"), "--data-dir", str(tmp_path)]) == 2
+    assert "already holds a run; continue it with --resume" in capsys.readouterr().err
+
+
 def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, capsys):
     assert run_digits(tmp_path / "run", "--max-steps", "3") == 0
     assert entry.digits(["--resume", str(tmp_path / "run"), "--batch-size", "32"]) == 2

@@ -25,7 +25,7 @@ from rlgns.goals import MEASURES, GoalTracker, Reached
 from rlgns.measurements import TRAINED, History, estimate_record, record_of
 from rlgns.parallel import Ranks
 from rlgns.records import Record, plain, read_records
-from rlgns.run_directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, write_json
+from rlgns.run_directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, check_unused, write_json
 from rlgns.running import StopRequest, open_directory, open_sinks, was_restarted
 from rlgns.sinks import Sink
 from rlgns.statistics import PooledMoments
@@ -54,6 +54,8 @@ def run(task: str, config: SupervisedConfig) -> int:
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
     device = ranks.device(config.device)
+    if config.out and ranks.is_first:
+        check_unused(config.out)  # before the data, which may take a while
     state = load_checkpoint(config.resume / CHECKPOINT) if config.resume else None
     data = TASKS[task].load(config)
     if config.goals and config.goal_on == "test" and data.test is None:
