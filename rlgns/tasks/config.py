@@ -177,30 +177,30 @@ class SupervisedConfig:
         return float(scaled / (1 + self.lr_batch_scale / self.batch_size) ** self.lr_batch_exponent)
 
 
-IMAGES = SupervisedConfig()
-
 DEFAULTS: Mapping[str, SupervisedConfig] = {
-    "digits": replace(IMAGES, batch_size=64, learning_rate=0.1, image_size=8, max_epochs=50.0, evaluation_examples=300),
-    "mnist": replace(IMAGES, dataset="ylecun/mnist", image_size=28, batch_size=64, learning_rate=0.1),
-    "svhn": replace(IMAGES, dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", learning_rate=0.1),
-    "cifar10": replace(
-        IMAGES, dataset="uoft-cs/cifar10", optimizer="momentum", learning_rate=0.1, weight_decay=1e-4, max_epochs=30.0,
+    "digits": SupervisedConfig(
+        batch_size=64, learning_rate=0.1, image_size=8, max_epochs=50.0, evaluation_examples=300,
+    ),
+    "mnist": SupervisedConfig(dataset="ylecun/mnist", image_size=28, batch_size=64, learning_rate=0.1),
+    "svhn": SupervisedConfig(dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", learning_rate=0.1),
+    "cifar10": SupervisedConfig(
+        dataset="uoft-cs/cifar10", optimizer="momentum", learning_rate=0.1, weight_decay=1e-4, max_epochs=30.0,
         evaluation_examples=500,
     ),
-    "imagenet": replace(
-        IMAGES, dataset="ILSVRC/imagenet-1k", optimizer="nesterov", learning_rate=0.1, batch_size=256,
+    "imagenet": SupervisedConfig(
+        dataset="ILSVRC/imagenet-1k", optimizer="nesterov", learning_rate=0.1, batch_size=256,
         lr_scaling="linear", warmup="gradual", decay_epochs=(30.0, 60.0, 80.0), weight_decay=1e-4, zero_gamma=True,
         max_epochs=90.0,
     ),
-    "billion_word": replace(
-        IMAGES, optimizer="adam", learning_rate=7e-4, adam_beta1=0.5, max_grad_norm=10.0, lr_batch_exponent=0.5,
+    "billion_word": SupervisedConfig(
+        optimizer="adam", learning_rate=7e-4, adam_beta1=0.5, max_grad_norm=10.0, lr_batch_exponent=0.5,
     ),
-    "autoencoder": replace(
-        IMAGES, dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", optimizer="adam", learning_rate=1e-3,
+    "autoencoder": SupervisedConfig(
+        dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", optimizer="adam", learning_rate=1e-3,
         lr_batch_exponent=0.5,
     ),
-    "vae": replace(
-        IMAGES, dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", optimizer="adam", learning_rate=1e-3,
+    "vae": SupervisedConfig(
+        dataset="ufldl-stanford/svhn", dataset_config="cropped_digits", optimizer="adam", learning_rate=1e-3,
         lr_batch_exponent=0.5,
     ),
 }  # fmt: skip
