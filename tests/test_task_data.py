@@ -106,6 +106,16 @@ def test_a_directory_whose_own_name_begins_like_a_split_mixes_no_splits(tmp_path
     assert (len(data.train), len(data.test)) == (len(found["train"][0]), len(found["test"][0]))
 
 
+def test_a_directory_with_several_configurations_is_read_by_one_of_them_or_refused(tmp_path):
+    found = svhn(tmp_path)
+    svhn(tmp_path / "full_numbers")
+    data = load_images("", tmp_path, config="cropped_digits", size=32, channels=3)
+    assert len(data.train) == 6
+    np.testing.assert_array_equal(data.train.take(torch.arange(6))[0].permute(0, 2, 3, 1).numpy(), found["train"][0])
+    with pytest.raises(ValueError, match="holds several data sets; name one with --data-dir .*cropped_digits"):
+        load_images("", tmp_path, config=None, size=32, channels=3)
+
+
 def test_images_by_folder_are_read(tmp_path):
     for split, count in (("train", 3), ("val", 2)):
         for label, grey in (("cat", 10), ("dog", 200)):

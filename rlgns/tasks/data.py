@@ -197,7 +197,7 @@ def _rows(
         raise ValueError("reading this data needs the package datasets; pip install 'rlgns[data]'") from None
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    what: dict[str, Any] = _local(data_dir) if data_dir else {"path": dataset, "name": config}
+    what: dict[str, Any] = _local(data_dir, config) if data_dir else {"path": dataset, "name": config}
     try:
         found = datasets.load_dataset(**what)
     except Exception as error:  # the library's errors are of many kinds, each of its readers' own
@@ -219,10 +219,11 @@ def _rows(
     return splits
 
 
-def _local(data_dir: Path) -> dict[str, Any]:
-    """What of a directory is to be loaded."""
+def _local(data_dir: Path, config: str | None) -> dict[str, Any]:
+    """What of a directory is to be loaded: of the folder of that configuration, where it has one."""
     if not data_dir.is_dir():
         raise ValueError(f"no data: --data-dir {data_dir} is no directory; name one with parquet files or images")
+    data_dir = data_dir / config if config and (data_dir / config).is_dir() else data_dir
     files = sorted(data_dir.rglob("*.parquet"))
     if files:
         by_split = {
@@ -232,6 +233,9 @@ def _local(data_dir: Path) -> dict[str, Any]:
         }
         if "train" not in by_split:
             raise ValueError(f"no data: {data_dir} has parquet files, but none is named train*")
+        folders = sorted({str(path.parent) for path in by_split["train"] if path.name.startswith(SPLITS["train"])})
+        if len(folders) > 1:
+            raise ValueError(f"no data: {data_dir} holds several data sets; name one with --data-dir {folders[0]}")
         data_files = {split: [str(path) for path in paths] for split, paths in by_split.items()}
         return {"path": "parquet", "data_files": data_files}
     if any(data_dir.glob("train/*/*")):
