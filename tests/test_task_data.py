@@ -112,7 +112,7 @@ def test_a_directory_with_several_configurations_is_read_by_one_of_them_or_refus
     data = load_images("", tmp_path, config="cropped_digits", size=32, channels=3)
     assert len(data.train) == 6
     np.testing.assert_array_equal(data.train.take(torch.arange(6))[0].permute(0, 2, 3, 1).numpy(), found["train"][0])
-    with pytest.raises(ValueError, match="holds several data sets; name one with --data-dir .*cropped_digits"):
+    with pytest.raises(ValueError, match=r"holds several data sets; name one with --data-dir .*cropped_digits"):
         load_images("", tmp_path, config=None, size=32, channels=3)
 
 
