@@ -23,7 +23,7 @@ from rlgns.outcomes import Outcome, outcomes_of
 from rlgns.records import columns
 from rlgns.sweep_figures import GOALS, STYLE, logarithmic
 
-COMMON_RATE, GOAL = 0.02, 0.02
+COMMON_RATE, GOAL = 0.03, 0.02
 
 
 def main(folder: Path, figure: Path) -> None:
