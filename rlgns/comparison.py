@@ -81,7 +81,7 @@ class Row:
                        nothing measured
     paper              the paper's row of the same task
     data, num_train    what was learnt from, None in reinforcement learning
-    stands_in_for      the paper's data, where ours is another
+    stands_in_for      the paper's data, where ours is another; the task's name then says which
     changed            options of the task itself that are not its own: name, value, the task's value
     """
 
@@ -139,21 +139,16 @@ def courses_of(studies: Sequence[Study]) -> list[Course]:
                 first = stretches[0].loss
                 of_first = tuple(one for one in stretches if one.loss == first)
                 of_first = of_first if study.outcomes[0].measure == RETURN else of_first[::-1]  # a loss falls
-                courses.append(Course(study.task, study.outcomes[0].unit, of_first))
+                courses.append(Course(_name(study), study.outcomes[0].unit, of_first))
                 break
     return courses
 
 
 def _row(study: Study) -> Row:
     first, last = study.fits[0], study.fits[-1]
-    about = study.outcomes[0]
-    paper = next((row for row in PAPER if row.task == OF_PAPER.get(study.task)), None)
-    if paper is None and about.options.get("frameskip") and about.options.get("env") is None:
-        paper = next(row for row in PAPER if row.unit == "frames")
-    data, num_train = about.told.get("data"), about.told.get("num_train")
-    is_other = bool(paper and data and paper.data not in data.lower())
+    about, paper = study.outcomes[0], _paper(study)
     return Row(
-        task=study.task,
+        task=_name(study),
         unit=about.unit,
         goals=(level_in_words(first.level), level_in_words(last.level)),
         critical_start=_critical(first),
@@ -163,11 +158,29 @@ def _row(study: Study) -> Row:
         num_runs=len(study.outcomes),
         num_seeds=len({run.seed for run in study.outcomes}),
         paper=paper,
-        data=data,
-        num_train=num_train,
-        stands_in_for=paper.data if is_other and paper else None,
+        data=about.told.get("data"),
+        num_train=about.told.get("num_train"),
+        stands_in_for=_stands_in_for(study),
         changed=_changed(study.task, about.options),
     )
+
+
+def _paper(study: Study) -> PaperRow | None:
+    options = study.outcomes[0].options
+    is_atari = options.get("frameskip") and options.get("env") is None
+    wanted = OF_PAPER.get(study.task, "Atari, 7 games" if is_atari else None)
+    return next((row for row in PAPER if row.task == wanted), None)
+
+
+def _stands_in_for(study: Study) -> str | None:
+    """The data of the paper's row, if ours is another."""
+    paper, data = _paper(study), study.outcomes[0].told.get("data")
+    return paper.data if paper and data and paper.data not in data.lower() else None
+
+
+def _name(study: Study) -> str:
+    """The task, with its data if that only stands in for the paper's."""
+    return f"{study.task} on {study.outcomes[0].told['data']}" if _stands_in_for(study) else study.task
 
 
 def _changed(task: str, options: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:

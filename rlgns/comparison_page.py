@@ -93,7 +93,7 @@ def words_of(rows: Sequence[Row]) -> list[str]:
 
 def _stand_ins(rows: Sequence[Row]) -> list[str]:
     others = [
-        f"The row {row.task} was learnt from {row.data}, which stands in for the paper's {_data_of(row.paper)}: its "
+        f"The row {row.task} stands in for the paper's {row.paper.task}, which learns from {_data_of(row.paper)}: its "
         "numbers are of another problem, and comparable in kind only."
         for row in rows
         if row.stands_in_for and row.paper
@@ -109,7 +109,7 @@ def _stand_ins(rows: Sequence[Row]) -> list[str]:
 
 
 def _data_of(paper: PaperRow) -> str:
-    names = {"svhn": "SVHN", "billion": "Billion Word corpus", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+    names = {"svhn": "SVHN", "billion": "the Billion Word corpus", "mnist": "MNIST", "cifar10": "CIFAR-10"}
     return names.get(paper.data, paper.task)
 
 
