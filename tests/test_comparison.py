@@ -136,7 +136,7 @@ def test_the_command_writes_page_table_and_figures(studies, tmp_path, capsys):
     assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
     text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
     for words in (
-        "The row vae on cifar10 stands in for the paper's VAE, which learns from SVHN: its numbers are of another problem",
+        "The row vae on cifar10 stands in for the paper's VAE, which learns from SVHN: its numbers are of another",
         "The row vae on cifar10 has image_size 16 instead of 32.",
         "B_simple predicts B_crit within 10 times in 3 of the 3 tasks",
         "mnist: B_crit",
