@@ -45,6 +45,14 @@ def test_a_sweep_is_told_with_its_critical_batch_size(sweep, capsys):
     assert "noise scale before the goal, 3 runs of 640 transitions" in said.out
 
 
+def test_a_reader_that_has_enough_is_left_in_peace(sweep):
+    command = [sys.executable, "-m", "rlgns", "fit", str(sweep)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
+
+
 def test_one_goal_and_another_level_may_be_chosen(sweep, capsys):
     assert fit(sweep, "--goal", 20, "--level=0.5") == 0
     half = capsys.readouterr().out
