@@ -38,6 +38,8 @@ ON_DARK = {
     "#009e73": "#2fd6a5",
     "#cc79a7": "#f0a6cc",
     "#8c6d1f": "#f0e442",
+    "#5e3c99": "#b39ddb",
+    "#7a1c2e": "#ff7a85",
     "#6b7280": "#a9b0ba",
 }
 """What the figures' colours become on a dark ground."""

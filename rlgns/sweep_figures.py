@@ -29,8 +29,8 @@ from rlgns.study import Study
 INK = "#1b1f23"
 """Of text and axes; a page may give it another meaning, as all the colours here."""
 
-GOALS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f")
-"""One a goal: Okabe and Ito's palette, readable with colour-blind eyes, without its light tones."""
+GOALS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#5e3c99", "#7a1c2e")
+"""One a goal: Okabe and Ito's palette, readable with colour-blind eyes, dark tones instead of its light ones."""
 
 LOSSES = {"trained": "#cc79a7", "total": "#6b7280", "loss": "#6b7280", "policy": "#0072b2", "value": "#d55e00"}
 
