@@ -80,17 +80,32 @@ def _seconds_per_epoch(run: Outcome) -> float:
 
 
 def _draw(common: Sequence[Outcome], tuned: Sequence[Outcome], path: Path) -> None:
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(12, 7), layout="constrained")
     panels: list[tuple[str, Callable[[Outcome], float]]] = [
         ("ms an update takes", _ms_per_update),
         ("seconds an epoch takes", _seconds_per_epoch),
         ("roughness of the test loss", roughness),
+        ("smallest test error", _error),
         ("epochs to 98 % of the test images", _epochs_to_goal),
     ]
-    for axes, (label, of) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    *drawn, rest = figure.subplots(2, 3, sharex=True).flat
+    for axes, (label, of) in zip(drawn, panels, strict=True):
         _panel(axes, label, of, common, tuned)
-    figure.axes[0].legend(loc="lower right")
+    rest.legend(*drawn[0].get_legend_handles_labels(), loc="center")
+    rest.axis("off")
+    epochs = drawn[-1]
+    epochs.set_yscale("linear")
+    epochs.set_ylim(0, 1.1 * max(_epochs_made(run) for run in common))
+    for chosen, colour in ((common, GOALS[0]), (tuned, GOALS[1])):
+        open_ended = [run for run in chosen if math.isnan(_epochs_to_goal(run))]
+        x, y = [run.batch_size for run in open_ended], [_epochs_made(run) for run in open_ended]
+        epochs.plot(x, y, "^", color=colour, markerfacecolor="none", label="not reached by then")
+    epochs.legend(handles=epochs.get_lines()[-1:], loc="lower right")
     figure.savefig(path, dpi=150)
+
+
+def _epochs_made(run: Outcome) -> float:
+    return float(np.nanmax(columns(run.records(), "progress/epochs")[0]))
 
 
 def _panel(
