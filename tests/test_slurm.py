@@ -43,7 +43,7 @@ def test_an_array_whose_tasks_are_preempted_finishes_its_sweep(slurm, tmp_path):
     said = slurm("sbatch", "--parsable", "--array=1-2", "--exclusive", ARRAY, "sweep.yaml", out, cwd=tmp_path)
     array = said.strip()
     first_runs = [out / "seed=0", out / "seed=1"]
-    wait_until(lambda: all((run / "checkpoint.pt").exists() for run in first_runs), seconds=90)
+    wait_until(lambda: all((run / "checkpoint.pt").exists() for run in first_runs), seconds=180)
     assert {slurm.job(f"{array}_{task}")["NodeList"] for task in (1, 2)} == {"n1", "n2"}
 
     slurm("scancel", "--signal=USR1", "--batch", f"{array}_1")
