@@ -28,7 +28,7 @@ SCALINGS, WARMUPS = ("none", "sqrt", "linear"), ("none", "constant", "gradual")
 def main(folder: Path, path: Path, sweep: Path | None) -> None:
     """Draw the figure, and print its numbers."""
     runs = outcomes_of([folder])
-    sizes = sorted({run.batch_size for run in runs})
+    sizes, known = sorted({run.batch_size for run in runs}), _known(sweep)
     print("scaling  warmup    " + "".join(f"{size:>15,}" for size in sizes))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained")
@@ -44,7 +44,7 @@ def main(folder: Path, path: Path, sweep: Path | None) -> None:
         for warmup, axes in panels.items():
             logarithmic(axes, "batch size, images", "test error" if warmup == "none" else "")
             axes.set_title(f"warmup: {warmup}")
-            for name, (low, high), hatch in _known(sweep):
+            for name, (low, high), hatch in known:
                 axes.axvspan(
                     low, high, color="#6b7280", alpha=0.15, hatch=hatch, label=f"{name} {low:.0f} – {high:.0f}"
                 )
