@@ -28,7 +28,6 @@ from agents.algorithms import A2C, PPO
 from agents.collecting import act
 from agents.config import TrainConfig, resolved
 from agents.environments import is_atari, make_environments
-from agents.machine import keep_freed_memory
 from agents.measuring import NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
 from agents.recorder import Recorder
@@ -38,6 +37,7 @@ from rlgns.cli import exit_code_of
 from rlgns.console import ProgressDisplay
 from rlgns.flags import flag, parse_flags
 from rlgns.grouping import MIN_NUM_GROUPS
+from rlgns.machine import keep_freed_memory
 from rlgns.running import StopRequest
 from rlgns.sinks import JsonLines
 

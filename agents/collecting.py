@@ -16,9 +16,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from agents.machine import release_cores
 from agents.rollouts import DeviceRolloutBuffer
 from agents.stepping import Step, SteppedInParts
+from rlgns.machine import release_cores
 from rlgns.parallel import Ranks
 
 
@@ -86,7 +86,7 @@ def collect(
         buffer.of_values[t, part] = choice.values
         buffer.of_log_probs[t, part] = choice.log_probs
 
-    with torch.no_grad():
+    with torch.no_grad(), _casts_kept(model.device.type):
         for t in range(T + 1):
             noise = _noise(model, ranks) if t < T else None
             steps.clear()
@@ -113,6 +113,13 @@ def collect(
     buffer.of_starts.copy_(torch.from_numpy(starts))
     buffer.compute_returns_and_advantage(last_values)
     return True
+
+
+def _casts_kept(device_type: str) -> torch.autocast:
+    """Inside, what autocast makes of a parameter is kept from one forward to the next: parameters stay as they are."""
+    return torch.autocast(
+        device_type, torch.get_autocast_dtype(device_type), enabled=torch.is_autocast_enabled(device_type)
+    )
 
 
 def _noise(model: OnPolicyAlgorithm, ranks: Ranks) -> Tensor:

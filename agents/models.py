@@ -6,16 +6,21 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import NatureCNN
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 from agents.algorithms import A2C, PPO
 from agents.atari import AtariVecEnv
 from agents.config import TrainConfig
 from agents.rollouts import DeviceRolloutBuffer
+
+IMAGES_AT_ONCE = 16
+"""Images that are scaled at once, so that the second pass over them finds them in the caches."""
 
 
 class NatureCNNInBfloat16(NatureCNN):
@@ -27,15 +32,42 @@ class NatureCNNInBfloat16(NatureCNN):
             return super().forward(observations).float()
 
 
+class ImagePolicy(ActorCriticCnnPolicy):
+    """Stable-Baselines3's CnnPolicy, which scales images to [0, 1] in place: the same numbers, less memory traffic."""
+
+    @override
+    def extract_features(  # type: ignore[override]  # as Stable-Baselines3 overrides it itself
+        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """[n, F] features of images [n, C, H, W] that are uint8."""
+        if not (self.share_features_extractor and isinstance(obs, Tensor) and obs.dtype == torch.uint8):
+            return super().extract_features(obs, features_extractor)
+        extractor = features_extractor or self.features_extractor
+        dtype = torch.bfloat16 if isinstance(extractor, NatureCNNInBfloat16) else torch.float32
+        features: Tensor = extractor(_scaled(obs, dtype))
+        return features
+
+
+def _scaled(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """images / 255, in the order in memory that they come in."""
+    scaled = torch.empty_like(images, dtype=dtype)
+    at_once = IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
+    for start in range(0, len(images), at_once):
+        some = slice(start, start + at_once)
+        scaled[some].copy_(images[some]).div_(255.0)
+    return scaled
+
+
 def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | PPO:
     """A2C or PPO with a CNN for images, an MLP for vectors, several inputs for dicts, seeded by the configuration.
 
-    Convolutions keep their weights channels last in memory, where they are fastest; numbers are the same to rounding.
+    Convolutions keep their weights channels last in memory, where they are fastest, and ReLUs work in place; numbers
+    are the same to rounding.
 
     Raises ValueError where the action space is none that the algorithm takes.
     """
     common: dict[str, Any] = {
-        "policy": _policy_name(environments.observation_space),
+        "policy": _policy(environments.observation_space),
         **_rollouts(config, environments),
         "env": environments,
         "learning_rate": _schedule(config.effective_learning_rate, config.anneal_learning_rate),
@@ -54,6 +86,9 @@ def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | 
     except AssertionError as error:  # SB3's word for an action space it does not take
         raise ValueError(f"{config.task} cannot be trained by {config.algo}: {' '.join(str(error).split())}") from None
     model.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in model.policy.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
     return model
 
 
@@ -66,10 +101,10 @@ def _rollouts(config: TrainConfig, environments: VecEnv) -> dict[str, Any]:
     return {"rollout_buffer_class": DeviceRolloutBuffer, "rollout_buffer_kwargs": {"frames_once": frames_once}}
 
 
-def _features(config: TrainConfig, policy: str) -> dict[str, Any]:
+def _features(config: TrainConfig, policy: str | type[ActorCriticPolicy]) -> dict[str, Any]:
     if config.precision == "float32":
         return {}
-    if policy != "CnnPolicy":
+    if policy is not ImagePolicy:
         raise ValueError(f"precision {config.precision} is for images, which {config.task} has none of; leave it out")
     # Behind any extractor that is not NatureCNN itself Stable-Baselines3 would put two hidden layers.
     return {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
@@ -94,10 +129,10 @@ def _ppo(config: TrainConfig, common: dict[str, Any]) -> PPO:
     )
 
 
-def _policy_name(space: spaces.Space[Any]) -> str:
+def _policy(space: spaces.Space[Any]) -> str | type[ActorCriticPolicy]:
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+    return ImagePolicy if is_image_space(space) else "MlpPolicy"
 
 
 def _schedule(start: float | None, anneal: bool | None) -> float | Schedule:

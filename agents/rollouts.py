@@ -74,7 +74,7 @@ class Frames(Observations):
     def _restart(self, t: int, environments: npt.NDArray[np.intp], older: npt.NDArray[np.uint8]) -> None:
         number = older.shape[0] * older.shape[1]
         if self._spare + number > len(self._frames):
-            more = max(number, self._N * self._S)
+            more = max(number, len(self._frames) // 128)
             self._frames = torch.cat([self._frames, self._frames.new_zeros(more, *self._frames.shape[1:])])
         self._frames[self._spare : self._spare + number] = torch.from_numpy(older).flatten(0, 1).to(self._frames.device)
         rows = torch.arange(self._spare, self._spare + number, device=self._rows.device).view(older.shape[:2])

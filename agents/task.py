@@ -17,7 +17,6 @@ from agents.algorithms import A2C, TrainingDivergedError
 from agents.atari import find_game
 from agents.config import TrainConfig
 from agents.environments import is_atari, make_environments
-from agents.machine import keep_freed_memory
 from agents.measuring import LOSSES, NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
 from agents.recorder import Recorder, restore
@@ -27,6 +26,7 @@ from rlgns.estimators import NotFiniteError
 from rlgns.flags import as_mapping
 from rlgns.goals import RETURN
 from rlgns.grouping import MIN_NUM_GROUPS
+from rlgns.machine import keep_freed_memory
 from rlgns.measurements import TRAINED, History
 from rlgns.parallel import Ranks
 from rlgns.records import plain, read_records

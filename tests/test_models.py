@@ -1,21 +1,26 @@
 """The agents that configurations describe: one architecture, whatever the precision."""
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import pytest
 import torch
 
+import agents.collecting
 from agents.config import TrainConfig, resolved
 from agents.environments import make_environments
-from agents.models import make_model
+from agents.models import ImagePolicy, make_model
+
+
+def configured(algo, precision):
+    told = {"algo": algo, "precision": precision, "num_envs": 8, "num_steps": 5, "num_threads": 1, "wandb": "disabled"}
+    if algo == "ppo":
+        told |= {"num_minibatches": 1, "num_epochs": 1}
+    return resolved(TrainConfig(game="breakout", total_transitions=40, **told))
 
 
 def first_gradients(algo, precision):
     """Parameters before the first update, and the gradient that the first optimiser step gets."""
-    told = {"algo": algo, "precision": precision, "num_envs": 8, "num_steps": 5, "num_threads": 1, "wandb": "disabled"}
-    if algo == "ppo":
-        told |= {"num_minibatches": 1, "num_epochs": 1}
-    config = resolved(TrainConfig(game="breakout", total_transitions=40, **told))
+    config = configured(algo, precision)
     with closing(make_environments(config, seed=0)) as environments:
         model = make_model(config, environments, "cpu")
         before = {name: value.detach().clone() for name, value in model.policy.named_parameters()}
@@ -43,3 +48,43 @@ def test_its_gradient_is_nearly_that_of_float32():
         assert of_bfloat16[name].dtype == torch.float32
         error = (of_bfloat16[name] - gradient).norm() / gradient.norm()
         assert 1e-5 < error < 0.25, name
+
+
+# --- the same numbers in less time
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_are_scaled_to_the_numbers_that_stable_baselines3_has(precision):
+    with closing(make_environments(config := configured("a2c", precision), seed=0)) as environments:
+        policy = make_model(config, environments, "cpu").policy
+    assert isinstance(policy, ImagePolicy)
+    images = torch.randint(0, 256, (37, 4, 84, 84), dtype=torch.uint8)
+    before = images.clone()
+    for ordered in (images, images.contiguous(memory_format=torch.channels_last)):
+        features = policy.extract_features(ordered)
+        assert torch.equal(features, super(ImagePolicy, policy).extract_features(ordered))
+        assert features.std() > 0
+    assert torch.equal(images, before)
+
+
+def test_numbers_that_are_no_bytes_are_left_to_stable_baselines3():
+    with closing(make_environments(config := configured("a2c", "float32"), seed=0)) as environments:
+        policy = make_model(config, environments, "cpu").policy
+    images = 255 * torch.rand(3, 4, 84, 84)
+    before = images.clone()
+    assert torch.equal(policy.extract_features(images), super(ImagePolicy, policy).extract_features(images))
+    assert torch.equal(images, before)
+
+
+def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(monkeypatch):
+    """Three updates in bfloat16, with casts kept and without, bit by bit."""
+
+    def parameters_after_three_updates():
+        with closing(make_environments(config := configured("a2c", "bfloat16"), seed=0)) as environments:
+            model = make_model(config, environments, "cpu")
+            model.learn(120)
+        return list(model.policy.parameters())
+
+    kept = parameters_after_three_updates()
+    monkeypatch.setattr(agents.collecting, "_casts_kept", lambda _: nullcontext())
+    assert all(torch.equal(a, b) for a, b in zip(kept, parameters_after_three_updates(), strict=True))

@@ -22,6 +22,7 @@ from rlgns.console import ProgressDisplay, Status
 from rlgns.estimators import NotFiniteError
 from rlgns.flags import as_mapping
 from rlgns.goals import MEASURES, GoalTracker, Reached
+from rlgns.machine import keep_freed_memory
 from rlgns.measurements import TRAINED, History, estimate_record, record_of
 from rlgns.parallel import Ranks
 from rlgns.records import Record, plain, read_records
@@ -47,6 +48,7 @@ def run(task: str, config: SupervisedConfig) -> int:
     Raises ValueError on usage errors, before anything is trained or written.
     """
     ranks = Ranks.from_environment()
+    keep_freed_memory()
     if was_restarted(config.out):
         config = replace(config, resume=config.out, out=None)
     if config.batch_size % ranks.size:
