@@ -23,10 +23,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from typing_extensions import override
 
 from agents.collecting import collect
+from agents.forwards import Forwards, worth_keeping
 from agents.losses import (
+    Terms,
     a2c_terms,
+    a2c_terms_of,
     clip_ranges,
     loss_weights,
     normalised,
@@ -38,8 +42,8 @@ from agents.losses import (
 from agents.rollouts import DeviceRolloutBuffer
 from agents.stepping import Step, in_parts
 from rlgns.estimators import GradientMoments, NotFiniteError
-from rlgns.gradients import group_backward
-from rlgns.grouping import environment_groups
+from rlgns.gradients import group_backward, recorded_backward
+from rlgns.grouping import Layout, environment_groups
 from rlgns.parallel import ALONE, Ranks
 
 
@@ -57,6 +61,10 @@ class _OnPolicy(OnPolicyAlgorithm):
     num_updates: int = 0
     num_optimizer_steps: int = 0
     ranks: Ranks = ALONE
+    _forwards: Forwards | None = None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_forwards"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -79,10 +87,17 @@ class _OnPolicy(OnPolicyAlgorithm):
             self._update_info_buffer(infos, dones)
             return True
 
-        if not collect(self, in_parts(env), rollout_buffer, self.ranks, after_step):
+        environments = in_parts(env)
+        smallest = min(part.stop - part.start for part in environments.parts)
+        self._forwards = Forwards(self.policy) if self._keeps_forwards(smallest) else None
+        if not collect(self, environments, rollout_buffer, self.ranks, after_step, self._forwards):
             return False
         callback.on_rollout_end()
         return True
+
+    def _keeps_forwards(self, num_observations: int) -> bool:
+        """Whether forwards of so many observations are kept until the update."""
+        return False
 
     @contextmanager
     def _noise_of_this_rank(self) -> Iterator[None]:
@@ -148,11 +163,14 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
                      None: of the whole rollout at once
     measure_updates  whether these moments are taken; the gradient is the same bit by bit
     update_moments   those of the total loss in the last update
+    keep_forwards    with num_groups, whether to train on the forwards that actions were chosen by, where that is
+                     possible (`agents.forwards`), instead of repeating them: the same to rounding in less time
     """
 
     num_groups: int | None = None
     measure_updates: bool = False
     update_moments: GradientMoments | None = None
+    keep_forwards: bool = True
 
     def train(self) -> None:
         """One optimiser step on the whole rollout."""
@@ -164,29 +182,47 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
             advantages = normalised(advantages, self.ranks.gather(advantages))
         sums: dict[str, Tensor] = {}
 
-        def terms(index: Tensor | slice) -> Tensor:
-            by_loss = a2c_terms(self.policy, select(rollout, index), advantages[index]).terms
+        def total(by_loss: Terms) -> Tensor:
             total = weighted_terms(by_loss, loss_weights(self))
             for name, term in {**{f"{loss}_loss": term for loss, term in by_loss.items()}, "loss": total}.items():
                 sums[name] = sums.get(name, 0) + term.detach().sum()
             return total
 
+        def terms(index: Tensor | slice) -> Tensor:
+            return total(a2c_terms(self.policy, select(rollout, index), advantages[index]).terms)
+
         self.policy.optimizer.zero_grad()
+        forwards, self._forwards = self._forwards, None
         if self.num_groups is None:
             terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
         else:
-            groups = environment_groups(self.n_steps, self.n_envs, self.num_groups, num_ranks=size)
-            groups_on_device = torch.as_tensor(groups, device=self.device)
+            measure, ranks = self.measure_updates, self.ranks
             try:
-                self.update_moments = group_backward(
-                    self.policy, terms, groups_on_device, measure=self.measure_updates, ranks=self.ranks
-                )
+                if forwards and forwards.are_current:
+                    in_time = [one.view(self.n_envs, -1).T.flatten() for one in (rollout.returns, advantages)]
+                    said = total(a2c_terms_of(*forwards.evaluation(), *in_time))
+                    groups = self._groups(self.num_groups, "time_major")
+                    moments = recorded_backward(forwards.calls, said, groups, measure=measure, ranks=ranks)
+                else:
+                    groups = self._groups(self.num_groups, "env_major")
+                    moments = group_backward(self.policy, terms, groups, measure=measure, ranks=ranks)
+                self.update_moments = moments
             except NotFiniteError as error:
                 raise TrainingDivergedError(f"{error} at update {self.num_updates + 1}") from None
         logged = {name: self.ranks.sum(one) / (size * len(advantages)) for name, one in sums.items()}
         logged |= {"grad_norm": self._descend(logged["loss"], size), **self._told_of_rollout(rollout)}
         self._n_updates += 1
         self._finish_update(logged, {})
+
+    def _groups(self, num_groups: int, layout: Layout) -> Tensor:
+        """[K, b] of this rank's environments."""
+        groups = environment_groups(self.n_steps, self.n_envs, num_groups, layout, num_ranks=self.ranks.size)
+        return torch.as_tensor(groups, device=self.device)
+
+    @override
+    def _keeps_forwards(self, num_observations: int) -> bool:
+        wanted = self.keep_forwards and self.num_groups is not None
+        return wanted and worth_keeping(self.policy, num_observations, self.n_envs * self.n_steps)
 
 
 class PPO(_OnPolicy, stable_baselines3.PPO):

@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
+from agents.forwards import Forwards
 from agents.rollouts import DeviceRolloutBuffer
 from agents.stepping import Step, SteppedInParts
 from rlgns.machine import release_cores
@@ -24,11 +25,15 @@ from rlgns.parallel import Ranks
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the policy chose for n observations: actions, their log π(a|s), and the values V(s), [n] each."""
+    """What the policy chose for n observations: actions, their log π(a|s), and the values V(s), [n] each.
+
+    log_probs_of_all  [n, A], log π(·|s)
+    """
 
     actions: Tensor
     log_probs: Tensor
     values: Tensor
+    log_probs_of_all: Tensor
 
 
 def act(policy: ActorCriticPolicy, observations: Tensor, noise: Tensor) -> Choice:
@@ -39,9 +44,10 @@ def act(policy: ActorCriticPolicy, observations: Tensor, noise: Tensor) -> Choic
     else:
         latent_pi = policy.mlp_extractor.forward_actor(features[0])
         latent_vf = policy.mlp_extractor.forward_critic(features[1])
-    log_probs = policy.action_net(latent_pi).log_softmax(-1)
-    actions = (log_probs.exp() / noise).argmax(-1)
-    return Choice(actions, log_probs.gather(1, actions[:, None]).squeeze(1), policy.value_net(latent_vf).squeeze(1))
+    of_all = policy.action_net(latent_pi).log_softmax(-1)
+    actions = (of_all.detach().exp() / noise).argmax(-1)
+    log_probs = of_all.gather(1, actions[:, None]).squeeze(1)
+    return Choice(actions, log_probs, policy.value_net(latent_vf).squeeze(1), of_all)
 
 
 def collect(
@@ -50,10 +56,12 @@ def collect(
     buffer: DeviceRolloutBuffer,
     ranks: Ranks,
     after_step: Callable[[Sequence[Step]], bool],
+    forwards: Forwards | None = None,
 ) -> bool:
     """Fill the buffer with T steps of every environment by the model's policy; whether it came to its end.
 
     after_step  is told the step of every part, in order; False ends the rollout
+    forwards    keeps those that actions are chosen by, if they are to be kept
 
     Rewards of episodes that only a time limit ended hold γV of their last observation, as in Stable-Baselines3.
     """
@@ -77,14 +85,14 @@ def collect(
         steps.append(step)
 
     def send(t: int, index: int, part: slice, noise: Tensor) -> None:
-        choice = act(policy, buffer.observations.at(t, part), noise)
+        choice = _choice(policy, buffer.observations.at(t, part), noise, forwards)
         actions = choice.actions.cpu().numpy()
         if share_cores:
             release_cores()
         environments.send(index, actions)
         buffer.of_actions[t, part] = choice.actions
-        buffer.of_values[t, part] = choice.values
-        buffer.of_log_probs[t, part] = choice.log_probs
+        buffer.of_values[t, part] = choice.values.detach()
+        buffer.of_log_probs[t, part] = choice.log_probs.detach()
 
     with torch.no_grad(), _casts_kept(model.device.type):
         for t in range(T + 1):
@@ -113,6 +121,15 @@ def collect(
     buffer.of_starts.copy_(torch.from_numpy(starts))
     buffer.compute_returns_and_advantage(last_values)
     return True
+
+
+def _choice(policy: ActorCriticPolicy, observations: Tensor, noise: Tensor, forwards: Forwards | None) -> Choice:
+    if forwards is None:
+        return act(policy, observations, noise)
+    with torch.enable_grad(), forwards.recorded(len(observations)):
+        choice = act(policy, observations, noise)
+    forwards.keep(choice.values, choice.log_probs, choice.log_probs_of_all)
+    return choice
 
 
 def _casts_kept(device_type: str) -> torch.autocast:

@@ -47,12 +47,19 @@ def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages
     advantages  [B], normalised by the caller if at all, since that couples transitions
     """
     values, log_prob, entropy = _evaluate(policy, batch)
-    terms = {
+    terms = a2c_terms_of(values, log_prob, entropy, batch.returns, advantages)
+    return PolicyEvaluation(terms, (log_prob - batch.old_log_prob).detach())
+
+
+def a2c_terms_of(
+    values: Tensor, log_prob: Tensor, entropy: Tensor | None, returns: Tensor, advantages: Tensor
+) -> Terms:
+    """The same from what the policy has said already, [B] each; a policy without an entropy is estimated as log π."""
+    return {
         "policy": -(advantages * log_prob),
-        "value": functional.mse_loss(batch.returns, values, reduction="none"),
+        "value": functional.mse_loss(returns, values, reduction="none"),
         "entropy": log_prob if entropy is None else -entropy,
     }
-    return PolicyEvaluation(terms, (log_prob - batch.old_log_prob).detach())
 
 
 def ppo_terms(

@@ -6,56 +6,17 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
 from agents.algorithms import A2C, PPO
 from agents.atari import AtariVecEnv
 from agents.config import TrainConfig
+from agents.policies import ImagePolicy, NatureCNNInBfloat16
 from agents.rollouts import DeviceRolloutBuffer
-
-IMAGES_AT_ONCE = 16
-"""Images that are scaled at once, so that the second pass over them finds them in the caches."""
-
-
-class NatureCNNInBfloat16(NatureCNN):
-    """Stable-Baselines3's NatureCNN (Mnih et al. 2015) in bfloat16 by autocast; parameters and features are float32."""
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """[n, 512] features."""
-        with torch.autocast(observations.device.type, torch.bfloat16):
-            return super().forward(observations).float()
-
-
-class ImagePolicy(ActorCriticCnnPolicy):
-    """Stable-Baselines3's CnnPolicy, which scales images to [0, 1] in place: the same numbers, less memory traffic."""
-
-    @override
-    def extract_features(  # type: ignore[override]  # as Stable-Baselines3 overrides it itself
-        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """[n, F] features of images [n, C, H, W] that are uint8."""
-        if not (self.share_features_extractor and isinstance(obs, Tensor) and obs.dtype == torch.uint8):
-            return super().extract_features(obs, features_extractor)
-        extractor = features_extractor or self.features_extractor
-        dtype = torch.bfloat16 if isinstance(extractor, NatureCNNInBfloat16) else torch.float32
-        features: Tensor = extractor(_scaled(obs, dtype))
-        return features
-
-
-def _scaled(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """images / 255, in the order in memory that they come in."""
-    scaled = torch.empty_like(images, dtype=dtype)
-    at_once = IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
-    for start in range(0, len(images), at_once):
-        some = slice(start, start + at_once)
-        scaled[some].copy_(images[some]).div_(255.0)
-    return scaled
 
 
 def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | PPO:

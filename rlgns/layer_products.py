@@ -66,30 +66,38 @@ Layer = nn.Linear | nn.Conv2d | ChannelAffine
 
 
 class LayerCalls:
-    """What one forward leaves behind at every layer: its inputs, and where the gradients of its outputs arrive."""
+    """What forwards leave behind at every layer: its inputs, and where the gradients of its outputs arrive.
+
+    Of one forward of the whole batch, or of several with a part of it each; positions in the batch are those in which
+    the forwards saw it.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, Layer)}
         self.layers = {name: m for name, m in layers.items() if any(p.requires_grad for p in m.parameters())}
-        self.inputs: dict[str, Tensor] = {}
-        self._outputs: dict[str, Tensor] = {}
-        self._edges: dict[str, GradientEdge] = {}  # of the outputs, even if an in-place ReLU follows
+        self.sizes: list[int] = []
+        """Examples of each forward."""
+        self._inputs: dict[str, list[Tensor]] = {}
+        self._outputs: dict[str, list[Tensor]] = {}
+        self._edges: dict[str, list[GradientEdge]] = {}  # of the outputs, even if an in-place ReLU follows
 
     @contextmanager
     def recorded(self, num_examples: int) -> Iterator[None]:
         """Watch a forward of so many examples; NotCalledOnceError where a layer does not see them all at once."""
+        self.sizes.append(num_examples)
 
         def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
                 if not output.requires_grad:  # under no_grad: a call that no gradient passes
                     return
-                if name in self._outputs or len(output) != num_examples or len(arguments) != 1:
+                calls = self._edges.setdefault(name, [])
+                if len(calls) != len(self.sizes) - 1 or len(output) != num_examples or len(arguments) != 1:
                     raise NotCalledOnceError(
                         f'layer {name} is not called once with the whole batch, by position; use method="micro_batches"'
                     )
-                (x,) = arguments
-                self.inputs[name], self._outputs[name] = x.detach(), output
-                self._edges[name] = get_gradient_edge(output)
+                self._inputs.setdefault(name, []).append(arguments[0].detach())
+                self._outputs.setdefault(name, []).append(output)
+                calls.append(get_gradient_edge(output))
 
             return hook
 
@@ -100,13 +108,45 @@ class LayerCalls:
             for handle in handles:
                 handle.remove()
 
-    def errors(self, loss: Tensor, retain_graph: bool = False) -> dict[str, Tensor]:
-        """∂loss/∂output of every layer that was called; the backward goes no further than that."""
-        found = torch.autograd.grad(loss, list(self._edges.values()), retain_graph=retain_graph, allow_unused=True)
+    @property
+    def called(self) -> list[str]:
+        """Names of the layers that were called; the others' gradients are zero."""
+        return list(self._edges)
+
+    def inputs(self, name: str, groups: Tensor | None = None) -> Tensor:
+        """What a layer was given, [n, …], in the order of the groups if there are any."""
+        return self._joined(self._inputs[name], groups)
+
+    def errors(self, loss: Tensor, groups: Tensor | None = None, retain_graph: bool = False) -> dict[str, Tensor]:
+        """∂loss/∂output of every layer that was called, ordered likewise; the backward goes no further than that."""
+        if any(len(calls) != len(self.sizes) for calls in self._edges.values()):
+            raise NotCalledOnceError("a layer is called in some of the forwards only")
+        edges = [edge for calls in self._edges.values() for edge in calls]
+        found = iter(torch.autograd.grad(loss, edges, retain_graph=retain_graph, allow_unused=True))
         return {
-            name: torch.zeros_like(self._outputs[name]) if error is None else error
-            for name, error in zip(self._edges, found, strict=True)
+            name: self._joined(
+                [torch.zeros_like(output) if (error := next(found)) is None else error for output in outputs], groups
+            )
+            for name, outputs in self._outputs.items()
         }
+
+    def _joined(self, parts: list[Tensor], groups: Tensor | None) -> Tensor:
+        """Of every forward, as one tensor in the order of groups [K, b] of positions, that within a group left open."""
+        if groups is None:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return torch.cat([parts[forward][rows] for forward, rows in self._runs(groups)])
+
+    def _runs(self, groups: Tensor) -> list[tuple[int, slice]]:
+        """Forwards and rows of them that, one after the other, are all groups."""
+        positions = groups.cpu().sort(1).values.flatten()
+        ends = torch.tensor(self.sizes).cumsum(0)
+        forwards = torch.searchsorted(ends, positions, right=True)
+        rows = positions - (ends - torch.tensor(self.sizes))[forwards]
+        goes_on = (positions.diff() == 1) & (forwards.diff() == 0)
+        first = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + (~goes_on).nonzero().flatten()])
+        lengths = torch.cat([first, torch.tensor([len(positions)])]).diff()
+        runs = zip(forwards[first].tolist(), rows[first].tolist(), lengths.tolist(), strict=True)
+        return [(forward, slice(row, row + length)) for forward, row, length in runs]
 
     def nothing(self, num_losses: int, num_groups: int) -> dict[str, Tensor]:
         """Products of every layer, zero until its gradients are known: a layer may not be called at all."""
@@ -127,8 +167,8 @@ def layer_products(
         batch = checked_terms(terms(groups.flatten()), K * b)
     errors = [calls.errors(term.sum(), retain_graph=i < len(batch) - 1) for i, term in enumerate(batch.values())]
     products = calls.nothing(len(batch), K * ranks.size)
-    for name, x in calls.inputs.items():
-        layer, of_losses = calls.layers[name], [error[name] for error in errors]
+    for name in calls.called:
+        x, layer, of_losses = calls.inputs(name), calls.layers[name], [error[name] for error in errors]
         if isinstance(layer, nn.Linear):
             products[name] = _linear_products(x, of_losses, layer, K, ranks)
         else:
@@ -145,14 +185,24 @@ def layer_backward(
     The gradients of weights are taken last, a convolution's by group, whether they are measured or not: so measuring
     changes no bit of them. Gradients are this rank's, products those of all ranks' groups.
     """
-    K, b = groups.shape
     calls = LayerCalls(model)
-    with calls.recorded(K * b):
-        batch = checked_terms({TRAINED: terms(groups.flatten())}, K * b)
-    errors = calls.errors(batch[TRAINED].mean())
+    with calls.recorded(groups.numel()):
+        batch = checked_terms({TRAINED: terms(groups.flatten())}, groups.numel())
+    return backward_of_calls(calls, batch[TRAINED].mean(), len(groups), None, measure, ranks)
+
+
+def backward_of_calls(
+    calls: LayerCalls, loss: Tensor, num_groups: int, groups: Tensor | None, measure: bool, ranks: Ranks = ALONE
+) -> GroupGrams | None:
+    """The same for forwards that are done, of a loss that is the mean over all their examples.
+
+    groups  [K, b] positions; None: the batch was seen group by group
+    """
+    K, n = num_groups, sum(calls.sizes)
+    errors = calls.errors(loss, groups)
     products = calls.nothing(1, K * ranks.size)
-    for name, x in calls.inputs.items():
-        layer, error = calls.layers[name], errors[name]
+    for name, error in errors.items():
+        layer, x = calls.layers[name], calls.inputs(name, groups)
         if isinstance(layer, nn.Linear):
             gradients = _linear_gradient(x, error, layer)
             if measure:
@@ -165,8 +215,8 @@ def layer_backward(
         own = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
         for parameter, gradient in zip(own, gradients, strict=True):
             add_gradient(parameter, gradient)
-    of_sums = {name: product * (K * b) ** 2 for name, product in products.items()}
-    return group_grams_of((TRAINED,), of_sums, b) if measure else None
+    of_sums = {name: product * n**2 for name, product in products.items()}
+    return group_grams_of((TRAINED,), of_sums, n // K) if measure else None
 
 
 def add_gradient(parameter: Tensor, gradient: Tensor) -> None:

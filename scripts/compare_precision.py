@@ -59,7 +59,8 @@ def _train(options: Comparison, precision: Precision, seed: int, measured: Any) 
     from agents.config import TrainConfig, resolved
     from agents.environments import make_environments
     from agents.measuring import RolloutMeasurer
-    from agents.models import NatureCNNInBfloat16, make_model
+    from agents.models import make_model
+    from agents.policies import NatureCNNInBfloat16
 
     told = TrainConfig(algo=options.algo, game=options.game, total_transitions=options.transitions)
     config = resolved(replace(told, seed=seed, precision=precision))

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "tasks.supervised": {"torch"},
     "tasks.entry": set(),
     "schedules": set(),
+    "machine": set(),
     "network": set(),
     "__main__": set(),
     "cli": set(),

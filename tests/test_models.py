@@ -8,7 +8,8 @@ import torch
 import agents.collecting
 from agents.config import TrainConfig, resolved
 from agents.environments import make_environments
-from agents.models import ImagePolicy, make_model
+from agents.models import make_model
+from agents.policies import ImagePolicy
 
 
 def configured(algo, precision):

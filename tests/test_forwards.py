@@ -1,0 +1,162 @@
+"""A2C that is trained on the forwards it acted with, against A2C that repeats them."""
+
+import io
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+
+import agents.algorithms
+from agents import A2C, PPO, AtariVecEnv
+from agents.forwards import MAX_TRANSITIONS, MIN_OBSERVATIONS
+from agents.policies import ImagePolicy, NatureCNNInBfloat16
+from agents.rollouts import DeviceRolloutBuffer
+
+UPDATES = 3
+
+
+def cartpole():
+    return make_vec_env("CartPole-v1", n_envs=32, seed=5)
+
+
+def breakout(num_parts=1):
+    return AtariVecEnv("breakout", 32 * num_parts, seed=5, num_threads=1, num_parts=num_parts)
+
+
+def trained(environments, policy="MlpPolicy", *, keep=True, measure=True, num_steps=5, callback=None, **options):
+    """Grouped into eights of environments."""
+    images = policy is ImagePolicy
+    with closing(environments):
+        model = A2C(
+            policy, environments, n_steps=num_steps, seed=3, device="cpu", ent_coef=0.01,
+            rollout_buffer_class=DeviceRolloutBuffer, rollout_buffer_kwargs={"frames_once": images}, **options,
+        )  # fmt: skip
+        model.num_groups, model.measure_updates, model.keep_forwards = 8, measure, keep
+        model.learn(UPDATES * num_steps * model.n_envs, callback=callback)
+    return model
+
+
+def parameters(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+
+@pytest.fixture
+def uses(monkeypatch):
+    """How often an update was made on kept forwards."""
+    calls = []
+    recorded_backward = agents.algorithms.recorded_backward
+    monkeypatch.setattr(
+        agents.algorithms, "recorded_backward", lambda *a, **k: calls.append(1) or recorded_backward(*a, **k)
+    )
+    return calls
+
+
+CASES = {
+    "vectors": (cartpole, {}),
+    "advantages normalised": (cartpole, {"normalize_advantage": True}),
+    "images": (breakout, {"policy": ImagePolicy, "num_steps": 3}),
+    "images in two parts": (lambda: breakout(2), {"policy": ImagePolicy, "num_steps": 2}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_on_kept_forwards_is_training_to_rounding(case, uses):
+    make, options = CASES[case]
+    kept, repeated = (trained(make(), keep=keep, **options) for keep in (True, False))
+    assert len(uses) == UPDATES
+    assert np.array_equal(kept.rollout_buffer.actions, repeated.rollout_buffer.actions)
+    start = parameters(trained(make(), keep=False, learning_rate=0.0, **options))
+    moved, apart = (parameters(repeated) - start).norm(), (parameters(kept) - parameters(repeated)).norm()
+    assert apart < 1e-3 * moved
+    for name in ("small_sq_norm", "large_sq_norm"):
+        expected = getattr(repeated.update_moments, name)
+        assert getattr(kept.update_moments, name) == pytest.approx(expected, rel=1e-2, abs=1e-9), name
+    for name, value in repeated.logger.name_to_value.items():
+        if name.startswith("train/"):
+            assert kept.logger.name_to_value[name] == pytest.approx(value, rel=1e-2, abs=1e-4), name
+
+
+def test_training_on_kept_forwards_in_bfloat16_is_nearly_the_same(uses):
+    options = {"policy": ImagePolicy, "num_steps": 3}
+    options["policy_kwargs"] = {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
+    kept, repeated = (trained(breakout(), keep=keep, **options) for keep in (True, False))
+    assert len(uses) == UPDATES
+    start = parameters(trained(breakout(), keep=False, learning_rate=0.0, **options))
+    assert (parameters(kept) - parameters(repeated)).norm() < 0.2 * (parameters(repeated) - start).norm()
+
+
+def test_measuring_changes_no_bit(uses):
+    assert torch.equal(*(parameters(trained(cartpole(), measure=measure)) for measure in (True, False)))
+    assert len(uses) == 2 * UPDATES
+
+
+class Halving(BaseCallback):
+    """Changes the policy between acting and the update."""
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        with torch.no_grad():
+            for parameter in self.model.policy.parameters():
+                parameter.mul_(0.5)
+
+
+def test_forwards_of_other_parameters_are_not_trained_on(uses):
+    kept, repeated = (trained(cartpole(), keep=keep, callback=Halving()) for keep in (True, False))
+    assert not uses
+    assert torch.equal(parameters(kept), parameters(repeated))
+
+
+class Saving(BaseCallback):
+    saved: list[bytes]
+
+    def _on_training_start(self):
+        self.saved = []
+
+    def _on_step(self):
+        file = io.BytesIO()
+        self.model.save(file)
+        self.saved.append(file.getvalue())
+        return True
+
+
+def test_a_model_is_saved_in_mid_rollout_without_its_forwards(uses):
+    callback = Saving()
+    trained(cartpole(), callback=callback)
+    assert len(uses) == UPDATES
+    loaded = A2C.load(io.BytesIO(callback.saved[2]), device="cpu")
+    assert parameters(loaded).isfinite().all()
+
+
+class Dropping(FlattenExtractor):
+    def forward(self, observations):
+        return nn.functional.dropout(super().forward(observations), 0.1, self.training)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (cartpole, {"policy_kwargs": {"features_extractor_class": Dropping}}),
+        (cartpole, {"policy_kwargs": {"activation_fn": nn.RReLU}}),
+        (lambda: make_vec_env("CartPole-v1", n_envs=MIN_OBSERVATIONS // 2, seed=5), {}),
+        (cartpole, {"num_steps": MAX_TRANSITIONS // 32 + 1}),
+    ],
+)
+def test_forwards_that_would_say_something_else_or_cost_too_much_are_not_kept(make, options, uses):
+    trained(make(), **options)
+    assert not uses
+
+
+def test_ppo_keeps_none():
+    model = PPO(
+        "MlpPolicy", cartpole(), n_steps=4, batch_size=32, seed=3, device="cpu",
+        rollout_buffer_class=DeviceRolloutBuffer,
+    )  # fmt: skip
+    model.learn(128)
+    assert model._forwards is None
