@@ -5,10 +5,13 @@ import html
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from synthetic_runs import moments_of, write_run
+from wandb_log import read_wandb_log
 
 from rlgns.cli import main
 from rlgns.comparison import PAPER, as_table, courses_of, rows_of
@@ -153,6 +156,20 @@ def test_the_command_writes_page_table_and_figures(studies, tmp_path, capsys):
     assert len(table) == 4
     numbers = json.loads((tmp_path / "comparison.json").read_text())
     assert len(numbers["paper"]) == len(PAPER)
+
+
+@pytest.mark.slow
+def test_table_and_figures_go_to_wandb(studies, tmp_path):
+    command = [sys.executable, "-m", "rlgns", "compare", studies, f"--out={tmp_path}", "--log-to-wandb=offline"]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    log = read_wandb_log(path)
+    (row,) = log.records
+    assert {"comparison/table", "comparison/prediction", "comparison/training"} <= row.keys()
+    assert row["comparison/table"]["nrows"] == len((tmp_path / "comparison.csv").read_text().splitlines()) - 1 == 4
+    assert log.config["tasks"] == ["A2C on breakout", "A2C on breakout", "mnist", "vae on cifar10"]
+    assert log.exit_code == 0
+    assert log.run.job_type == "report"
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
