@@ -201,10 +201,10 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
                 if forwards and forwards.are_current:
                     in_time = [one.view(self.n_envs, -1).T.flatten() for one in (rollout.returns, advantages)]
                     said = total(a2c_terms_of(*forwards.evaluation(), *in_time))
-                    groups = self._groups(self.num_groups, "time_major")
+                    groups = self._groups(self.num_groups, "time_major")  # stays on the host, where it is read
                     moments = recorded_backward(forwards.calls, said, groups, measure=measure, ranks=ranks)
                 else:
-                    groups = self._groups(self.num_groups, "env_major")
+                    groups = self._groups(self.num_groups, "env_major").to(self.device)
                     moments = group_backward(self.policy, terms, groups, measure=measure, ranks=ranks)
                 self.update_moments = moments
             except NotFiniteError as error:
@@ -217,7 +217,7 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
     def _groups(self, num_groups: int, layout: Layout) -> Tensor:
         """[K, b] of this rank's environments."""
         groups = environment_groups(self.n_steps, self.n_envs, num_groups, layout, num_ranks=self.ranks.size)
-        return torch.as_tensor(groups, device=self.device)
+        return torch.as_tensor(groups)
 
     @override
     def _keeps_forwards(self, num_observations: int) -> bool:

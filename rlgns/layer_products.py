@@ -64,6 +64,9 @@ class NotCalledOnceError(ValueError):
 
 Layer = nn.Linear | nn.Conv2d | ChannelAffine
 
+Runs = list[tuple[int, slice]]
+"""Examples that one forward saw side by side: which forward, and which rows of it."""
+
 
 class LayerCalls:
     """What forwards leave behind at every layer: its inputs, and where the gradients of its outputs arrive.
@@ -113,31 +116,25 @@ class LayerCalls:
         """Names of the layers that were called; the others' gradients are zero."""
         return list(self._edges)
 
-    def inputs(self, name: str, groups: Tensor | None = None) -> Tensor:
-        """What a layer was given, [n, …], in the order of the groups if there are any."""
-        return self._joined(self._inputs[name], groups)
+    def inputs(self, name: str, runs: Runs | None = None) -> Tensor:
+        """What a layer was given, [n, …], run by run, or in the order of the forwards."""
+        return _joined_parts(self._inputs[name], runs)
 
-    def errors(self, loss: Tensor, groups: Tensor | None = None, retain_graph: bool = False) -> dict[str, Tensor]:
+    def errors(self, loss: Tensor, runs: Runs | None = None, retain_graph: bool = False) -> dict[str, Tensor]:
         """∂loss/∂output of every layer that was called, ordered likewise; the backward goes no further than that."""
         if any(len(calls) != len(self.sizes) for calls in self._edges.values()):
             raise NotCalledOnceError("a layer is called in some of the forwards only")
         edges = [edge for calls in self._edges.values() for edge in calls]
         found = iter(torch.autograd.grad(loss, edges, retain_graph=retain_graph, allow_unused=True))
         return {
-            name: self._joined(
-                [torch.zeros_like(output) if (error := next(found)) is None else error for output in outputs], groups
+            name: _joined_parts(
+                [torch.zeros_like(output) if (error := next(found)) is None else error for output in outputs], runs
             )
             for name, outputs in self._outputs.items()
         }
 
-    def _joined(self, parts: list[Tensor], groups: Tensor | None) -> Tensor:
-        """Of every forward, as one tensor in the order of groups [K, b] of positions, that within a group left open."""
-        if groups is None:
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-        return torch.cat([parts[forward][rows] for forward, rows in self._runs(groups)])
-
-    def _runs(self, groups: Tensor) -> list[tuple[int, slice]]:
-        """Forwards and rows of them that, one after the other, are all groups."""
+    def runs(self, groups: Tensor) -> Runs:
+        """Those that make up groups [K, b] of positions one after the other; the order within a group is left open."""
         positions = groups.cpu().sort(1).values.flatten()
         ends = torch.tensor(self.sizes).cumsum(0)
         forwards = torch.searchsorted(ends, positions, right=True)
@@ -145,8 +142,8 @@ class LayerCalls:
         goes_on = (positions.diff() == 1) & (forwards.diff() == 0)
         first = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + (~goes_on).nonzero().flatten()])
         lengths = torch.cat([first, torch.tensor([len(positions)])]).diff()
-        runs = zip(forwards[first].tolist(), rows[first].tolist(), lengths.tolist(), strict=True)
-        return [(forward, slice(row, row + length)) for forward, row, length in runs]
+        found = zip(forwards[first].tolist(), rows[first].tolist(), lengths.tolist(), strict=True)
+        return [(forward, slice(row, row + length)) for forward, row, length in found]
 
     def nothing(self, num_losses: int, num_groups: int) -> dict[str, Tensor]:
         """Products of every layer, zero until its gradients are known: a layer may not be called at all."""
@@ -199,10 +196,11 @@ def backward_of_calls(
     groups  [K, b] positions; None: the batch was seen group by group
     """
     K, n = num_groups, sum(calls.sizes)
-    errors = calls.errors(loss, groups)
+    runs = None if groups is None else calls.runs(groups)
+    errors = calls.errors(loss, runs)
     products = calls.nothing(1, K * ranks.size)
     for name, error in errors.items():
-        layer, x = calls.layers[name], calls.inputs(name, groups)
+        layer, x = calls.layers[name], calls.inputs(name, runs)
         if isinstance(layer, nn.Linear):
             gradients = _linear_gradient(x, error, layer)
             if measure:
@@ -251,6 +249,12 @@ def _group_gradients(x: Tensor, error: Tensor, layer: nn.Conv2d | ChannelAffine,
     shape, how = layer.weight.shape, (layer.stride, layer.padding, layer.dilation)
     weight = torch.stack([conv2d_weight(inputs, shape, delta, *how) for inputs, delta in batches])  # type: ignore[no-untyped-call]
     return (weight,) if layer.bias is None else (weight, error.view(K, -1, *error.shape[1:]).sum((1, 3, 4)))
+
+
+def _joined_parts(parts: list[Tensor], runs: Runs | None) -> Tensor:
+    if runs is None:
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.cat([parts[forward][rows] for forward, rows in runs])
 
 
 def _joined(gradients: Gradients) -> Tensor:
