@@ -179,6 +179,10 @@ def test_two_ranks_leave_one_run_directory_and_one_summary(under_torchrun):
         ),
         pytest.param((*CARTPOLE, "--total-transitions", "1000"), id="a2c on CartPole"),
         pytest.param((*CARTPOLE, "--total-transitions", "400", "--lr-batch-scale", "500"), id="a rate by batch size"),
+        pytest.param(  # the window holds all: which episode of an update came first, ranks do not know
+            (*CARTPOLE, "--num-envs", "64", "--total-transitions", "6400", "--episode-window", "9999"),
+            id="a2c on kept forwards",
+        ),
     ],
 )
 def test_two_ranks_of_srun_record_what_one_process_records(arguments, tmp_path):
