@@ -30,7 +30,8 @@ class ImagePolicy(ActorCriticCnnPolicy):
         self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """[n, F] features of images [n, C, H, W] that are uint8."""
-        if not (self.share_features_extractor and isinstance(obs, Tensor) and obs.dtype == torch.uint8):
+        ours = self.share_features_extractor and self.normalize_images
+        if not (ours and isinstance(obs, Tensor) and obs.dtype == torch.uint8):
             return super().extract_features(obs, features_extractor)
         extractor = features_extractor or self.features_extractor
         dtype = torch.bfloat16 if isinstance(extractor, NatureCNNInBfloat16) else torch.float32
@@ -41,7 +42,7 @@ class ImagePolicy(ActorCriticCnnPolicy):
 def _scaled(images: Tensor, dtype: torch.dtype) -> Tensor:
     """images / 255, in the order in memory that they come in."""
     scaled = torch.empty_like(images, dtype=dtype)
-    at_once = IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
+    at_once = IMAGES_AT_ONCE if images.device.type == "cpu" else max(1, len(images))
     for start in range(0, len(images), at_once):
         some = slice(start, start + at_once)
         scaled[some].copy_(images[some]).div_(255.0)
