@@ -161,14 +161,14 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
 
     num_groups       K: the gradient is the mean over K groups of environments, whose moments come at next to no cost;
                      None: of the whole rollout at once
-    measure_updates  whether these moments are taken; the gradient is the same bit by bit
-    update_moments   those of the total loss in the last update
+    measure_updates  updates from one whose moments are taken to the next, 0: none; the gradient is the same bit by bit
+    update_moments   those of the total loss in the last update, None where they were not taken
     keep_forwards    with num_groups, whether to train on the forwards that actions were chosen by, where that is
                      possible (`agents.forwards`), instead of repeating them: the same to rounding in less time
     """
 
     num_groups: int | None = None
-    measure_updates: bool = False
+    measure_updates: int = 0
     update_moments: GradientMoments | None = None
     keep_forwards: bool = True
 
@@ -196,7 +196,7 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         if self.num_groups is None:
             terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
         else:
-            measure, ranks = self.measure_updates, self.ranks
+            measure, ranks = self._is_measured, self.ranks
             try:
                 if forwards and forwards.are_current:
                     in_time = [one.view(self.n_envs, -1).T.flatten() for one in (rollout.returns, advantages)]
@@ -213,6 +213,10 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         logged |= {"grad_norm": self._descend(logged["loss"], size), **self._told_of_rollout(rollout)}
         self._n_updates += 1
         self._finish_update(logged, {})
+
+    @property
+    def _is_measured(self) -> bool:
+        return self.measure_updates > 0 and self.num_updates % self.measure_updates == 0
 
     def _groups(self, num_groups: int, layout: Layout) -> Tensor:
         """[K, b] of this rank's environments."""

@@ -28,7 +28,7 @@ from agents.algorithms import A2C, PPO
 from agents.collecting import act
 from agents.config import TrainConfig, resolved
 from agents.environments import is_atari, make_environments
-from agents.measuring import NoiseScaleCallback, RolloutMeasurer
+from agents.measuring import UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
 from agents.recorder import Recorder
 from agents.rollouts import DeviceRolloutBuffer
@@ -200,7 +200,7 @@ def _loop(config: BenchConfig) -> Iterator[_Loop]:
         measurer = RolloutMeasurer(config.num_groups, config.unit)
         if isinstance(model, A2C) and config.unit == "environment" and config.num_envs >= MIN_NUM_GROUPS:
             model.num_groups = measurer.groups_of_environments(config.num_envs)
-            model.measure_updates = config.measure
+            model.measure_updates = UPDATES_MEASURED_EVERY if config.measure else 0
         noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         records = JsonLines(Path(folder) / "metrics.jsonl")
         recorder = Recorder(

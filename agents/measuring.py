@@ -32,15 +32,21 @@ MEASUREMENT_COST = 2.8
 """One measurement in forward-and-backward passes over its rollout, the other unit of every fourth one counted in."""
 
 COST_AT_DEFAULT = 0.02
-"""Share of training time that measuring by loss may take at its defaults."""
+"""Share of training time that measuring may take at its defaults."""
+
+UPDATES_MEASURED_EVERY = 2
+"""Updates of A2C from one whose own gradient is measured to the next: about half of what measuring may cost."""
 
 
-def default_measure_every(num_epochs: int) -> int:
-    """Updates from one measurement to the next, so that measuring takes about 2 % of training time.
+def default_measure_every(num_epochs: int, updates_are_measured: bool = False) -> int:
+    """Updates from one measurement by loss to the next, so that measuring takes about 2 % of training time.
 
     An update costs num_epochs passes over the rollout, and collecting it about one more.
+
+    updates_are_measured  as A2C's are, which leaves half of that
     """
-    return math.ceil(MEASUREMENT_COST / (COST_AT_DEFAULT * (num_epochs + 1)))
+    share = COST_AT_DEFAULT / 2 if updates_are_measured else COST_AT_DEFAULT
+    return math.ceil(MEASUREMENT_COST / (share * (num_epochs + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,8 @@ class NoiseScaleCallback(BaseCallback):
         model = _on_policy(self.model)
         self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
         if self.measure_every is None:
-            self.measure_every = default_measure_every(model.n_epochs if isinstance(model, PPO) else 1)
+            num_epochs = model.n_epochs if isinstance(model, PPO) else 1
+            self.measure_every = default_measure_every(num_epochs, getattr(model, "measure_updates", 0) > 0)
 
     def _on_step(self) -> bool:
         return True

@@ -17,7 +17,7 @@ from agents.algorithms import A2C, TrainingDivergedError
 from agents.atari import find_game
 from agents.config import TrainConfig
 from agents.environments import is_atari, make_environments
-from agents.measuring import LOSSES, NoiseScaleCallback, RolloutMeasurer
+from agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
 from agents.models import make_model
 from agents.recorder import Recorder, restore
 from rlgns.checkpoints import State, load_checkpoint
@@ -106,7 +106,7 @@ class _Run:
         assert own.num_envs, "resolved"
         if isinstance(self.model, A2C) and config.unit == "environment" and _can_be_grouped(own.num_envs, ranks):
             self.model.num_groups = measurer.groups_of_environments(own.num_envs, ranks)
-            self.model.measure_updates = config.measure
+            self.model.measure_updates = UPDATES_MEASURED_EVERY if config.measure else 0
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         # Stable-Baselines3 has just seeded them with the run's own seed
         seed = _environment_seed(config.seed, state) if state else config.seed

@@ -73,29 +73,33 @@ def checked_terms(terms: Terms, num_examples: int) -> Terms:
     return terms
 
 
+SLICE = 512
+"""Columns whose products are summed in the vectors' own precision: over more, float32 loses what |G|² is made of."""
+
+
 def gram_of_rows(
     rows: list[Tensor] | Tensor, num_losses: int, ranks: Ranks, scale: Tensor | None = None, width: int = 1 << 16
 ) -> Tensor:
-    """[L, K, L, K] products in float64 of L·K flat vectors, column block by column block, over the groups of all ranks.
+    """[L, K, L, K] products of L·K flat vectors, over the groups of all ranks: short slices summed in float64.
 
-    No block is wider than `width`, so that neither a float64 copy nor another rank's vectors are ever whole in memory.
+    No block is wider than `width`, so that neither copies nor another rank's vectors are ever whole in memory.
     """
     L, W, K = num_losses, ranks.size, len(rows) // num_losses
+    precise = torch.promote_types(rows[0].dtype, torch.float32)
     total = torch.zeros(W * L * K, W * L * K, dtype=torch.float64, device=rows[0].device)
     for start in range(0, len(rows[0]), width):
         columns = slice(start, start + width)
         own = rows[:, columns] if isinstance(rows, Tensor) else torch.stack([row[columns] for row in rows])
-        block = ranks.gather(own).double()
-        if scale is not None:
-            block *= scale[columns]
-        total += _with_itself(block)
+        block = ranks.gather(own).to(precise)
+        total += _with_itself(block if scale is None else block * scale[columns])
     return total.view(W, L, K, W, L, K).permute(1, 0, 2, 4, 3, 5).reshape(L, W * K, L, W * K)
 
 
 def _with_itself(block: Tensor) -> Tensor:
     """block @ blockᵀ of a few long rows, in slices side by side: a core would make one such product alone."""
-    slices = block.view(len(block), 32 if block.shape[1] % 32 == 0 else 1, -1)
-    return torch.bmm(slices.transpose(0, 1), slices.permute(1, 2, 0)).sum(0)
+    even = block.shape[1] // SLICE * SLICE
+    slices, rest = block[:, :even].view(len(block), -1, SLICE).transpose(0, 1), block[:, even:]
+    return torch.bmm(slices, slices.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
 
 
 def group_grams_of(losses: tuple[str, ...], products: Mapping[str, Tensor], group_size: int) -> GroupGrams:

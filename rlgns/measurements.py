@@ -2,7 +2,7 @@
 
 One measurement is a dict of moments by name: "policy", "value", "total" by the sampling unit of the run, and beside
 them "policy/by_transition" and the like on the same rollout. "trained" is the total loss in the gradients that were
-trained on, summed over all updates since the record before. Records hold the moments, not only ratios, so that
+trained on, summed over the measured updates since the record before. Records hold the moments, not only ratios, so that
 everything here can be recomputed from them.
 """
 
@@ -20,7 +20,7 @@ Record = Mapping[str, object]
 
 BY_TRANSITION = "by_transition"
 TRAINED = "trained"
-"""The loss that is trained, in every update."""
+"""The loss that is trained, in the very gradients that it is trained on."""
 
 _STORED = (
     "small_sq_norm",

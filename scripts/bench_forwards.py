@@ -42,7 +42,7 @@ def main(bench: Bench) -> None:
     config = resolved(TrainConfig(num_envs=num_envs, num_steps=num_steps, precision=bench.precision))
     with closing(make_environments(config, seed=0)) as environments:
         model: Any = make_model(config, environments, "cpu")
-        model.num_groups, model.measure_updates = RolloutMeasurer().groups_of_environments(num_envs), True
+        model.num_groups, model.measure_updates = RolloutMeasurer().groups_of_environments(num_envs), 1
         times = max(1, 1600 // config.batch_size)
 
         def updates(keep: bool) -> Callable[[], float]:

@@ -86,10 +86,10 @@ def _config(bench: Bench) -> Any:
 def _share_of_measuring(config: Any) -> float:
     """By loss: one measurement, every fourth also split by transition, over the updates from one to the next.
 
-    In every update of A2C: the same updates with and without, in turns, the faster half of each.
+    Of A2C's own gradient: updates with and without in turns, the faster half of each, over those that are measured.
     """
     from agents.environments import make_environments
-    from agents.measuring import RolloutMeasurer, default_measure_every
+    from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
     from agents.models import make_model
 
     environments = make_environments(config, seed=0)
@@ -99,19 +99,21 @@ def _share_of_measuring(config: Any) -> float:
         model.num_groups = measurer.groups_of_environments(config.num_envs)
     model.learn(config.batch_size, log_interval=None)
 
-    def update(measure: bool) -> float:
-        model.measure_updates = measure
+    def update(measured: int) -> float:
+        model.measure_updates = measured
         return seconds(lambda: model.learn(times * config.batch_size, log_interval=None)) / times
 
-    turns = take_turns({"with": lambda: update(True), "without": lambda: update(False)}, 12)
+    turns = take_turns({"with": lambda: update(1), "without": lambda: update(0)}, 12)
     fast = {name: statistics.mean(sorted(values)[:6]) for name, values in turns.items()}
     plain = statistics.median(seconds(lambda: measurer.measure(model)) for _ in range(3))
     both = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(3))
     environments.close()
-    every = default_measure_every(config.num_epochs if config.algo == "ppo" else 1)
-    measuring = (3 * plain + both) / 4 / every
-    if config.algo == "a2c":
-        measuring += fast["with"] - fast["without"]
+    by_loss = (3 * plain + both) / 4
+    if config.algo == "ppo":
+        measuring = by_loss / default_measure_every(config.num_epochs)
+    else:
+        measuring = by_loss / default_measure_every(1, updates_are_measured=True)
+        measuring += (fast["with"] - fast["without"]) / UPDATES_MEASURED_EVERY
     return measuring / (fast["without"] + measuring)
 
 

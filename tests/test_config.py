@@ -133,7 +133,7 @@ def test_help_names_what_measuring_every_so_often_defaults_to(help_text):
     from agents.measuring import default_measure_every
 
     words = re.sub(r"[│\s]+", " ", help_text)
-    assert f"A2C {default_measure_every(1)}, PPO {default_measure_every(TrainConfig().num_epochs)}]" in words
+    assert f"A2C {default_measure_every(1, True)}, PPO {default_measure_every(TrainConfig().num_epochs)}]" in words
 
 
 def test_help_and_bad_input_are_answered_without_torch():

@@ -329,7 +329,7 @@ class InGroups(A2C):
 
 
 class Measured(InGroups):
-    measure_updates = True
+    measure_updates = 1
 
 
 def cartpole():
@@ -399,6 +399,14 @@ def test_a2cs_parameters_are_bitwise_the_same_whether_its_updates_are_measured_o
     histories = [train(kind, "MlpPolicy", make_environments, 10, **options)[1] for kind in (InGroups, Measured)]
     for one, other in zip(*histories, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_moments_are_taken_of_every_so_manieth_update():
+    told = Told()
+    model = InGroups("MlpPolicy", walks(), seed=3, device="cpu")
+    model.measure_updates = 3
+    model.learn(7 * 8 * model.n_steps, callback=told)
+    assert [moments is not None for moments in told.of_updates[1:]] == [True, False, False] * 2 + [True]
 
 
 @pytest.mark.parametrize("kind", [InGroups, Measured])

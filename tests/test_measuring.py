@@ -278,10 +278,13 @@ def test_the_logged_noise_scale_is_pooled_over_the_window():
     assert noise.noise_scale("policy").num_measurements == 5
 
 
-@pytest.mark.parametrize("num_epochs", [1, 3, 4, 10])
-def test_by_default_measuring_costs_4_percent_of_the_passes_and_no_less_often_than_that_needs(num_epochs):
-    every, passes = default_measure_every(num_epochs), num_epochs + 1
-    assert MEASUREMENT_COST / (every * passes) <= COST_AT_DEFAULT < MEASUREMENT_COST / ((every - 1) * passes)
+@pytest.mark.parametrize(("num_epochs", "updates_are_measured"), [(1, True), (1, False), (3, False), (10, False)])
+def test_by_default_measuring_costs_2_percent_of_the_passes_and_no_less_often_than_that_needs(
+    num_epochs, updates_are_measured
+):
+    every, passes = default_measure_every(num_epochs, updates_are_measured), num_epochs + 1
+    share = COST_AT_DEFAULT / 2 if updates_are_measured else COST_AT_DEFAULT
+    assert MEASUREMENT_COST / (every * passes) <= share < MEASUREMENT_COST / ((every - 1) * passes)
 
 
 def test_the_default_goes_by_the_models_epochs():
@@ -289,6 +292,10 @@ def test_the_default_goes_by_the_models_epochs():
         noise = NoiseScaleCallback()
         kind("MlpPolicy", RandomWalks(4, seed=0), device="cpu", **options).learn(64, callback=noise)
         assert noise.measure_every == default_measure_every(num_epochs)
+    noise, model = NoiseScaleCallback(), A2C("MlpPolicy", RandomWalks(4, seed=0), device="cpu")
+    model.num_groups, model.measure_updates = 4, 2
+    model.learn(20, callback=noise)
+    assert noise.measure_every == default_measure_every(1, updates_are_measured=True)
 
 
 def test_training_goes_on_where_a_second_learn_takes_it_up():
