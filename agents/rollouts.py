@@ -48,17 +48,16 @@ class Frames(Observations):
         self._first_spare = self._spare = (num_steps + self._S) * num_envs
         rows = self._first_spare + (self._S - 1) * max(1, num_steps * num_envs // 256)  # more if they are needed
         self._frames = torch.zeros(rows, *size, dtype=torch.uint8, device=device)
-        t, n, s = (torch.arange(end, device=device) for end in (num_steps + 1, num_envs, self._S))
-        self._without_restarts = (t[:, None, None] + s) * num_envs + n[:, None]
-        self._rows = self._without_restarts.clone()
-        """[T + 1, N, S], the row of each frame of each stack."""
+        self._rows = torch.empty(num_steps + 1, num_envs, self._S, dtype=torch.int32, device=device)
+        """The row of each frame of each stack."""
         self._staging = _staging(shape, num_envs, device)
 
     @override
     def begin(self, observations: npt.NDArray[np.uint8]) -> None:
         stacks = torch.as_tensor(observations).transpose(0, 1).flatten(0, 1)
         self._frames[: len(stacks)] = stacks.to(self._frames.device)
-        self._rows.copy_(self._without_restarts)
+        t, n, s = (torch.arange(end, dtype=torch.int32, device=self._rows.device) for end in self._rows.shape)
+        torch.add((t[:, None, None] + s) * self._N, n[:, None], out=self._rows)  # as if nothing restarted
         self._spare = self._first_spare
 
     @override
@@ -77,11 +76,11 @@ class Frames(Observations):
             more = max(number, len(self._frames) // 128)
             self._frames = torch.cat([self._frames, self._frames.new_zeros(more, *self._frames.shape[1:])])
         self._frames[self._spare : self._spare + number] = torch.from_numpy(older).flatten(0, 1).to(self._frames.device)
-        rows = torch.arange(self._spare, self._spare + number, device=self._rows.device).view(older.shape[:2])
+        rows = torch.arange(self._spare, self._spare + number, dtype=torch.int32, device=self._rows.device)
         self._spare += number
         which = torch.as_tensor(environments, device=self._rows.device)
         for later in range(min(self._S - 1, self._T + 1 - t)):
-            self._rows[t + later, which, : self._S - 1 - later] = rows[:, later:]
+            self._rows[t + later, which, : self._S - 1 - later] = rows.view(older.shape[:2])[:, later:]
 
     @override
     def at(self, t: int, part: slice) -> Tensor:
@@ -100,7 +99,7 @@ class Frames(Observations):
     @property
     def num_bytes(self) -> int:
         """Memory of frames and indices on the device."""
-        return sum(tensor.nbytes for tensor in (self._frames, self._rows, self._without_restarts))
+        return self._frames.nbytes + self._rows.nbytes
 
 
 class Vectors(Observations):

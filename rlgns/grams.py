@@ -99,7 +99,8 @@ def _with_itself(block: Tensor) -> Tensor:
     """block @ blockᵀ of a few long rows, in slices side by side: a core would make one such product alone."""
     even = block.shape[1] // SLICE * SLICE
     slices, rest = block[:, :even].view(len(block), -1, SLICE).transpose(0, 1), block[:, even:]
-    return torch.bmm(slices, slices.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
+    products = (rest @ rest.T).double()
+    return products + torch.bmm(slices, slices.mT).sum(0, dtype=torch.float64) if even else products
 
 
 def group_grams_of(losses: tuple[str, ...], products: Mapping[str, Tensor], group_size: int) -> GroupGrams:

@@ -165,11 +165,10 @@ def layer_products(
     products = calls.nothing(len(batch), K * ranks.size)
     for name in calls.called:
         x, layer, of_losses = calls.inputs(name), calls.layers[name], [error[name] for error in errors]
-        if isinstance(layer, nn.Linear):
-            products[name] = _linear_products(x, of_losses, layer, K, ranks)
+        if isinstance(layer, nn.Linear) and _pairs_pay(x, layer, ranks):
+            products[name] = _products_of_pairs(x, of_losses, layer, K, ranks)
         else:
-            rows = torch.cat([_group_gradients(x, error, layer, K) for error in of_losses])
-            products[name] = gram_of_rows(rows, len(batch), ranks)
+            products[name] = _products_of_rows([_group_gradients(x, error, layer, K) for error in of_losses], ranks)
     return group_grams_of(tuple(batch), products, b)
 
 
@@ -200,18 +199,18 @@ def backward_of_calls(
     products = calls.nothing(1, K * ranks.size)
     for name, error in errors.items():
         layer, x = calls.layers[name], calls.inputs(name, runs)
-        if isinstance(layer, nn.Linear):
-            gradients = _linear_gradient(x, error, layer)
+        if isinstance(layer, nn.Linear) and _pairs_pay(x, layer, ranks):
+            gradients = [gradient[0] for gradient in _group_gradients(x, error, layer, 1)]
             if measure:
-                products[name] = _linear_products(x, [error], layer, K, ranks)
+                products[name] = _products_of_pairs(x, [error], layer, K, ranks)
         else:
-            rows = _group_gradients(x, error, layer, K)
-            gradients = _of_parameters(rows.sum(0), layer)
+            by_group = _group_gradients(x, error, layer, K)
+            gradients = [of_groups.sum(0) for of_groups in by_group]
             if measure:
-                products[name] = gram_of_rows(rows, 1, ranks)
+                products[name] = _products_of_rows([by_group], ranks)
         own = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
         for parameter, gradient in zip(own, gradients, strict=True):
-            add_gradient(parameter, gradient)
+            add_gradient(parameter, _as_parameter(gradient, parameter))
     of_sums = {name: product * n**2 for name, product in products.items()}
     return group_grams_of((TRAINED,), of_sums, n // K) if measure else None
 
@@ -232,45 +231,41 @@ Gradients = tuple[Tensor, ...]
 """Of the weight and, where the layer has one, of the bias."""
 
 
-def _linear_gradient(x: Tensor, error: Tensor, layer: nn.Linear) -> Gradients:
-    x, error = x.flatten(0, -2), error.flatten(0, -2)
-    weight = error.T @ x.to(error.dtype)
-    return (weight,) if layer.bias is None else (weight, error.sum(0))
-
-
-def _group_gradients(x: Tensor, error: Tensor, layer: nn.Conv2d | ChannelAffine, K: int) -> Tensor:
-    """[K, P] of the sums over groups, a weight and its bias side by side; a convolution's weight lies channels last."""
+def _group_gradients(x: Tensor, error: Tensor, layer: Layer, K: int) -> Gradients:
+    """Those of the sum over each group, [K, P] each; a convolution's weights lie channels last."""
     x = x.to(error.dtype)
     if isinstance(layer, ChannelAffine):
-        of_examples = torch.cat([(x * error).flatten(2).sum(2), error.flatten(2).sum(2)], 1)
-        return of_examples.view(K, -1, of_examples.shape[1]).sum(1)
-    weights = (_weights_from_patches if _patches_pay(x, layer) else _weights_by_group)(x, error, layer, K)
-    if layer.bias is None:
-        return torch.stack(weights)
-    biases = error.view(K, -1, *error.shape[1:]).sum((1, 3, 4))
-    return torch.cat([part for both in zip(weights, biases, strict=True) for part in both]).view(K, -1)
+        of_examples = (x * error).flatten(2).sum(2), error.flatten(2).sum(2)
+        weight, bias = (one.view(K, -1, one.shape[1]).sum(1) for one in of_examples)
+        return weight, bias
+    if isinstance(layer, nn.Linear):
+        x, error = x.reshape(K, -1, layer.in_features), error.reshape(K, -1, layer.out_features)
+        weights, biases = error.mT.bmm(x).flatten(1), error.sum(1)
+    else:
+        weights = (_weights_from_patches if _patches_pay(x, layer) else _weights_by_group)(x, error, layer, K)
+        biases = error.view(K, -1, *error.shape[1:]).sum((1, 3, 4))
+    return (weights,) if layer.bias is None else (weights, biases)
 
 
-def _of_parameters(row: Tensor, layer: nn.Conv2d | ChannelAffine) -> Gradients:
-    """One of these rows as the gradients of weight and bias."""
-    weight, bias = row[: layer.weight.numel()], row[layer.weight.numel() :]
-    if isinstance(layer, nn.Conv2d):
-        num_outputs, num_inputs, *size = layer.weight.shape
-        weight = weight.view(num_outputs, *size, num_inputs).permute(0, 3, 1, 2)
-    return (weight,) if layer.bias is None else (weight, bias)
+def _as_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """[P] as the shape of a parameter, 4-dimensional ones channels last."""
+    if parameter.dim() < 4:
+        return gradient.view_as(parameter)
+    num_outputs, num_inputs, *size = parameter.shape
+    return gradient.view(num_outputs, *size, num_inputs).permute(0, 3, 1, 2)
 
 
 PATCHES_AT_ONCE = 1 << 24
 """Elements of patches that are in memory at the same time."""
 
 
-def _weights_by_group(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> list[Tensor]:
-    """[P] of each group, by a convolution's backward for each."""
+def _weights_by_group(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> Tensor:
+    """[K, P] by a convolution's backward for each group."""
     like = torch.empty_like(layer.weight, dtype=error.dtype)  # type and order in memory count, its values do not
     how = layer.stride, layer.padding, layer.dilation, False, [0, 0], 1, [False, True, False]
     batches = zip(x.chunk(K), error.chunk(K), strict=True)
     weights = [torch.ops.aten.convolution_backward(delta, inputs, like, None, *how)[1] for inputs, delta in batches]
-    return [weight.permute(0, 2, 3, 1).flatten() for weight in weights]
+    return torch.stack([weight.permute(0, 2, 3, 1).flatten() for weight in weights])
 
 
 def _patches_pay(x: Tensor, layer: nn.Conv2d) -> bool:
@@ -285,7 +280,7 @@ def _patches_pay(x: Tensor, layer: nn.Conv2d) -> bool:
     )
 
 
-def _weights_from_patches(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> list[Tensor]:
+def _weights_from_patches(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> Tensor:
     """The same as products of errors and the patches they are of."""
     patches = x
     for dim, size, stride in zip((2, 3), layer.kernel_size, layer.stride, strict=True):
@@ -294,10 +289,8 @@ def _weights_from_patches(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) ->
     patches = patches.view(K, -1, *patches.shape[1:])
     delta = error.permute(0, 2, 3, 1).reshape(K, -1, layer.out_channels)
     at_once = max(1, PATCHES_AT_ONCE * K // patches.numel())
-    weights: list[Tensor] = []
-    for some, errors in zip(torch.split(patches, at_once), torch.split(delta, at_once), strict=True):
-        weights += errors.mT.bmm(some.flatten(4).flatten(1, 3)).flatten(1)
-    return weights
+    parts = zip(torch.split(patches, at_once), torch.split(delta, at_once), strict=True)
+    return torch.cat([errors.mT.bmm(some.flatten(4).flatten(1, 3)).flatten(1) for some, errors in parts])
 
 
 def _joined_parts(parts: list[Tensor], runs: Runs | None) -> Tensor:
@@ -306,23 +299,11 @@ def _joined_parts(parts: list[Tensor], runs: Runs | None) -> Tensor:
     return torch.cat([parts[forward][rows] for forward, rows in runs])
 
 
-def _linear_products(x: Tensor, errors: list[Tensor], layer: nn.Linear, K: int, ranks: Ranks) -> Tensor:
-    """[L, K, L, K]: ⟨Σδᵢxᵢᵀ, Σδⱼxⱼᵀ⟩ = ΣΣ ⟨δᵢ, δⱼ⟩⟨xᵢ, xⱼ⟩, over the groups of all ranks.
-
-    Without the gradients where the batch is small against the layer, from the group gradients otherwise.
-    """
-    n, L = ranks.size * len(x), len(errors)
-    precise = torch.promote_types(x.dtype, torch.float32)  # under autocast both are bfloat16
-    x, delta = x.to(precise), torch.stack(errors).to(precise)  # [L, n, …]
-    elements = layer.in_features * layer.out_features
-    if x.dim() == 2 and n * (layer.in_features + layer.out_features) <= max(elements, SMALL_PRODUCT):
-        x, delta = ranks.gather(x), ranks.gather(delta.transpose(0, 1)).transpose(0, 1)
-        return _products_of_pairs(x, delta, K * ranks.size, layer.bias is not None)
-    if layer.bias is not None:
-        x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
-    delta = delta.view(L, K, -1, layer.out_features)
-    weights = torch.einsum("lkno,kni->lkoi", delta, x.reshape(K, -1, x.shape[-1]))
-    return gram_of_rows(weights.reshape(L * K, -1), L, ranks)
+def _products_of_rows(rows: list[Gradients], ranks: Ranks) -> Tensor:
+    """[L, K, L, K] of a layer from the group gradients of each loss, over the groups of all ranks."""
+    L = len(rows)
+    joined = [of_losses[0] if L == 1 else torch.cat(of_losses) for of_losses in zip(*rows, strict=True)]
+    return torch.stack([gram_of_rows(one, L, ranks) for one in joined]).sum(0)
 
 
 SMALL_PRODUCT = 1 << 16
@@ -332,18 +313,28 @@ PAIRED_AT_ONCE = 80
 """Examples, at least, whose products with all behind them are formed in one go."""
 
 
-def _products_of_pairs(x: Tensor, delta: Tensor, K: int, has_bias: bool) -> Tensor:
-    """[L, K, L, K] of inputs [n, i] and errors [L, n, o]; of two groups' products one order alone is worked out."""
-    L, n = delta.shape[:2]
-    b = n // K
-    step = max(1, K // max(1, n // PAIRED_AT_ONCE))
+def _pairs_pay(x: Tensor, layer: nn.Linear, ranks: Ranks) -> bool:
+    """Whether products of examples cost less than the gradients of groups: in a batch that is small for its layer."""
+    of_examples = ranks.size * len(x) * (layer.in_features + layer.out_features)
+    return x.dim() == 2 and of_examples <= max(layer.in_features * layer.out_features, SMALL_PRODUCT)
+
+
+def _products_of_pairs(x: Tensor, errors: list[Tensor], layer: nn.Linear, K: int, ranks: Ranks) -> Tensor:
+    """[L, K, L, K]: ⟨Σδᵢxᵢᵀ, Σδⱼxⱼᵀ⟩ = ΣΣ ⟨δᵢ, δⱼ⟩⟨xᵢ, xⱼ⟩, over the groups of all ranks, without the gradients.
+
+    Of two groups' products one order alone is worked out.
+    """
+    precise = torch.promote_types(x.dtype, torch.float32)  # under autocast both are bfloat16
+    x, delta = ranks.gather(x.to(precise)), ranks.gather(torch.stack(errors, 1).to(precise))  # [n, i] and [n, L, o]
+    K, n, L = ranks.size * K, len(x), len(errors)
+    b, step = n // K, max(1, K // max(1, n // PAIRED_AT_ONCE))
     products = torch.empty(L, K, L, K, dtype=torch.float64, device=x.device)
     for k in range(0, K, step):
         some, rest = slice(k * b, (k + step) * b), slice(k * b, None)
-        of_inputs = (x[rest] @ x[some].T).double() + has_bias
-        of_errors = (delta[:, rest].flatten(0, 1) @ delta[:, some].flatten(0, 1).T).double()
-        pairs = of_errors.view(L, n - k * b, L, -1) * of_inputs[:, None]
-        sums = pairs.view(L, K - k, b, L, -1, b).sum((2, 5))
-        products[:, k:, :, k : k + step] = sums
-        products[:, k : k + step, :, k:] = sums.permute(2, 3, 0, 1)
+        of_inputs = (x[rest] @ x[some].T).double() + (layer.bias is not None)
+        of_errors = (delta[rest].flatten(0, 1) @ delta[some].flatten(0, 1).T).double()
+        pairs = of_errors.view(n - k * b, L, -1, L) * of_inputs[:, None, :, None]
+        sums = pairs.view(K - k, b, L, -1, b, L).sum((1, 4))  # [K − k, L, step, L]
+        products[:, k:, :, k : k + step] = sums.permute(1, 0, 3, 2)
+        products[:, k : k + step, :, k:] = sums.permute(3, 2, 1, 0)
     return products

@@ -86,7 +86,8 @@ def _config(bench: Bench) -> Any:
 def _share_of_measuring(config: Any) -> float:
     """By loss: one measurement, every fourth also split by transition, over the updates from one to the next.
 
-    Of A2C's own gradient: updates with and without in turns, the faster half of each, over those that are measured.
+    Of A2C's own gradient: updates on one rollout with and without, in turns, the median of their differences, over the
+    updates from one to the next. The emulators, whose speed varies more than measuring costs, stand still meanwhile.
     """
     from agents.environments import make_environments
     from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
@@ -94,27 +95,27 @@ def _share_of_measuring(config: Any) -> float:
 
     environments = make_environments(config, seed=0)
     model: Any = make_model(config, environments, "cuda" if _on_gpu(config) else "cpu")
-    measurer, times = RolloutMeasurer(), max(1, 800 // config.batch_size)
+    measurer, times = RolloutMeasurer(), max(2, 4000 // config.batch_size)
     if config.algo == "a2c":
         model.num_groups = measurer.groups_of_environments(config.num_envs)
     model.learn(config.batch_size, log_interval=None)
-
-    def update(measured: int) -> float:
-        model.measure_updates = measured
-        return seconds(lambda: model.learn(times * config.batch_size, log_interval=None)) / times
-
-    turns = take_turns({"with": lambda: update(1), "without": lambda: update(0)}, 12)
-    fast = {name: statistics.mean(sorted(values)[:6]) for name, values in turns.items()}
-    plain = statistics.median(seconds(lambda: measurer.measure(model)) for _ in range(3))
-    both = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(3))
-    environments.close()
+    whole = seconds(lambda: model.learn(times * config.batch_size, log_interval=None)) / times
+    plain = statistics.median(seconds(lambda: measurer.measure(model)) for _ in range(5))
+    both = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(5))
     by_loss = (3 * plain + both) / 4
     if config.algo == "ppo":
         measuring = by_loss / default_measure_every(config.num_epochs)
     else:
-        measuring = by_loss / default_measure_every(1, updates_are_measured=True)
-        measuring += (fast["with"] - fast["without"]) / UPDATES_MEASURED_EVERY
-    return measuring / (fast["without"] + measuring)
+
+        def update(measured: int) -> float:
+            model.measure_updates = measured
+            return seconds(model.train)
+
+        turns = take_turns({"with": lambda: update(1), "without": lambda: update(0)}, 40)
+        own = statistics.median(one - other for one, other in zip(turns["with"], turns["without"], strict=True))
+        measuring = by_loss / default_measure_every(1, updates_are_measured=True) + own / UPDATES_MEASURED_EVERY
+    environments.close()
+    return measuring / (whole + measuring)
 
 
 def _on_gpu(config: Any) -> bool:
