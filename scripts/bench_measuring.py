@@ -23,6 +23,7 @@ from agents.losses import a2c_terms, loss_weights, select, weighted_terms, whole
 from agents.models import make_model
 from rlgns.gradients import Method, group_backward, group_grams
 from rlgns.grouping import default_num_groups, environment_groups
+from rlgns.machine import keep_freed_memory
 
 SHAPES = ((16, 5), (16, 16), (8, 128), (64, 128))
 PLAIN = "plain forward and backward"
@@ -42,6 +43,7 @@ class Bench:
 
 def main(bench: Bench) -> None:
     """Print, for each shape, seconds of every way and its ratio to the plain one."""
+    keep_freed_memory()  # as training does
     for num_envs, num_steps in SHAPES:
         figures = take_turns(_ways(bench, num_envs, num_steps), bench.rounds)
         print(f"{num_envs} × {num_steps}, K = {default_num_groups(num_envs)}, {bench.precision}")
@@ -71,15 +73,14 @@ def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[],
         trained(groups.flatten()).mean().backward()
 
     def clock(work: Callable[[], object]) -> Callable[[], float]:
-        def time_it() -> float:
+        def once() -> None:
             model.policy.optimizer.zero_grad()
-            took = seconds(work, times=max(1, 400 // config.batch_size))
+            work()
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
-            return took
 
-        work()
-        return time_it
+        once()
+        return lambda: seconds(once, times=max(1, 800 // config.batch_size))
 
     def grams(method: Method) -> Callable[[], object]:
         return lambda: group_grams(model.policy, by_loss, groups, method=method)
