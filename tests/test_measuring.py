@@ -283,7 +283,7 @@ def test_by_default_measuring_costs_2_percent_of_the_passes_and_no_less_often_th
     num_epochs, updates_are_measured
 ):
     every, passes = default_measure_every(num_epochs, updates_are_measured), num_epochs + 1
-    share = COST_AT_DEFAULT / 2 if updates_are_measured else COST_AT_DEFAULT
+    share = COST_AT_DEFAULT * 2 / 3 if updates_are_measured else COST_AT_DEFAULT
     assert MEASUREMENT_COST / (every * passes) <= share < MEASUREMENT_COST / ((every - 1) * passes)
 
 

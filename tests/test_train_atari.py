@@ -76,7 +76,7 @@ def test_a_run_leaves_its_files_and_prints_its_summary(whole):
     assert names == files | {".lock", "wandb"}
     assert ended.out.startswith("Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by environment\n")
     counts = {line.split()[0]: line.split()[-1] for line in ended.out.splitlines()[2:6]}
-    assert counts == {"policy": "13", "value": "13", "total": "13", TRAINED: "25"}  # the last in every second update
+    assert counts == {"policy": "13", "value": "13", "total": "13", TRAINED: "13"}  # the last in every fourth update
     assert "This run's batch is 4 × 8 = 32 transitions:" in ended.out
     assert not list((run_dir.parent / "home").rglob("*.wandb"))
 
@@ -110,7 +110,7 @@ def test_measured_and_every_tenth_updates_leave_a_record(whole):
     assert set(steps_of(whole[0])) == measured | set(range(10, 51, 10))
     records = read_records(whole[0] / "metrics.jsonl")
     assert {row["progress/steps"] for row in records if "policy" in measurement_of(row)} == measured
-    assert sum(row.get(f"noise/{TRAINED}/sum/count", 0) for row in records) == 25  # of every second update
+    assert sum(row.get(f"noise/{TRAINED}/sum/count", 0) for row in records) == 13  # of every fourth update
     for row in records:
         assert row["progress/transitions"] == 32 * row["progress/steps"]
         assert row["progress/optimizer_steps"] == row["progress/steps"]
