@@ -19,8 +19,8 @@ from rlgns.layer_products import LayerCalls, layers_cover
 MIN_OBSERVATIONS = 32
 """Of a forward that is worth keeping: the backwards of many small ones cost what is saved (NatureCNN on two cores)."""
 
-MAX_TRANSITIONS = 2048
-"""Of a rollout whose forwards are kept, with their activations: some 0.2 MB each of NatureCNN's."""
+MAX_TRANSITIONS = 5120
+"""Of a rollout whose forwards are kept: with activations and their gradients NatureCNN takes some 0.5 MB for each."""
 
 POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, ImagePolicy)
 EXTRACTORS = (FlattenExtractor, NatureCNN, NatureCNNInBfloat16)

@@ -1,8 +1,8 @@
 """Products of group gradients from one forward for all groups, for models of Linear, Conv2d and ChannelAffine layers.
 
 The backward of each loss stops at the layers' outputs. With x the inputs of a layer and δ the gradients at its outputs,
-the products of Linear gradients follow from those of x and δ alone; the other layers have few weights, so their group
-gradients are made. Their mean is the gradient that training needs: measuring the loss that is trained costs next to
+the products of Linear gradients follow from those of x and δ alone; where the batch is large for the layer, and for the
+other layers, which have few weights, the group gradients are made. Their mean is the gradient that training needs: measuring the loss that is trained costs next to
 nothing. Every parameter must be used through its layer, every layer called once with the whole batch.
 
 Source: Goodfellow 2015, arXiv:1510.01799, from norms to products.
@@ -177,8 +177,8 @@ def layer_backward(
 ) -> GroupGrams | None:
     """Like `terms(…).mean().backward()`, with the products of the group gradients, if they are to be measured.
 
-    The gradients of weights are taken last, a convolution's by group, whether they are measured or not: so measuring
-    changes no bit of them. Gradients are this rank's, products those of all ranks' groups.
+    The gradients of weights are taken last, by group unless pairs of examples cost less, whether they are measured or
+    not: so measuring changes no bit of them. Gradients are this rank's, products those of all ranks' groups.
     """
     calls = LayerCalls(model)
     with calls.recorded(groups.numel()):
