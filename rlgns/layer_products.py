@@ -2,8 +2,9 @@
 
 The backward of each loss stops at the layers' outputs. With x the inputs of a layer and δ the gradients at its outputs,
 the products of Linear gradients follow from those of x and δ alone; where the batch is large for the layer, and for the
-other layers, which have few weights, the group gradients are made. Their mean is the gradient that training needs: measuring the loss that is trained costs next to
-nothing. Every parameter must be used through its layer, every layer called once with the whole batch.
+other layers, which have few weights, the group gradients are made. Their mean is the gradient that training needs:
+measuring the loss that is trained costs next to nothing. Every parameter must be used through its layer, every layer
+called once with the whole batch.
 
 Source: Goodfellow 2015, arXiv:1510.01799, from norms to products.
 """
