@@ -270,7 +270,7 @@ def _weights_by_group(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> Ten
 
 
 def _patches_pay(x: Tensor, layer: nn.Conv2d) -> bool:
-    """In bfloat16 on a CPU they take half the time for NatureCNN's later layers, whose patches lie in long rows."""
+    """In bfloat16 on a CPU they are faster for NatureCNN's later layers, whose patches lie in long rows."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.bfloat16
