@@ -87,12 +87,15 @@ def _share_of_measuring(config: Any) -> float:
     """By loss: one measurement, every fourth also split by transition, over the updates from one to the next.
 
     Of A2C's own gradient: updates on one rollout with and without, in turns, the median of their differences, over the
-    updates from one to the next. The emulators, whose speed varies more than measuring costs, stand still meanwhile.
+    updates from one to the next. The emulators, whose speed varies more than measuring costs, stand still meanwhile; no
+    forwards are kept. A2C's gradients by group, which it trains on with and without measuring, are not counted.
     """
     from agents.environments import make_environments
     from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
     from agents.models import make_model
+    from rlgns.machine import keep_freed_memory
 
+    keep_freed_memory()  # as training does
     environments = make_environments(config, seed=0)
     model: Any = make_model(config, environments, "cuda" if _on_gpu(config) else "cpu")
     measurer, times = RolloutMeasurer(), max(2, 4000 // config.batch_size)
