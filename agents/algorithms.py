@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import stable_baselines3
@@ -26,11 +26,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from agents.collecting import collect
-from agents.forwards import Forwards, worth_keeping
+from agents.forwards import Forwards, can_be_kept
 from agents.losses import (
-    Terms,
     a2c_terms,
-    a2c_terms_of,
     clip_ranges,
     loss_weights,
     normalised,
@@ -42,8 +40,8 @@ from agents.losses import (
 from agents.rollouts import DeviceRolloutBuffer
 from agents.stepping import Step, in_parts
 from rlgns.estimators import GradientMoments, NotFiniteError
-from rlgns.gradients import group_backward, recorded_backward
-from rlgns.grouping import Layout, environment_groups
+from rlgns.gradients import group_backward
+from rlgns.grouping import environment_groups
 from rlgns.parallel import ALONE, Ranks
 
 
@@ -88,15 +86,14 @@ class _OnPolicy(OnPolicyAlgorithm):
             return True
 
         environments = in_parts(env)
-        smallest = min(part.stop - part.start for part in environments.parts)
-        self._forwards = Forwards(self.policy) if self._keeps_forwards(smallest) else None
+        self._forwards = Forwards(self.policy, n_rollout_steps, env.num_envs) if self._keeps_forwards() else None
         if not collect(self, environments, rollout_buffer, self.ranks, after_step, self._forwards):
             return False
         callback.on_rollout_end()
         return True
 
-    def _keeps_forwards(self, num_observations: int) -> bool:
-        """Whether forwards of so many observations are kept until the update."""
+    def _keeps_forwards(self) -> bool:
+        """Whether the forwards of acting are kept for the update."""
         return False
 
     @contextmanager
@@ -163,8 +160,8 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
                      None: of the whole rollout at once
     measure_updates  updates from one whose moments are taken to the next, 0: none; the gradient is the same bit by bit
     update_moments   those of the total loss in the last update, None where they were not taken
-    keep_forwards    with num_groups, whether to train on the forwards that actions were chosen by, where that is
-                     possible (`agents.forwards`), instead of repeating them: the same to rounding in less time
+    keep_forwards    whether to train on what the layers gave while acting, where that is possible (`agents.forwards`),
+                     instead of repeating it: the same to rounding in less time
     """
 
     num_groups: int | None = None
@@ -180,33 +177,26 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         advantages = rollout.advantages
         if self.normalize_advantage:
             advantages = normalised(advantages, self.ranks.gather(advantages))
+        forwards = self._forwards_of_this_policy()
         sums: dict[str, Tensor] = {}
 
-        def total(by_loss: Terms) -> Tensor:
+        def terms(index: Tensor | slice) -> Tensor:
+            with forwards.replayed(index) if forwards else nullcontext():
+                by_loss = a2c_terms(self.policy, select(rollout, index), advantages[index]).terms
             total = weighted_terms(by_loss, loss_weights(self))
             for name, term in {**{f"{loss}_loss": term for loss, term in by_loss.items()}, "loss": total}.items():
                 sums[name] = sums.get(name, 0) + term.detach().sum()
             return total
 
-        def terms(index: Tensor | slice) -> Tensor:
-            return total(a2c_terms(self.policy, select(rollout, index), advantages[index]).terms)
-
         self.policy.optimizer.zero_grad()
-        forwards, self._forwards = self._forwards, None
         if self.num_groups is None:
             terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
         else:
-            measure, ranks = self._is_measured, self.ranks
+            groups = self._groups(self.num_groups).to(self.device)
             try:
-                if forwards and forwards.are_current:
-                    in_time = [one.view(self.n_envs, -1).T.flatten() for one in (rollout.returns, advantages)]
-                    said = total(a2c_terms_of(*forwards.evaluation(), *in_time))
-                    groups = self._groups(self.num_groups, "time_major")  # stays on the host, where it is read
-                    moments = recorded_backward(forwards.calls, said, groups, measure=measure, ranks=ranks)
-                else:
-                    groups = self._groups(self.num_groups, "env_major").to(self.device)
-                    moments = group_backward(self.policy, terms, groups, measure=measure, ranks=ranks)
-                self.update_moments = moments
+                self.update_moments = group_backward(
+                    self.policy, terms, groups, measure=self._is_measured, ranks=self.ranks
+                )
             except NotFiniteError as error:
                 raise TrainingDivergedError(f"{error} at update {self.num_updates + 1}") from None
         logged = {name: self.ranks.sum(one) / (size * len(advantages)) for name, one in sums.items()}
@@ -218,15 +208,19 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
     def _is_measured(self) -> bool:
         return self.measure_updates > 0 and self.num_updates % self.measure_updates == 0
 
-    def _groups(self, num_groups: int, layout: Layout) -> Tensor:
+    def _groups(self, num_groups: int) -> Tensor:
         """[K, b] of this rank's environments."""
-        groups = environment_groups(self.n_steps, self.n_envs, num_groups, layout, num_ranks=self.ranks.size)
+        groups = environment_groups(self.n_steps, self.n_envs, num_groups, num_ranks=self.ranks.size)
         return torch.as_tensor(groups)
 
+    def _forwards_of_this_policy(self) -> Forwards | None:
+        """Those of the rollout, unless a parameter was written to since; they serve once."""
+        forwards, self._forwards = self._forwards, None
+        return forwards if forwards and forwards.are_current else None
+
     @override
-    def _keeps_forwards(self, num_observations: int) -> bool:
-        wanted = self.keep_forwards and self.num_groups is not None
-        return wanted and worth_keeping(self.policy, num_observations, self.n_envs * self.n_steps)
+    def _keeps_forwards(self) -> bool:
+        return self.keep_forwards and can_be_kept(self.policy, self.n_envs * self.n_steps)
 
 
 class PPO(_OnPolicy, stable_baselines3.PPO):

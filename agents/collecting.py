@@ -7,6 +7,7 @@ the noise that actions are drawn with is drawn for all environments of all ranks
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,15 +26,11 @@ from rlgns.parallel import Ranks
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the policy chose for n observations: actions, their log π(a|s), and the values V(s), [n] each.
-
-    log_probs_of_all  [n, A], log π(·|s)
-    """
+    """What the policy chose for n observations: actions, their log π(a|s), and the values V(s), [n] each."""
 
     actions: Tensor
     log_probs: Tensor
     values: Tensor
-    log_probs_of_all: Tensor
 
 
 def act(policy: ActorCriticPolicy, observations: Tensor, noise: Tensor) -> Choice:
@@ -45,9 +42,9 @@ def act(policy: ActorCriticPolicy, observations: Tensor, noise: Tensor) -> Choic
         latent_pi = policy.mlp_extractor.forward_actor(features[0])
         latent_vf = policy.mlp_extractor.forward_critic(features[1])
     of_all = policy.action_net(latent_pi).log_softmax(-1)
-    actions = (of_all.detach().exp() / noise).argmax(-1)
+    actions = (of_all.exp() / noise).argmax(-1)
     log_probs = of_all.gather(1, actions[:, None]).squeeze(1)
-    return Choice(actions, log_probs, policy.value_net(latent_vf).squeeze(1), of_all)
+    return Choice(actions, log_probs, policy.value_net(latent_vf).squeeze(1))
 
 
 def collect(
@@ -85,14 +82,15 @@ def collect(
         steps.append(step)
 
     def send(t: int, index: int, part: slice, noise: Tensor) -> None:
-        choice = _choice(policy, buffer.observations.at(t, part), noise, forwards)
+        with forwards.recorded(t, part) if forwards else nullcontext():
+            choice = act(policy, buffer.observations.at(t, part), noise)
         actions = choice.actions.cpu().numpy()
         if share_cores:
             release_cores()
         environments.send(index, actions)
         buffer.of_actions[t, part] = choice.actions
-        buffer.of_values[t, part] = choice.values.detach()
-        buffer.of_log_probs[t, part] = choice.log_probs.detach()
+        buffer.of_values[t, part] = choice.values
+        buffer.of_log_probs[t, part] = choice.log_probs
 
     with torch.no_grad(), _casts_kept(model.device.type):
         for t in range(T + 1):
@@ -121,15 +119,6 @@ def collect(
     buffer.of_starts.copy_(torch.from_numpy(starts))
     buffer.compute_returns_and_advantage(last_values)
     return True
-
-
-def _choice(policy: ActorCriticPolicy, observations: Tensor, noise: Tensor, forwards: Forwards | None) -> Choice:
-    if forwards is None:
-        return act(policy, observations, noise)
-    with torch.enable_grad(), forwards.recorded(len(observations)):
-        choice = act(policy, observations, noise)
-    forwards.keep(choice.values, choice.log_probs, choice.log_probs_of_all)
-    return choice
 
 
 def _casts_kept(device_type: str) -> torch.autocast:

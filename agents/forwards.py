@@ -1,69 +1,41 @@
-"""The forward passes that acting made, kept for the update that follows: one forward serves both.
+"""What the layers gave while acting, given again in the update that follows: one forward serves both.
 
 A2C's policy is trained on a rollout once, as it was when it collected it: a second forward would say the same again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from typing_extensions import override
 
 from agents.policies import ImagePolicy, NatureCNNInBfloat16
-from rlgns.layer_products import LayerCalls, layers_cover
+from rlgns.layer_products import layers_cover
 
-MIN_OBSERVATIONS = 32
-"""Of a forward that is worth keeping: the backwards of many small ones cost what is saved (NatureCNN on two cores)."""
-
-MAX_TRANSITIONS = 5120
-"""Of a rollout whose forwards are kept: with activations and their gradients NatureCNN takes some 0.5 MB for each."""
+MAX_TRANSITIONS = 10240
+"""Of a rollout whose forwards are kept: of NatureCNN they take 87 KB for each in float32."""
 
 POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, ImagePolicy)
 EXTRACTORS = (FlattenExtractor, NatureCNN, NatureCNNInBfloat16)
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU)
 """Of all these it is known that they do the same while training as while acting."""
 
-
-class Forwards:
-    """The forwards of one rollout, in the order in which they were made."""
-
-    def __init__(self, policy: ActorCriticPolicy) -> None:
-        self.calls = LayerCalls(policy)
-        self._policy = policy
-        self._versions = _versions(policy)
-        self._said: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def recorded(self, num_observations: int) -> AbstractContextManager[None]:
-        """Watch a forward of so many observations."""
-        return self.calls.recorded(num_observations)
-
-    def keep(self, values: Tensor, log_probs: Tensor, log_probs_of_all: Tensor) -> None:
-        """What the policy said: V(s) and log π(a|s) [n] and log π(·|s) [n, A], with their graph."""
-        self._said.append((values, log_probs, log_probs_of_all))
-
-    def evaluation(self) -> tuple[Tensor, Tensor, Tensor]:
-        """V(s), log π(a|s) and H(π(·|s)) of all transitions, [T·N], an instant's environments side by side."""
-        values, log_probs, of_all = (torch.cat(one) for one in zip(*self._said, strict=True))
-        return values, log_probs, -(of_all.exp() * of_all).sum(-1)
-
-    @property
-    def are_current(self) -> bool:
-        """Whether no parameter was written to since."""
-        return self._versions == _versions(self._policy)
+Layer = nn.Linear | nn.Conv2d
 
 
-def worth_keeping(policy: ActorCriticPolicy, num_observations: int, num_transitions: int) -> bool:
-    """Whether forwards of so many observations are to be trained on, and the policy does nothing else while training.
+def can_be_kept(policy: ActorCriticPolicy, num_transitions: int) -> bool:
+    """Whether the policy consists of layers whose outputs say all, and does nothing else while training.
 
     num_transitions  of the rollout
     """
     return (
-        num_observations >= MIN_OBSERVATIONS
-        and num_transitions <= MAX_TRANSITIONS
+        num_transitions <= MAX_TRANSITIONS
         and type(policy) in POLICIES
         and type(policy.features_extractor) in EXTRACTORS
         and policy.activation_fn in ACTIVATIONS
@@ -71,5 +43,122 @@ def worth_keeping(policy: ActorCriticPolicy, num_observations: int, num_transiti
     )
 
 
+class Forwards:
+    """Outputs of a policy's layers for the transitions of one rollout, [N·T, …] each, environment by environment."""
+
+    def __init__(self, policy: ActorCriticPolicy, num_steps: int, num_envs: int) -> None:
+        self._policy, self._shape = policy, (num_envs, num_steps)
+        self._layers = [module for module in policy.modules() if isinstance(module, Layer)]
+        self._versions = _versions(policy)
+        self._outputs: dict[Layer, Tensor] = {}
+
+    @contextmanager
+    def recorded(self, t: int, part: slice) -> Iterator[None]:
+        """Watch the forward that acts for some of the environments at time t."""
+
+        def keep(layer: Layer, _: tuple[Tensor, ...], output: Tensor) -> None:
+            if layer not in self._outputs:
+                self._outputs[layer] = _rows_like(output, self._shape[0] * self._shape[1])
+            self._outputs[layer].view(*self._shape, *output.shape[1:])[part, t] = output
+
+        handles = [layer.register_forward_hook(keep) for layer in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def replayed(self, index: Tensor | slice) -> Iterator[None]:
+        """Within, layers give for the transitions at `index` what they gave before, and gradients as if made anew.
+
+        index  of transitions n·T + t, ascending
+        """
+        for layer, outputs in self._outputs.items():
+            layer.forward = _again(layer, outputs, index)  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            for layer in self._outputs:
+                del layer.forward
+
+    @property
+    def are_current(self) -> bool:
+        """Whether no parameter was written to since."""
+        return self._versions == _versions(self._policy)
+
+
 def _versions(policy: ActorCriticPolicy) -> Sequence[int]:
     return [parameter._version for parameter in policy.parameters()]
+
+
+def _rows_like(output: Tensor, number: int) -> Tensor:
+    """Room for so many rows, in the same order in memory."""
+    channels_last = output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(number, *output.shape[1:], dtype=output.dtype, device=output.device, memory_format=order)
+
+
+def _again(layer: Layer, outputs: Tensor, index: Tensor | slice) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        given = outputs.detach() if len(x) == len(outputs) else outputs[index]
+        call = _Call(layer, x.detach())
+        weights: Tensor = _Weights.apply(call, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+        output: Tensor = _Outputs.apply([given], call, x, weights)  # type: ignore[no-untyped-call]
+        return output
+
+    return forward
+
+
+class _Call:
+    """One call of a layer: its inputs, and in the backward the gradient of its outputs."""
+
+    def __init__(self, layer: Layer, x: Tensor) -> None:
+        self.layer, self.x, self.error = layer, x, x
+
+    def gradients(self, of_x: bool) -> tuple[Tensor, Tensor | None]:
+        """Of the inputs, or of weight and bias."""
+        layer, error = self.layer, self.error
+        x, weight = self.x.to(error.dtype), layer.weight.detach().to(error.dtype)
+        if isinstance(layer, nn.Linear):
+            return (error @ weight, None) if of_x else (error.T @ x, error.sum(0))
+        how = layer.stride, layer.padding, layer.dilation, False, [0, 0], 1
+        which = [of_x, not of_x, not of_x]
+        of_inputs, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            error, x, weight, [layer.out_channels], *how, which
+        )
+        return (of_inputs, None) if of_x else (of_weight, of_bias)
+
+
+class _Weights(torch.autograd.Function):
+    """Weight and bias of a call, apart from its inputs: autograd passes by what it needs no gradient of."""
+
+    @staticmethod
+    @override
+    def forward(ctx: FunctionCtx, call: _Call, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.call = call  # type: ignore[attr-defined]
+        return weight.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: FunctionCtx, _: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.call.gradients(of_x=False)  # type: ignore[attr-defined]
+
+
+class _Outputs(torch.autograd.Function):
+    """What a call gave."""
+
+    @staticmethod
+    @override
+    def forward(ctx: FunctionCtx, given: list[Tensor], call: _Call, x: Tensor, weights: Tensor) -> Tensor:
+        ctx.call = call  # type: ignore[attr-defined]
+        return given.pop()
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: FunctionCtx, error: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.call.error = error  # type: ignore[attr-defined]
+        of_x = ctx.call.gradients(of_x=True)[0] if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
+        return None, None, of_x, error.new_zeros(())

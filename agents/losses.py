@@ -47,19 +47,12 @@ def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages
     advantages  [B], normalised by the caller if at all, since that couples transitions
     """
     values, log_prob, entropy = _evaluate(policy, batch)
-    terms = a2c_terms_of(values, log_prob, entropy, batch.returns, advantages)
-    return PolicyEvaluation(terms, (log_prob - batch.old_log_prob).detach())
-
-
-def a2c_terms_of(
-    values: Tensor, log_prob: Tensor, entropy: Tensor | None, returns: Tensor, advantages: Tensor
-) -> Terms:
-    """The same from what the policy has said already, [B] each; a policy without an entropy is estimated as log π."""
-    return {
+    terms = {
         "policy": -(advantages * log_prob),
-        "value": functional.mse_loss(returns, values, reduction="none"),
+        "value": functional.mse_loss(batch.returns, values, reduction="none"),
         "entropy": log_prob if entropy is None else -entropy,
     }
+    return PolicyEvaluation(terms, (log_prob - batch.old_log_prob).detach())
 
 
 def ppo_terms(
@@ -185,4 +178,5 @@ def _evaluate(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[T
     if isinstance(policy.action_space, spaces.Discrete):
         actions = actions.long().flatten()
     values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+    policy.action_dist.distribution = None  # type: ignore[assignment]  # or it keeps the graph until the next call
     return values.flatten(), log_prob, entropy

@@ -24,15 +24,7 @@ from torch import Tensor, nn
 
 from rlgns.estimators import GradientMoments
 from rlgns.grams import Combinations, GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
-from rlgns.layer_products import (
-    LayerCalls,
-    NotCalledOnceError,
-    add_gradient,
-    backward_of_calls,
-    layer_backward,
-    layer_products,
-    layers_cover,
-)
+from rlgns.layer_products import NotCalledOnceError, add_gradient, layer_backward, layer_products, layers_cover
 from rlgns.measurements import TRAINED
 from rlgns.parallel import ALONE, Ranks
 
@@ -159,29 +151,6 @@ def group_backward(
         return None
     grams = group_grams_of((TRAINED,), layers, index.shape[1])
     return replace(grams, group_size=unit_size * index.shape[1]).moments(TRAINED)
-
-
-def recorded_backward(
-    calls: LayerCalls,
-    terms: Tensor,
-    groups: Tensor | NDArray[np.int64],
-    *,
-    measure: bool = True,
-    ranks: Ranks = ALONE,
-) -> GradientMoments | None:
-    """`group_backward` of a batch that has been through the model already, in one or in several forwards.
-
-    calls   with every one of these forwards `recorded`, by a model of Linear, Conv2d and ChannelAffine layers only
-            (`rlgns.layer_products.layers_cover`) whose parameters are the same ever since
-    terms   [n], the loss's per-example terms with their graph, in the order of the forwards
-    groups  [K, b] positions in that order
-
-    Raises NotCalledOnceError where a layer was called in some of the forwards only.
-    """
-    index = torch.as_tensor(groups)
-    checked_terms({TRAINED: terms}, sum(calls.sizes))
-    grams = backward_of_calls(calls, terms.mean(), len(index), index, measure, ranks)
-    return grams.moments(TRAINED) if grams else None
 
 
 def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:

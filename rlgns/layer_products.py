@@ -64,43 +64,33 @@ class NotCalledOnceError(ValueError):
 
 Layer = nn.Linear | nn.Conv2d | ChannelAffine
 
-Runs = list[tuple[int, slice]]
-"""Examples that one forward saw side by side: which forward, and which rows of it."""
-
 
 class LayerCalls:
-    """What forwards leave behind at every layer: its inputs, and where the gradients of its outputs arrive.
-
-    Of one forward of the whole batch, or of several with a part of it each; positions in the batch are those in which
-    the forwards saw it.
-    """
+    """What one forward leaves behind at every layer: its inputs, and where the gradients of its outputs arrive."""
 
     def __init__(self, model: nn.Module) -> None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, Layer)}
         self.layers = {name: m for name, m in layers.items() if any(p.requires_grad for p in m.parameters())}
-        self.sizes: list[int] = []
-        """Examples of each forward."""
-        self._inputs: dict[str, list[Tensor]] = {}
-        self._outputs: dict[str, list[Tensor]] = {}
-        self._edges: dict[str, list[GradientEdge]] = {}  # of the outputs, even if an in-place ReLU follows
+        self.inputs: dict[str, Tensor] = {}
+        """Of the layers that were called, [n, …]; the others' gradients are zero."""
+        self._outputs: dict[str, Tensor] = {}
+        self._edges: dict[str, GradientEdge] = {}  # of the outputs, even if an in-place ReLU follows
 
     @contextmanager
     def recorded(self, num_examples: int) -> Iterator[None]:
         """Watch a forward of so many examples; NotCalledOnceError where a layer does not see them all at once."""
-        self.sizes.append(num_examples)
 
         def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
                 if not output.requires_grad:  # under no_grad: a call that no gradient passes
                     return
-                calls = self._edges.setdefault(name, [])
-                if len(calls) != len(self.sizes) - 1 or len(output) != num_examples or len(arguments) != 1:
+                if name in self._outputs or len(output) != num_examples or len(arguments) != 1:
                     raise NotCalledOnceError(
                         f'layer {name} is not called once with the whole batch, by position; use method="micro_batches"'
                     )
-                self._inputs.setdefault(name, []).append(arguments[0].detach())
-                self._outputs.setdefault(name, []).append(output)
-                calls.append(get_gradient_edge(output))
+                (x,) = arguments
+                self.inputs[name], self._outputs[name] = x.detach(), output
+                self._edges[name] = get_gradient_edge(output)
 
             return hook
 
@@ -111,39 +101,13 @@ class LayerCalls:
             for handle in handles:
                 handle.remove()
 
-    @property
-    def called(self) -> list[str]:
-        """Names of the layers that were called; the others' gradients are zero."""
-        return list(self._edges)
-
-    def inputs(self, name: str, runs: Runs | None = None) -> Tensor:
-        """What a layer was given, [n, …], run by run, or in the order of the forwards."""
-        return _joined_parts(self._inputs[name], runs)
-
-    def errors(self, loss: Tensor, runs: Runs | None = None, retain_graph: bool = False) -> dict[str, Tensor]:
-        """∂loss/∂output of every layer that was called, ordered likewise; the backward goes no further than that."""
-        if any(len(calls) != len(self.sizes) for calls in self._edges.values()):
-            raise NotCalledOnceError("a layer is called in some of the forwards only")
-        edges = [edge for calls in self._edges.values() for edge in calls]
-        found = iter(torch.autograd.grad(loss, edges, retain_graph=retain_graph, allow_unused=True))
+    def errors(self, loss: Tensor, retain_graph: bool = False) -> dict[str, Tensor]:
+        """∂loss/∂output of every layer that was called; the backward goes no further than that."""
+        found = torch.autograd.grad(loss, list(self._edges.values()), retain_graph=retain_graph, allow_unused=True)
         return {
-            name: _joined_parts(
-                [torch.zeros_like(output) if (error := next(found)) is None else error for output in outputs], runs
-            )
-            for name, outputs in self._outputs.items()
+            name: torch.zeros_like(self._outputs[name]) if error is None else error
+            for name, error in zip(self._edges, found, strict=True)
         }
-
-    def runs(self, groups: Tensor) -> Runs:
-        """Those that make up groups [K, b] of positions one after the other; the order within a group is left open."""
-        positions = groups.cpu().sort(1).values.flatten()
-        ends = torch.tensor(self.sizes).cumsum(0)
-        forwards = torch.searchsorted(ends, positions, right=True)
-        rows = positions - (ends - torch.tensor(self.sizes))[forwards]
-        goes_on = (positions.diff() == 1) & (forwards.diff() == 0)
-        first = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + (~goes_on).nonzero().flatten()])
-        lengths = torch.cat([first, torch.tensor([len(positions)])]).diff()
-        found = zip(forwards[first].tolist(), rows[first].tolist(), lengths.tolist(), strict=True)
-        return [(forward, slice(row, row + length)) for forward, row, length in found]
 
     def nothing(self, num_losses: int, num_groups: int) -> dict[str, Tensor]:
         """Products of every layer, zero until its gradients are known: a layer may not be called at all."""
@@ -164,8 +128,8 @@ def layer_products(
         batch = checked_terms(terms(groups.flatten()), K * b)
     errors = [calls.errors(term.sum(), retain_graph=i < len(batch) - 1) for i, term in enumerate(batch.values())]
     products = calls.nothing(len(batch), K * ranks.size)
-    for name in calls.called:
-        x, layer, of_losses = calls.inputs(name), calls.layers[name], [error[name] for error in errors]
+    for name, x in calls.inputs.items():
+        layer, of_losses = calls.layers[name], [error[name] for error in errors]
         if isinstance(layer, nn.Linear) and _pairs_pay(x, layer, ranks):
             products[name] = _products_of_pairs(x, of_losses, layer, K, ranks)
         else:
@@ -181,25 +145,14 @@ def layer_backward(
     The gradients of weights are taken last, by group unless pairs of examples cost less, whether they are measured or
     not: so measuring changes no bit of them. Gradients are this rank's, products those of all ranks' groups.
     """
+    K, b = groups.shape
     calls = LayerCalls(model)
-    with calls.recorded(groups.numel()):
-        batch = checked_terms({TRAINED: terms(groups.flatten())}, groups.numel())
-    return backward_of_calls(calls, batch[TRAINED].mean(), len(groups), None, measure, ranks)
-
-
-def backward_of_calls(
-    calls: LayerCalls, loss: Tensor, num_groups: int, groups: Tensor | None, measure: bool, ranks: Ranks = ALONE
-) -> GroupGrams | None:
-    """The same for forwards that are done, of a loss that is the mean over all their examples.
-
-    groups  [K, b] positions; None: the batch was seen group by group
-    """
-    K, n = num_groups, sum(calls.sizes)
-    runs = None if groups is None else calls.runs(groups)
-    errors = calls.errors(loss, runs)
+    with calls.recorded(K * b):
+        batch = checked_terms({TRAINED: terms(groups.flatten())}, K * b)
+    errors = calls.errors(batch[TRAINED].mean())
     products = calls.nothing(1, K * ranks.size)
-    for name, error in errors.items():
-        layer, x = calls.layers[name], calls.inputs(name, runs)
+    for name, x in calls.inputs.items():
+        layer, error = calls.layers[name], errors[name]
         if isinstance(layer, nn.Linear) and _pairs_pay(x, layer, ranks):
             gradients = [gradient[0] for gradient in _group_gradients(x, error, layer, 1)]
             if measure:
@@ -212,8 +165,8 @@ def backward_of_calls(
         own = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
         for parameter, gradient in zip(own, gradients, strict=True):
             add_gradient(parameter, _as_parameter(gradient, parameter))
-    of_sums = {name: product * n**2 for name, product in products.items()}
-    return group_grams_of((TRAINED,), of_sums, n // K) if measure else None
+    of_sums = {name: product * (K * b) ** 2 for name, product in products.items()}
+    return group_grams_of((TRAINED,), of_sums, b) if measure else None
 
 
 def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
@@ -292,12 +245,6 @@ def _weights_from_patches(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) ->
     at_once = max(1, PATCHES_AT_ONCE * K // patches.numel())
     parts = zip(torch.split(patches, at_once), torch.split(delta, at_once), strict=True)
     return torch.cat([errors.mT.bmm(some.flatten(4).flatten(1, 3)).flatten(1) for some, errors in parts])
-
-
-def _joined_parts(parts: list[Tensor], runs: Runs | None) -> Tensor:
-    if runs is None:
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-    return torch.cat([parts[forward][rows] for forward, rows in runs])
 
 
 def _products_of_rows(rows: list[Gradients], ranks: Ranks) -> Tensor:

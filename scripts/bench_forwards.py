@@ -28,7 +28,7 @@ class Bench:
     """What to time."""
 
     shape: tuple[int, int] = (64, 5)
-    """num_envs and num_steps; below 32 environments nothing is kept."""
+    """num_envs and num_steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the CNN."""
     rounds: int = 25

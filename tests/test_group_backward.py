@@ -33,8 +33,7 @@ from torch.nn.utils import prune
 
 from agents import A2C, DeviceRolloutBuffer, RolloutMeasurer, TrainingDivergedError
 from rlgns import moments_from_groups
-from rlgns.gradients import group_backward, group_moments, recorded_backward
-from rlgns.layer_products import LayerCalls, NotCalledOnceError
+from rlgns.gradients import group_backward, group_moments
 
 BY_GROUP = {
     "layer norm": with_layer_norm,
@@ -448,40 +447,3 @@ def test_the_moments_of_an_update_are_those_of_its_gradient_and_those_the_measur
         assert (moments.num_groups, moments.large_batch_size) == (4, 8 * model.n_steps)
         for name in ("small_sq_norm", "large_sq_norm", "sq_norm", "trace_covariance"):
             assert getattr(moments, name) == pytest.approx(getattr(measured, name), rel=1e-4)
-
-
-# Forwards that are done already
-
-
-@pytest.mark.parametrize("sizes", [[48], [16, 16, 16], [1, 30, 5, 12]])
-@pytest.mark.parametrize("make", [mlp, channels_last])
-def test_the_backward_of_recorded_forwards_is_that_of_one_forward(make, sizes):
-    torch.manual_seed(1)
-    problem = Problem(make(), images=make is channels_last)
-    rng = np.random.default_rng(len(sizes))
-    for positions in (np.arange(B), rng.permutation(B)):
-        groups = positions.reshape(8, -1)
-        expected, expected_moments = backward(problem, groups)
-        for measure in (True, False):
-            problem.model.zero_grad()
-            calls, terms = LayerCalls(problem.model), []
-            for index in torch.arange(B).split(sizes):
-                with calls.recorded(len(index)):
-                    terms.append(loss_of(problem)(index))
-            moments = recorded_backward(calls, torch.cat(terms), groups, measure=measure)
-            assert_all_close(gradients_of(problem), expected)
-            if measure:
-                assert_same_moments(moments, expected_moments)
-            else:
-                assert moments is None
-
-
-def test_a_layer_that_only_some_forwards_call_is_refused():
-    model = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 1)])
-    x, calls = torch.randn(8, 3), LayerCalls(model)
-    with calls.recorded(4):
-        first = model[0](x[:4]) + model[1](x[:4])
-    with calls.recorded(4):
-        second = model[0](x[4:])
-    with pytest.raises(NotCalledOnceError, match="some of the forwards"):
-        recorded_backward(calls, torch.cat([first, second]).squeeze(1), torch.arange(8).view(4, 2))
