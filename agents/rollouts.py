@@ -40,14 +40,15 @@ class Frames(Observations):
     """Stacks of frames, whose older frames are the newer ones of the stack before.
 
     Rows of `_frames` are [H, W] frames: that of time t and environment n, t < 0 for the first stack's older ones, at
-    (t + S − 1)·N + n. Where an environment restarts, the older frames of its new stack go to spare rows behind.
+    (t + S − 1)·N + n; behind them a blank one. Where an environment restarts, the older frames of its new stack are
+    blank, as ale-py leaves them, or go to spare rows at the end.
     """
 
     def __init__(self, num_steps: int, num_envs: int, shape: tuple[int, ...], device: torch.device) -> None:
         self._T, self._N, (self._S, *size) = num_steps, num_envs, shape
-        self._first_spare = self._spare = (num_steps + self._S) * num_envs
-        rows = self._first_spare + (self._S - 1) * max(1, num_steps * num_envs // 256)  # more if they are needed
-        self._frames = torch.zeros(rows, *size, dtype=torch.uint8, device=device)
+        self._blank = (num_steps + self._S) * num_envs
+        self._spare = self._blank + 1
+        self._frames = torch.zeros(self._spare, *size, dtype=torch.uint8, device=device)
         self._rows = torch.empty(num_steps + 1, num_envs, self._S, dtype=torch.int32, device=device)
         """The row of each frame of each stack."""
         self._staging = _staging(shape, num_envs, device)
@@ -58,7 +59,7 @@ class Frames(Observations):
         self._frames[: len(stacks)] = stacks.to(self._frames.device)
         t, n, s = (torch.arange(end, dtype=torch.int32, device=self._rows.device) for end in self._rows.shape)
         torch.add((t[:, None, None] + s) * self._N, n[:, None], out=self._rows)  # as if nothing restarted
-        self._spare = self._first_spare
+        self._spare = self._blank + 1
 
     @override
     def write(self, t: int, part: slice, step: Step) -> None:
@@ -71,16 +72,20 @@ class Frames(Observations):
             self._restart(t, part.start + np.flatnonzero(step.restarted), step.observations[step.restarted, :-1])
 
     def _restart(self, t: int, environments: npt.NDArray[np.intp], older: npt.NDArray[np.uint8]) -> None:
-        number = older.shape[0] * older.shape[1]
-        if self._spare + number > len(self._frames):
-            more = max(number, len(self._frames) // 128)
-            self._frames = torch.cat([self._frames, self._frames.new_zeros(more, *self._frames.shape[1:])])
-        self._frames[self._spare : self._spare + number] = torch.from_numpy(older).flatten(0, 1).to(self._frames.device)
-        rows = torch.arange(self._spare, self._spare + number, dtype=torch.int32, device=self._rows.device)
-        self._spare += number
-        which = torch.as_tensor(environments, device=self._rows.device)
+        drawn = older.any((2, 3))
+        rows = np.full(drawn.shape, self._blank, np.int32)
+        rows[drawn] = self._in_spare_rows(older[drawn])
+        on_device, which = (torch.as_tensor(one, device=self._rows.device) for one in (rows, environments))
         for later in range(min(self._S - 1, self._T + 1 - t)):
-            self._rows[t + later, which, : self._S - 1 - later] = rows.view(older.shape[:2])[:, later:]
+            self._rows[t + later, which, : self._S - 1 - later] = on_device[:, later:]
+
+    def _in_spare_rows(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+        first, self._spare = self._spare, self._spare + len(frames)
+        if self._spare > len(self._frames):
+            more = max(self._spare - len(self._frames), len(self._frames) // 128)
+            self._frames = torch.cat([self._frames, self._frames.new_zeros(more, *self._frames.shape[1:])])
+        self._frames[first : self._spare] = torch.from_numpy(frames).to(self._frames.device)
+        return np.arange(first, self._spare, dtype=np.int32)
 
     @override
     def at(self, t: int, part: slice) -> Tensor:

@@ -22,6 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 ROOT = Path(__file__).parent.parent
 
+SCALARS = 8 + 6 * 4
+"""Bytes of a transition beside its observation: the action, and six float32 numbers."""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -72,7 +75,7 @@ def _time(bench: Bench, num_envs: int, num_steps: int) -> dict[str, float]:
     observations: Any = clock.model.rollout_buffer.observations  # type: ignore[attr-defined]
     return {
         "speed": clock.speed(),
-        "kilobytes": observations.num_bytes / config.batch_size / 1e3 + 6 * 4 / 1e3,
+        "kilobytes": observations.num_bytes / config.batch_size / 1e3 + SCALARS / 1e3,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     }
 

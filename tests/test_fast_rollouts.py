@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from agents import A2C, PPO, AtariVecEnv
 from agents.collecting import act
 from agents.rollouts import DeviceRolloutBuffer, Frames
-from agents.stepping import in_parts
+from agents.stepping import Step, in_parts
 from rlgns.machine import release_cores
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -137,7 +137,7 @@ def test_the_order_in_which_parts_are_ready_changes_nothing():
 @pytest.mark.parametrize("max_num_frames", [60, 400])
 @pytest.mark.parametrize("num_parts", [1, 2])
 def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts):
-    """A limit of 60 frames restarts every environment every 15 steps, more often than spare rows were made for."""
+    """A limit of 60 frames restarts every environment every 15 steps; older frames are blank then and cost nothing."""
     T, N = 40, 4
     game = AtariVecEnv("breakout", N, seed=0, num_parts=num_parts, max_num_frames_per_episode=max_num_frames)
     frames = Frames(T, N, (4, 84, 84), CPU)
@@ -163,8 +163,29 @@ def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts):
         assert np.array_equal(frames.at(0, slice(0, N)), expected[0])
         latest = expected[T]
     assert restarts > (3 * N if max_num_frames == 60 else 0)
-    if max_num_frames == 60:
-        assert len(frames._frames) > rows
+    assert len(frames._frames) == rows
+
+
+def test_older_frames_of_a_restart_that_are_not_blank_are_kept():
+    T, N, S = 6, 3, 4
+    frames, rng = Frames(T, N, (S, 5, 5), CPU), np.random.default_rng(0)
+    nothing = {"rewards": np.zeros(N, np.float32), "dones": np.zeros(N, bool), "truncated": np.zeros(N, bool)}
+    latest = rng.integers(256, size=(N, S, 5, 5), dtype=np.uint8)
+    for _ in range(3):  # rollouts
+        frames.begin(latest)
+        expected = [latest]
+        for t in range(1, T + 1):
+            restarted = rng.random(N) < 0.5
+            stacks = np.concatenate([latest[:, 1:], rng.integers(256, size=(N, 1, 5, 5), dtype=np.uint8)], 1)
+            fresh = rng.integers(256, size=stacks.shape, dtype=np.uint8) * (rng.random((N, S, 1, 1)) < 0.7)
+            latest = np.where(restarted[:, None, None, None], fresh, stacks).astype(np.uint8)
+            frames.write(
+                t, slice(0, N), Step(latest, restarted=restarted, last_observations={}, episodes={}, **nothing)
+            )
+            expected.append(latest)
+        for t, stacks in enumerate(expected):
+            assert np.array_equal(frames.at(t, slice(0, N)), stacks)
+        assert np.array_equal(frames[:], np.stack(expected[:-1], 1).reshape(T * N, S, 5, 5))
 
 
 @pytest.mark.parametrize(("num_steps", "num_envs"), [(5, 16), (128, 8), (128, 1024)])
