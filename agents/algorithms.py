@@ -156,16 +156,19 @@ class _OnPolicy(OnPolicyAlgorithm):
 class A2C(_OnPolicy, stable_baselines3.A2C):
     """Stable-Baselines3's A2C.
 
-    num_groups       K: the gradient is the mean over K groups of environments, whose moments come at next to no cost;
-                     None: of the whole rollout at once
-    measure_updates  updates from one whose moments are taken to the next, 0: none; the gradient is the same bit by bit
+    num_groups       K: gradients are made as the mean over K groups of environments, whose moments then come at next to
+                     no cost; None: of the whole rollout at once
+    grouped_every    updates from one whose gradient is made by group to the next; the others' is made at once, which
+                     takes less time
+    measure_updates  whether moments are taken where gradients are made by group; they are the same bit by bit
     update_moments   those of the total loss in the last update, None where they were not taken
     keep_forwards    whether to train on what the layers gave while acting, where that is possible (`agents.forwards`),
                      instead of repeating it: the same to rounding in less time
     """
 
     num_groups: int | None = None
-    measure_updates: int = 0
+    grouped_every: int = 1
+    measure_updates: bool = False
     update_moments: GradientMoments | None = None
     keep_forwards: bool = True
 
@@ -192,11 +195,11 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         if self.num_groups is None:
             terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
         else:
-            groups = self._groups(self.num_groups).to(self.device)
+            by_group = self.num_updates % self.grouped_every == 0
+            groups = self._groups(self.num_groups if by_group else 1).to(self.device)
+            measure = self.measure_updates and by_group
             try:
-                self.update_moments = group_backward(
-                    self.policy, terms, groups, measure=self._is_measured, ranks=self.ranks
-                )
+                self.update_moments = group_backward(self.policy, terms, groups, measure=measure, ranks=self.ranks)
             except NotFiniteError as error:
                 raise TrainingDivergedError(f"{error} at update {self.num_updates + 1}") from None
         logged = {name: self.ranks.sum(one) / (size * len(advantages)) for name, one in sums.items()}
@@ -204,14 +207,11 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         self._n_updates += 1
         self._finish_update(logged, {})
 
-    @property
-    def _is_measured(self) -> bool:
-        return self.measure_updates > 0 and self.num_updates % self.measure_updates == 0
-
     def _groups(self, num_groups: int) -> Tensor:
         """[K, b] of this rank's environments."""
-        groups = environment_groups(self.n_steps, self.n_envs, num_groups, num_ranks=self.ranks.size)
-        return torch.as_tensor(groups)
+        if num_groups == 1:
+            return torch.arange(self.n_envs * self.n_steps)[None]
+        return torch.as_tensor(environment_groups(self.n_steps, self.n_envs, num_groups, num_ranks=self.ranks.size))
 
     def _forwards_of_this_policy(self) -> Forwards | None:
         """Those of the rollout, unless a parameter was written to since; they serve once."""

@@ -200,7 +200,7 @@ def _loop(config: BenchConfig) -> Iterator[_Loop]:
         measurer = RolloutMeasurer(config.num_groups, config.unit)
         if isinstance(model, A2C) and config.unit == "environment" and config.num_envs >= MIN_NUM_GROUPS:
             model.num_groups = measurer.groups_of_environments(config.num_envs)
-            model.measure_updates = UPDATES_MEASURED_EVERY if config.measure else 0
+            model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
         noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         records = JsonLines(Path(folder) / "metrics.jsonl")
         recorder = Recorder(

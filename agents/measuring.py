@@ -35,7 +35,7 @@ COST_AT_DEFAULT = 0.02
 """Share of training time that measuring may take at its defaults."""
 
 UPDATES_MEASURED_EVERY = 4
-"""Updates of A2C from one whose own gradient is measured to the next: about a third of what measuring may cost."""
+"""Updates of A2C from one whose own gradient is made by group, and measured, to the next."""
 
 
 def default_measure_every(num_epochs: int, updates_are_measured: bool = False) -> int:
@@ -201,7 +201,7 @@ class NoiseScaleCallback(BaseCallback):
         self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
         if self.measure_every is None:
             num_epochs = model.n_epochs if isinstance(model, PPO) else 1
-            self.measure_every = default_measure_every(num_epochs, getattr(model, "measure_updates", 0) > 0)
+            self.measure_every = default_measure_every(num_epochs, getattr(model, "measure_updates", False))
 
     def _on_step(self) -> bool:
         return True

@@ -106,7 +106,7 @@ class _Run:
         assert own.num_envs, "resolved"
         if isinstance(self.model, A2C) and config.unit == "environment" and _can_be_grouped(own.num_envs, ranks):
             self.model.num_groups = measurer.groups_of_environments(own.num_envs, ranks)
-            self.model.measure_updates = UPDATES_MEASURED_EVERY if config.measure else 0
+            self.model.grouped_every, self.model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         # Stable-Baselines3 has just seeded them with the run's own seed
         seed = _environment_seed(config.seed, state) if state else config.seed

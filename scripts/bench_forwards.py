@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from agents.config import TrainConfig, resolved
 from agents.environments import make_environments
-from agents.measuring import RolloutMeasurer
+from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
 from agents.models import make_model
 from rlgns.machine import keep_freed_memory
 
@@ -42,7 +42,8 @@ def main(bench: Bench) -> None:
     config = resolved(TrainConfig(num_envs=num_envs, num_steps=num_steps, precision=bench.precision))
     with closing(make_environments(config, seed=0)) as environments:
         model: Any = make_model(config, environments, "cpu")
-        model.num_groups, model.measure_updates = RolloutMeasurer().groups_of_environments(num_envs), 1
+        model.num_groups = RolloutMeasurer().groups_of_environments(num_envs)
+        model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, True
         times = max(1, 1600 // config.batch_size)
 
         def updates(keep: bool) -> Callable[[], float]:

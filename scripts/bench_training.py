@@ -65,11 +65,10 @@ def main(bench: Bench) -> None:
     config = _config(bench)
     print(f"{bench.algo} {config.num_envs} × {config.num_steps} on {bench.game}, {bench.rounds} rounds")
     print_table(figures, STOCK, "transitions/s")
-    shares = [_share_of_measuring(config) for _ in range(bench.rounds)]
-    print(
-        "share of the time that measuring takes at its defaults, timed apart: "
-        f"median {statistics.median(shares):.1%} [{min(shares):.1%}, {max(shares):.1%}]"
-    )
+    shares = [_shares_of_measuring(config) for _ in range(bench.rounds)]
+    print("share of the time that measuring takes at its defaults, timed apart, median [smallest, largest]:")
+    for against, of_rounds in zip(("--no-measure", "a loop without any of it"), zip(*shares, strict=True), strict=True):
+        print(f"  {against}: {statistics.median(of_rounds):.1%} [{min(of_rounds):.1%}, {max(of_rounds):.1%}]")
 
 
 def _config(bench: Bench) -> Any:
@@ -83,12 +82,13 @@ def _config(bench: Bench) -> Any:
     )  # fmt: skip
 
 
-def _share_of_measuring(config: Any) -> float:
-    """By loss: one measurement, every fourth also split by transition, over the updates from one to the next.
+def _shares_of_measuring(config: Any) -> tuple[float, float]:
+    """Against training with --no-measure, and against training that never makes its gradient by group either.
 
-    Of A2C's own gradient: updates on one rollout with and without, in turns, the median of their differences, over the
-    updates from one to the next. The emulators, whose speed varies more than measuring costs, stand still meanwhile; no
-    forwards are kept. A2C's gradients by group, which it trains on with and without measuring, are not counted.
+    By loss: one measurement, every fourth also split by transition, over the updates from one to the next. Of A2C's own
+    gradient: updates on one rollout, in turns, the median of their differences, over the updates from one to the next;
+    every so manieth is made by group with --no-measure too. The emulators, whose speed varies more than that,
+    stand still meanwhile; no forwards are kept.
     """
     from agents.environments import make_environments
     from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
@@ -99,26 +99,32 @@ def _share_of_measuring(config: Any) -> float:
     environments = make_environments(config, seed=0)
     model: Any = make_model(config, environments, "cuda" if _on_gpu(config) else "cpu")
     measurer, times = RolloutMeasurer(), max(2, 4000 // config.batch_size)
-    if config.algo == "a2c":
-        model.num_groups = measurer.groups_of_environments(config.num_envs)
     model.learn(config.batch_size, log_interval=None)
     whole = seconds(lambda: model.learn(times * config.batch_size, log_interval=None)) / times
     plain = statistics.median(seconds(lambda: measurer.measure(model)) for _ in range(5))
     both = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(5))
     by_loss = (3 * plain + both) / 4
     if config.algo == "ppo":
-        measuring = by_loss / default_measure_every(config.num_epochs)
+        costs = [by_loss / default_measure_every(config.num_epochs)] * 2
     else:
+        num_groups = measurer.groups_of_environments(config.num_envs)
 
-        def update(measured: int) -> float:
-            model.measure_updates = measured
-            return seconds(model.train)
+        def update(num_groups: int | None, measure: bool) -> Callable[[], float]:
+            def time_it() -> float:
+                model.num_groups, model.measure_updates = num_groups, measure
+                return seconds(model.train)
 
-        turns = take_turns({"with": lambda: update(1), "without": lambda: update(0)}, 40)
-        own = statistics.median(one - other for one, other in zip(turns["with"], turns["without"], strict=True))
-        measuring = by_loss / default_measure_every(1, updates_are_measured=True) + own / UPDATES_MEASURED_EVERY
+            return time_it
+
+        ways = {"measured": (num_groups, True), "by group": (num_groups, False), "at once": (None, False)}
+        turns = take_turns({way: update(*options) for way, options in ways.items()}, 40)
+        costs = []
+        for other in ("by group", "at once"):
+            own = statistics.median(a - b for a, b in zip(turns["measured"], turns[other], strict=True))
+            every = default_measure_every(1, updates_are_measured=True)
+            costs.append(by_loss / every + own / UPDATES_MEASURED_EVERY)
     environments.close()
-    return measuring / (whole + measuring)
+    return costs[0] / (whole + costs[0]), costs[1] / (whole + costs[1])
 
 
 def _on_gpu(config: Any) -> bool:

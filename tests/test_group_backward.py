@@ -31,6 +31,7 @@ from test_gradients import (
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+import agents.algorithms
 from agents import A2C, DeviceRolloutBuffer, RolloutMeasurer, TrainingDivergedError
 from rlgns import moments_from_groups
 from rlgns.gradients import group_backward, group_moments
@@ -328,7 +329,15 @@ class InGroups(A2C):
 
 
 class Measured(InGroups):
-    measure_updates = 1
+    measure_updates = True
+
+
+class NowAndThenInGroups(InGroups):
+    grouped_every = 3
+
+
+class NowAndThenMeasured(NowAndThenInGroups):
+    measure_updates = True
 
 
 def cartpole():
@@ -352,9 +361,10 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("make_environments", [cartpole, walks])
-def test_a2c_in_groups_follows_a2c_for_20_updates(make_environments, options):
+@pytest.mark.parametrize("kind", [InGroups, NowAndThenInGroups])
+def test_a2c_in_groups_follows_a2c_for_20_updates(kind, make_environments, options):
     whole, parameters = train(A2C, "MlpPolicy", make_environments, 20, **options)
-    grouped, parameters_in_groups = train(InGroups, "MlpPolicy", make_environments, 20, **options)
+    grouped, parameters_in_groups = train(kind, "MlpPolicy", make_environments, 20, **options)
     assert len(parameters) == len(parameters_in_groups) == 21
     for one, other in zip(parameters, parameters_in_groups, strict=True):
         assert_all_close(one, other, rtol=1e-4, atol=1e-5)
@@ -383,29 +393,40 @@ class LoggedAtUpdates(BaseCallback):
 @pytest.mark.parametrize("make_environments", [cartpole, pendulum])  # the latter group by group: it has a log_std
 def test_a2c_in_groups_logs_what_a2c_logs(make_environments):
     logged = []
-    for kind in (A2C, InGroups):
+    for kind in (A2C, InGroups, NowAndThenInGroups):
         callback = LoggedAtUpdates()
         kind("MlpPolicy", make_environments(), seed=3, device="cpu").learn(3 * 5 * 8, callback=callback)
         logged.append(callback.rows)
     assert len(logged[0]) == 4
-    for one, other in zip(*logged, strict=True):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    for one, *others in zip(*logged, strict=True):
+        for other in others:
+            assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("make_environments", [cartpole, walks])
-def test_a2cs_parameters_are_bitwise_the_same_whether_its_updates_are_measured_or_not(make_environments, options):
-    histories = [train(kind, "MlpPolicy", make_environments, 10, **options)[1] for kind in (InGroups, Measured)]
+@pytest.mark.parametrize("kinds", [(InGroups, Measured), (NowAndThenInGroups, NowAndThenMeasured)])
+def test_a2cs_parameters_are_bitwise_the_same_whether_its_updates_are_measured_or_not(
+    make_environments, options, kinds
+):
+    histories = [train(kind, "MlpPolicy", make_environments, 10, **options)[1] for kind in kinds]
     for one, other in zip(*histories, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_moments_are_taken_of_every_so_manieth_update():
-    told = Told()
-    model = InGroups("MlpPolicy", walks(), seed=3, device="cpu")
-    model.measure_updates = 3
+def test_gradients_are_made_by_group_and_measured_in_every_so_manieth_update(monkeypatch):
+    told, shapes = Told(), []
+    monkeypatch.setattr(
+        agents.algorithms,
+        "group_backward",
+        lambda model, terms, groups, **k: shapes.append(groups.shape) or group_backward(model, terms, groups, **k),
+    )
+    model = NowAndThenMeasured("MlpPolicy", walks(), seed=3, device="cpu")
     model.learn(7 * 8 * model.n_steps, callback=told)
-    assert [moments is not None for moments in told.of_updates[1:]] == [True, False, False] * 2 + [True]
+    by_group = [True, False, False] * 2 + [True]
+    assert [moments is not None for moments in told.of_updates[1:]] == by_group
+    n = 8 * model.n_steps
+    assert shapes == [(4, n // 4) if one else (1, n) for one in by_group]
 
 
 @pytest.mark.parametrize("kind", [InGroups, Measured])

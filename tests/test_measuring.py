@@ -293,7 +293,7 @@ def test_the_default_goes_by_the_models_epochs():
         kind("MlpPolicy", RandomWalks(4, seed=0), device="cpu", **options).learn(64, callback=noise)
         assert noise.measure_every == default_measure_every(num_epochs)
     noise, model = NoiseScaleCallback(), A2C("MlpPolicy", RandomWalks(4, seed=0), device="cpu")
-    model.num_groups, model.measure_updates = 4, 2
+    model.num_groups, model.measure_updates = 4, True
     model.learn(20, callback=noise)
     assert noise.measure_every == default_measure_every(1, updates_are_measured=True)
 
