@@ -19,7 +19,7 @@ from agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.layer_products import layers_cover
 
 MAX_TRANSITIONS = 10240
-"""Of a rollout whose forwards are kept: of NatureCNN they take 87 KB for each in float32."""
+"""Of a rollout whose forwards are kept: of NatureCNN they take 87 KB for each in float32, half of it in bfloat16."""
 
 POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, ImagePolicy)
 EXTRACTORS = (FlattenExtractor, NatureCNN, NatureCNNInBfloat16)
@@ -101,6 +101,7 @@ def _rows_like(output: Tensor, number: int) -> Tensor:
 
 def _again(layer: Layer, outputs: Tensor, index: Tensor | slice) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
+        # an in-place ReLU writes to what is given whole, and changes nothing if it comes by once more
         given = outputs.detach() if len(x) == len(outputs) else outputs[index]
         call = _Call(layer, x.detach())
         weights: Tensor = _Weights.apply(call, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
@@ -114,20 +115,29 @@ class _Call:
     """One call of a layer: its inputs, and in the backward the gradient of its outputs."""
 
     def __init__(self, layer: Layer, x: Tensor) -> None:
-        self.layer, self.x, self.error = layer, x, x
+        self._layer, self._x = layer, x
+        self.error = x.new_empty(0)
 
-    def gradients(self, of_x: bool) -> tuple[Tensor, Tensor | None]:
-        """Of the inputs, or of weight and bias."""
-        layer, error = self.layer, self.error
-        x, weight = self.x.to(error.dtype), layer.weight.detach().to(error.dtype)
-        if isinstance(layer, nn.Linear):
-            return (error @ weight, None) if of_x else (error.T @ x, error.sum(0))
+    def gradient_of_inputs(self) -> Tensor:
+        if isinstance(self._layer, nn.Linear):
+            return self.error @ self._layer.weight.detach().to(self.error.dtype)
+        return self._convolution_backward(self._layer, of_inputs=True)[0]
+
+    def gradients_of_parameters(self) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self._layer, nn.Linear):
+            weight, bias = self.error.T @ self._x.to(self.error.dtype), self.error.sum(0)
+        else:
+            _, weight, bias = self._convolution_backward(self._layer, of_inputs=False)
+        return weight, None if self._layer.bias is None else bias
+
+    def _convolution_backward(self, layer: nn.Conv2d, of_inputs: bool) -> list[Tensor]:
+        x, weight = (one.detach().to(self.error.dtype) for one in (self._x, layer.weight))
         how = layer.stride, layer.padding, layer.dilation, False, [0, 0], 1
-        which = [of_x, not of_x, not of_x]
-        of_inputs, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            error, x, weight, [layer.out_channels], *how, which
+        which = [of_inputs, not of_inputs, not of_inputs]
+        found: list[Tensor] = torch.ops.aten.convolution_backward(
+            self.error, x, weight, [layer.out_channels], *how, which
         )
-        return (of_inputs, None) if of_x else (of_weight, of_bias)
+        return found
 
 
 class _Weights(torch.autograd.Function):
@@ -143,7 +153,7 @@ class _Weights(torch.autograd.Function):
     @once_differentiable
     @override
     def backward(ctx: FunctionCtx, _: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.call.gradients(of_x=False)  # type: ignore[attr-defined]
+        return None, *ctx.call.gradients_of_parameters()  # type: ignore[attr-defined]
 
 
 class _Outputs(torch.autograd.Function):
@@ -160,5 +170,5 @@ class _Outputs(torch.autograd.Function):
     @override
     def backward(ctx: FunctionCtx, error: Tensor) -> tuple[Tensor | None, ...]:
         ctx.call.error = error  # type: ignore[attr-defined]
-        of_x = ctx.call.gradients(of_x=True)[0] if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
+        of_x = ctx.call.gradient_of_inputs() if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
         return None, None, of_x, error.new_zeros(())
