@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from agents.policies import ImagePolicy, NatureCNNInBfloat16
@@ -145,15 +146,15 @@ class _Weights(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(ctx: FunctionCtx, call: _Call, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.call = call  # type: ignore[attr-defined]
+    def forward(ctx: Any, call: _Call, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.call = call
         return weight.new_zeros(())
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: FunctionCtx, _: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.call.gradients_of_parameters()  # type: ignore[attr-defined]
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.call.gradients_of_parameters()
 
 
 class _Outputs(torch.autograd.Function):
@@ -161,14 +162,14 @@ class _Outputs(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(ctx: FunctionCtx, given: list[Tensor], call: _Call, x: Tensor, weights: Tensor) -> Tensor:
-        ctx.call = call  # type: ignore[attr-defined]
+    def forward(ctx: Any, given: list[Tensor], call: _Call, x: Tensor, weights: Tensor) -> Tensor:
+        ctx.call = call
         return given.pop()
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: FunctionCtx, error: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.call.error = error  # type: ignore[attr-defined]
-        of_x = ctx.call.gradient_of_inputs() if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.call.error = error
+        of_x = ctx.call.gradient_of_inputs() if ctx.needs_input_grad[2] else None
         return None, None, of_x, error.new_zeros(())
