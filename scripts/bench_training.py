@@ -86,9 +86,9 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
     """Against training with --no-measure, and against training that never makes its gradient by group either.
 
     By loss: one measurement, every fourth also split by transition, over the updates from one to the next. Of A2C's own
-    gradient: updates on one rollout, in turns, the median of their differences, over the updates from one to the next;
-    every so manieth is made by group with --no-measure too. The emulators, whose speed varies more than that,
-    stand still meanwhile; no forwards are kept.
+    gradient: updates on one rollout, in turns, the median of their differences, over the updates from one to the next.
+    With --no-measure as many are made by group; the second share compares them, and those between, with autograd's own
+    backward. The emulators, whose speed varies more than that, stand still meanwhile; no forwards are kept.
     """
     from agents.environments import make_environments
     from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
@@ -109,20 +109,28 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
     else:
         num_groups = measurer.groups_of_environments(config.num_envs)
 
-        def update(num_groups: int | None, measure: bool) -> Callable[[], float]:
+        def update(num_groups: int | None, grouped_every: int, measure: bool) -> Callable[[], float]:
             def time_it() -> float:
-                model.num_groups, model.measure_updates = num_groups, measure
+                model.num_groups, model.grouped_every, model.measure_updates = num_groups, grouped_every, measure
                 return seconds(model.train)
 
             return time_it
 
-        ways = {"measured": (num_groups, True), "by group": (num_groups, False), "at once": (None, False)}
-        turns = take_turns({way: update(*options) for way, options in ways.items()}, 40)
-        costs = []
-        for other in ("by group", "at once"):
-            own = statistics.median(a - b for a, b in zip(turns["measured"], turns[other], strict=True))
-            every = default_measure_every(1, updates_are_measured=True)
-            costs.append(by_loss / every + own / UPDATES_MEASURED_EVERY)
+        never = 1 << 30
+        ways = {
+            "measured": update(num_groups, 1, measure=True),
+            "by group": update(num_groups, 1, measure=False),
+            "at once": update(num_groups, never, measure=False),
+            "autograd": update(None, never, measure=False),
+        }
+        turns = take_turns(ways, 40)
+
+        def more(one: str, other: str) -> float:
+            return statistics.median(a - b for a, b in zip(turns[one], turns[other], strict=True))
+
+        every = UPDATES_MEASURED_EVERY
+        own = (more("measured", "by group"), more("measured", "autograd") + (every - 1) * more("at once", "autograd"))
+        costs = [by_loss / default_measure_every(1, updates_are_measured=True) + one / every for one in own]
     environments.close()
     return costs[0] / (whole + costs[0]), costs[1] / (whole + costs[1])
 
