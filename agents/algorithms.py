@@ -42,6 +42,7 @@ from agents.stepping import Step, in_parts
 from rlgns.estimators import GradientMoments, NotFiniteError
 from rlgns.gradients import group_backward
 from rlgns.grouping import environment_groups
+from rlgns.measurements import TRAINED
 from rlgns.parallel import ALONE, Ranks
 
 
@@ -180,7 +181,7 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         advantages = rollout.advantages
         if self.normalize_advantage:
             advantages = normalised(advantages, self.ranks.gather(advantages))
-        forwards = self._forwards_of_this_policy()
+        forwards, grams = self._forwards_of_this_policy(), None
         sums: dict[str, Tensor] = {}
 
         def terms(index: Tensor | slice) -> Tensor:
@@ -196,16 +197,17 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
             terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
         else:
             by_group = self.num_updates % self.grouped_every == 0
-            groups = self._groups(self.num_groups if by_group else 1).to(self.device)
+            groups = self._groups(self.num_groups if by_group else 1).to(self.device, non_blocking=True)
             measure = self.measure_updates and by_group
-            try:
-                self.update_moments = group_backward(self.policy, terms, groups, measure=measure, ranks=self.ranks)
-            except NotFiniteError as error:
-                raise TrainingDivergedError(f"{error} at update {self.num_updates + 1}") from None
+            grams = group_backward(self.policy, terms, groups, measure=measure, ranks=self.ranks)
         logged = {name: self.ranks.sum(one) / (size * len(advantages)) for name, one in sums.items()}
         logged |= {"grad_norm": self._descend(logged["loss"], size), **self._told_of_rollout(rollout)}
         self._n_updates += 1
         self._finish_update(logged, {})
+        try:
+            self.update_moments = grams.moments(TRAINED) if grams else None
+        except NotFiniteError as error:
+            raise TrainingDivergedError(f"{error} at update {self.num_updates}") from None
 
     def _groups(self, num_groups: int) -> Tensor:
         """[K, b] of this rank's environments."""
@@ -266,10 +268,10 @@ class PPO(_OnPolicy, stable_baselines3.PPO):
         own = index
         if self.ranks.size > 1:
             own = index[(first <= index) & (index < first + len(rollout.advantages))]
-        batch = select(rollout, (own - first).to(self.device))
+        batch = select(rollout, (own - first).to(self.device, non_blocking=True))
         advantages = batch.advantages
         if self.normalize_advantage and m > 1:
-            advantages = normalised(advantages, all_advantages[index.to(self.device)])
+            advantages = normalised(advantages, all_advantages[index.to(self.device, non_blocking=True)])
         evaluation = ppo_terms(self.policy, batch, advantages, *ranges)
         loss = weighted_terms(evaluation.terms, loss_weights(self)).sum() / m
         with torch.no_grad():

@@ -113,10 +113,11 @@ def collect(
                     return False
         if truncated:
             at, of, observations = zip(*truncated, strict=True)
-            values = policy.predict_values(torch.as_tensor(np.stack(observations), device=model.device))
+            last = torch.from_numpy(np.stack(observations)).to(model.device, non_blocking=True)
+            values = policy.predict_values(last)
             rewards[at, of] += model.gamma * values.flatten().cpu().numpy()
-    buffer.of_rewards.copy_(torch.from_numpy(rewards))
-    buffer.of_starts.copy_(torch.from_numpy(starts))
+    buffer.of_rewards.copy_(torch.from_numpy(rewards), non_blocking=True)
+    buffer.of_starts.copy_(torch.from_numpy(starts), non_blocking=True)
     buffer.compute_returns_and_advantage(last_values)
     return True
 

@@ -8,7 +8,8 @@ of Stable-Baselines3, term by term.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn import functional
 
 from agents.rollouts import DeviceRolloutBuffer
@@ -177,6 +179,18 @@ def _evaluate(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[T
     actions = batch.actions
     if isinstance(policy.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+    with _unchecked_distributions():
+        values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
     policy.action_dist.distribution = None  # type: ignore[assignment]  # or it keeps the graph until the next call
     return values.flatten(), log_prob, entropy
+
+
+@contextmanager
+def _unchecked_distributions() -> Iterator[None]:
+    """Inside, torch's distributions do not check their arguments: a GPU would have to be waited for."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

@@ -133,7 +133,7 @@ class RolloutMeasurer:
         return group_grams(
             model.policy,
             terms,
-            groups.to(model.device),
+            groups.to(model.device, non_blocking=True),
             combinations=total,
             optimizer=optimizer,
             ranks=getattr(model, "ranks", ALONE),

@@ -56,7 +56,7 @@ class Frames(Observations):
     @override
     def begin(self, observations: npt.NDArray[np.uint8]) -> None:
         stacks = torch.as_tensor(observations).transpose(0, 1).flatten(0, 1)
-        self._frames[: len(stacks)] = stacks.to(self._frames.device)
+        self._frames[: len(stacks)].copy_(stacks, non_blocking=True)
         t, n, s = (torch.arange(end, dtype=torch.int32, device=self._rows.device) for end in self._rows.shape)
         torch.add((t[:, None, None] + s) * self._N, n[:, None], out=self._rows)  # as if nothing restarted
         self._spare = self._blank + 1
@@ -75,7 +75,9 @@ class Frames(Observations):
         drawn = older.any((2, 3))
         rows = np.full(drawn.shape, self._blank, np.int32)
         rows[drawn] = self._in_spare_rows(older[drawn])
-        on_device, which = (torch.as_tensor(one, device=self._rows.device) for one in (rows, environments))
+        on_device, which = (
+            torch.from_numpy(one).to(self._rows.device, non_blocking=True) for one in (rows, environments)
+        )
         for later in range(min(self._S - 1, self._T + 1 - t)):
             self._rows[t + later, which, : self._S - 1 - later] = on_device[:, later:]
 
@@ -84,7 +86,7 @@ class Frames(Observations):
         if self._spare > len(self._frames):
             more = max(self._spare - len(self._frames), len(self._frames) // 128)
             self._frames = torch.cat([self._frames, self._frames.new_zeros(more, *self._frames.shape[1:])])
-        self._frames[first : self._spare] = torch.from_numpy(frames).to(self._frames.device)
+        self._frames[first : self._spare].copy_(torch.from_numpy(frames), non_blocking=True)
         return np.arange(first, self._spare, dtype=np.int32)
 
     @override
@@ -116,11 +118,11 @@ class Vectors(Observations):
 
     @override
     def begin(self, observations: npt.NDArray[Any]) -> None:
-        self._all[0] = torch.as_tensor(observations).to(self._all.device)
+        self._all[0].copy_(torch.as_tensor(observations), non_blocking=True)
 
     @override
     def write(self, t: int, part: slice, step: Step) -> None:
-        self._all[t, part] = torch.as_tensor(step.observations).to(self._all.device)
+        self._all[t, part].copy_(torch.as_tensor(step.observations), non_blocking=True)
 
     @override
     def at(self, t: int, part: slice) -> Tensor:

@@ -117,17 +117,19 @@ def group_backward(
     unit_size: int = 1,
     at_once: int = AT_ONCE,
     ranks: Ranks = ALONE,
-) -> GradientMoments | None:
-    """The backward of the loss that is trained, `terms(all).mean().backward()`, and the moments of its gradient.
+) -> GroupGrams | None:
+    """The backward of the loss that is trained, `terms(all).mean().backward()`, and its group gradients' products.
+
+    Their `moments(TRAINED)` are those of the gradient.
 
     model    its `.grad` are added to, as by `backward`
     terms    maps indices [n] of examples to the loss's per-example terms [n]
     groups   [K, b] indices of all examples of the batch, from `rlgns.grouping`
-    measure  False: the same `.grad`, bit by bit, and no moments
+    measure  False: the same `.grad`, bit by bit, and None
     unit_size  examples that an index stands for, if it stands for several: a sequence's tokens
     at_once  indices that go through the model at once; of more, each group goes on its own, in parts where it has to:
              slower for small groups, but the memory does not grow with the batch
-    ranks    processes with as many groups each: `.grad` are this rank's (average them), the moments those of all groups
+    ranks    processes with as many groups each: `.grad` are this rank's (average them), products those of all groups
 
     About 1.1 times the cost of a plain forward and backward for models of Linear and Conv2d layers; all other models go
     through forward and backward group by group.
@@ -139,7 +141,7 @@ def group_backward(
         except NotCalledOnceError:
             pass
         else:
-            return replace(grams, group_size=unit_size * index.shape[1]).moments(TRAINED) if grams else None
+            return replace(grams, group_size=unit_size * index.shape[1]) if grams else None
     _, gradients = _gradients_of_groups(model, lambda chunk: {TRAINED: terms(chunk)}, index, min(at_once, CHUNK_SIZE))
     layers: dict[str, Tensor] = {}
     for (name, parameter), rows in zip(_measured(model).items(), gradients, strict=True):
@@ -150,7 +152,7 @@ def group_backward(
     if not measure:
         return None
     grams = group_grams_of((TRAINED,), layers, index.shape[1])
-    return replace(grams, group_size=unit_size * index.shape[1]).moments(TRAINED)
+    return replace(grams, group_size=unit_size * index.shape[1])
 
 
 def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,18 +21,25 @@ Combinations = Mapping[str, Mapping[str, float]]
 """Further losses as weighted sums: {"total": {"policy": 1.0, "value": 0.5}}. They cost no backward of their own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class GroupGrams:
-    """Inner products of the group gradients of one batch.
+    """Inner products of the group gradients of one batch; a GPU is not waited for until the first of them is used.
 
-    losses      names of the L losses
-    layers      by layer, [L, K, L, K] float64: products of loss i's gradient on group k and loss j's on group l
-    group_size  b, examples in a group
+    losses       names of the L losses
+    layer_names  of the layers
+    products     [layers, L, K, L, K] float64: products of loss i's gradient on group k and loss j's on group l
+    group_size   b, examples in a group
     """
 
     losses: tuple[str, ...]
-    layers: Mapping[str, NDArray[np.float64]]
+    layer_names: tuple[str, ...]
+    products: Tensor
     group_size: int
+
+    @cached_property
+    def layers(self) -> Mapping[str, NDArray[np.float64]]:
+        """The products of each layer, [L, K, L, K], on the host."""
+        return dict(zip(self.layer_names, self.products.cpu().numpy(), strict=True))
 
     def moments(self, loss: str, layer: str | None = None) -> GradientMoments:
         """Moments of one loss over all parameters, or over one layer's."""
@@ -59,8 +67,8 @@ class GroupGrams:
         weights = np.eye(len(self.losses))
         rows = [[w.get(loss, 0.0) for loss in self.losses] for w in combinations.values()]
         weights = np.concatenate([weights, np.array(rows).reshape(-1, len(self.losses))])
-        layers = {n: np.einsum("ai,ikjl,bj->akbl", weights, M, weights) for n, M in self.layers.items()}
-        return GroupGrams((*self.losses, *combinations), layers, self.group_size)
+        combined = np.einsum("ai,nikjl,bj->nakbl", weights, self.products.cpu().numpy(), weights)
+        return replace(self, losses=(*self.losses, *combinations), products=torch.from_numpy(combined))
 
 
 def checked_terms(terms: Terms, num_examples: int) -> Terms:
@@ -104,6 +112,5 @@ def _with_itself(block: Tensor) -> Tensor:
 
 
 def group_grams_of(losses: tuple[str, ...], products: Mapping[str, Tensor], group_size: int) -> GroupGrams:
-    """From products [L, K, L, K] of summed gradients by layer to those of group means; fetched from a GPU at once."""
-    fetched = (torch.stack(list(products.values())) / group_size**2).cpu().numpy()
-    return GroupGrams(losses, dict(zip(products, fetched, strict=True)), group_size)
+    """From products [L, K, L, K] of summed gradients by layer to those of group means."""
+    return GroupGrams(losses, tuple(products), torch.stack(list(products.values())) / group_size**2, group_size)

@@ -24,6 +24,7 @@ from agents.models import make_model
 from rlgns.gradients import Method, group_backward, group_grams
 from rlgns.grouping import default_num_groups, environment_groups
 from rlgns.machine import keep_freed_memory
+from rlgns.measurements import TRAINED
 
 SHAPES = ((16, 5), (16, 16), (8, 128), (64, 128))
 PLAIN = "plain forward and backward"
@@ -89,7 +90,7 @@ def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[],
         PLAIN: clock(plain),
         "backward by groups, not measured": clock(lambda: group_backward(model.policy, trained, groups, measure=False)),
         "backward by groups, with the trained loss's Gram": clock(
-            lambda: group_backward(model.policy, trained, groups)
+            lambda: group_backward(model.policy, trained, groups).moments(TRAINED)
         ),
         "three losses apart, layer products": clock(grams("layer_products")),
         "three losses apart, micro-batches": clock(grams("micro_batches")),

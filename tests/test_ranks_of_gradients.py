@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from agents import A2C, PPO, DeviceRolloutBuffer, RolloutMeasurer
 from rlgns.gradients import group_backward, group_grams
+from rlgns.measurements import TRAINED
 from rlgns.parallel import ALONE, Ranks
 
 SIZE = 2
@@ -110,10 +111,10 @@ def measured(name: str, num_groups: int, ranks: Ranks) -> dict[str, Any]:
 def differentiated(name: str, num_groups: int, ranks: Ranks, measure: bool = True) -> dict[str, Any]:
     problem = make_problem(name)
     groups = own_groups(ranks, num_groups)
-    moments = group_backward(problem.model, lambda i: loss_of(problem, i), groups, measure=measure, ranks=ranks)
+    grams = group_backward(problem.model, lambda i: loss_of(problem, i), groups, measure=measure, ranks=ranks)
     return {
         "gradients": [p.grad for p in problem.model.parameters()],
-        "moments": moments and dataclasses.asdict(moments),
+        "moments": grams and dataclasses.asdict(grams.moments(TRAINED)),
     }
 
 

@@ -18,6 +18,7 @@ from rlgns.checkpoints import State
 from rlgns.estimators import GradientMoments
 from rlgns.gradients import AT_ONCE, CHUNK_SIZE, group_backward
 from rlgns.grouping import MIN_NUM_GROUPS, default_num_groups
+from rlgns.measurements import TRAINED
 from rlgns.normalisation import GroupBatchNorm
 from rlgns.parallel import Ranks
 from rlgns.schedules import Falling, Schedule
@@ -77,7 +78,8 @@ class Learner:
     def update(self) -> Learnt:
         """One optimiser step on the next batch.
 
-        Raises DivergedError or NotFiniteError, before the step, if the loss or its gradient is not finite.
+        Raises DivergedError or NotFiniteError if the loss or its gradient is not finite, before the step unless a GPU
+        would have to be waited for.
         """
         inputs, targets, noise = self._batch()
         losses: list[Tensor] = []
@@ -92,7 +94,7 @@ class Learner:
         self.optimizer.zero_grad()
         rate = self.schedule.at(self.epoch)
         set_rate(self.optimizer, rate)
-        moments = group_backward(
+        grams = group_backward(
             self.model,
             terms,
             torch.arange(len(inputs), device=self.device).view(self.num_groups, -1),
@@ -107,12 +109,19 @@ class Learner:
             torch._foreach_div_([p.grad for p in parameters if p.grad is not None], self.ranks.size)
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        loss = float(self.ranks.sum(torch.stack(losses).sum())) / self.config.batch_size
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss is {loss}")
+        loss = self.ranks.sum(torch.stack(losses).sum())
+
+        def learnt() -> Learnt:
+            mean = float(loss) / self.config.batch_size
+            if not math.isfinite(mean):
+                raise DivergedError(f"the loss is {mean}")
+            return Learnt(mean, rate, grams.moments(TRAINED) if grams else None)
+
+        before_the_step = learnt() if self.device.type == "cpu" else None
         self.optimizer.step()
+        found = before_the_step or learnt()
         self.steps += 1
-        return Learnt(loss, rate, moments)
+        return found
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, targets and noise of the rank's share of the next batch."""
@@ -121,7 +130,10 @@ class Learner:
         mine = slice(self.ranks.rank * own, (self.ranks.rank + 1) * own)
         inputs, targets = self.data.train.take(index[mine])
         noise = self._noise([*self.seed, 1, self.steps], B)[mine]
-        return inputs.to(self.device), targets.to(self.device), noise.to(self.device)
+        return self._on_device(inputs), self._on_device(targets), self._on_device(noise)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def _noise(self, seed: Sequence[int], count: int) -> Tensor:
         """[count, noise_size] that follow from the seed alone, however many ranks share them."""
@@ -137,14 +149,15 @@ class Learner:
         noise = self._noise([0], count)
         own = slice(self.ranks.rank, None, self.ranks.size)
         parts = zip(torch.split(chosen[own], AT_ONCE // 2), torch.split(noise[own], AT_ONCE // 2), strict=True)
-        sums, has_errors = torch.zeros(2, dtype=torch.float64), False
+        sums, has_errors = torch.zeros(2, dtype=torch.float64, device=self.device), False
         self.model.eval()
         with torch.no_grad():
             for index, numbers in parts:
-                inputs, targets = (one.to(self.device) for one in examples.take(index))
-                loss, wrong = self.task.loss(self.model, inputs, targets, numbers.to(self.device))
+                inputs, targets = (self._on_device(one) for one in examples.take(index))
+                loss, wrong = self.task.loss(self.model, inputs, targets, self._on_device(numbers))
                 has_errors = wrong is not None
-                sums += torch.tensor([float(loss.sum()), 0.0 if wrong is None else float(wrong.sum())])
+                both = loss, loss.new_zeros(0) if wrong is None else wrong
+                sums += torch.stack([one.sum().double() for one in both])
         mean, error = (self.ranks.sum(sums) / count).tolist()
         return mean, error if has_errors else None
 
