@@ -184,9 +184,11 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         forwards, grams = self._forwards_of_this_policy(), None
         sums: dict[str, Tensor] = {}
 
-        def terms(index: Tensor | slice) -> Tensor:
-            with forwards.replayed(index) if forwards else nullcontext():
-                by_loss = a2c_terms(self.policy, select(rollout, index), advantages[index]).terms
+        def terms(index: Tensor) -> Tensor:
+            # groups are of environments in their order, so that all together are the rollout as it lies
+            chosen = slice(None) if len(index) == len(advantages) else index
+            with forwards.replayed(chosen) if forwards else nullcontext():
+                by_loss = a2c_terms(self.policy, select(rollout, chosen), advantages[chosen]).terms
             total = weighted_terms(by_loss, loss_weights(self))
             for name, term in {**{f"{loss}_loss": term for loss, term in by_loss.items()}, "loss": total}.items():
                 sums[name] = sums.get(name, 0) + term.detach().sum()
@@ -194,7 +196,7 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
 
         self.policy.optimizer.zero_grad()
         if self.num_groups is None:
-            terms(slice(None)).mean().backward()  # type: ignore[no-untyped-call]
+            terms(torch.arange(len(advantages))).mean().backward()  # type: ignore[no-untyped-call]
         else:
             by_group = self.num_updates % self.grouped_every == 0
             groups = self._groups(self.num_groups if by_group else 1).to(self.device, non_blocking=True)

@@ -66,7 +66,7 @@ def collect(
     parts = environments.parts
     rewards, starts = np.zeros((T, N), np.float32), np.zeros((T + 1, N), np.float32)
     assert isinstance(model._last_obs, np.ndarray) and model._last_episode_starts is not None, "set by learn()"
-    buffer.observations.begin(model._last_obs)
+    buffer.observations.begin(model._last_obs, keep=forwards is not None)
     starts[0] = model._last_episode_starts
     steps: list[Step] = []
     truncated: list[tuple[int, int, npt.NDArray[np.generic]]] = []

@@ -73,7 +73,7 @@ class Forwards:
     def replayed(self, index: Tensor | slice) -> Iterator[None]:
         """Within, layers give for the transitions at `index` what they gave before, and gradients as if made anew.
 
-        index  of transitions n·T + t, ascending
+        index  of transitions n·T + t; `slice(None)` spares copies
         """
         for layer, outputs in self._outputs.items():
             layer.forward = _again(layer, outputs, index)  # type: ignore[method-assign,assignment]
@@ -103,7 +103,7 @@ def _rows_like(output: Tensor, number: int) -> Tensor:
 def _again(layer: Layer, outputs: Tensor, index: Tensor | slice) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         # an in-place ReLU writes to what is given whole, and changes nothing if it comes by once more
-        given = outputs.detach() if len(x) == len(outputs) else outputs[index]
+        given = outputs[index].detach()
         call = _Call(layer, x.detach())
         weights: Tensor = _Weights.apply(call, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
         output: Tensor = _Outputs.apply([given], call, x, weights)  # type: ignore[no-untyped-call]

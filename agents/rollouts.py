@@ -23,8 +23,11 @@ from agents.stepping import Step
 class Observations(Protocol):
     """The observations of T + 1 points in time and N environments."""
 
-    def begin(self, observations: npt.NDArray[Any]) -> None:
-        """Take [N, …] as those at time 0, all others being forgotten."""
+    def begin(self, observations: npt.NDArray[Any], keep: bool = False) -> None:
+        """Take [N, …] as those at time 0, all others being forgotten.
+
+        keep  what `at` gives, for `[:]` to give it again, where that spares work at the price of memory
+        """
 
     def write(self, t: int, part: slice, step: Step) -> None:
         """Take the observations that a part's step led to as those at time t ≥ 1."""
@@ -51,23 +54,34 @@ class Frames(Observations):
         self._frames = torch.zeros(self._spare, *size, dtype=torch.uint8, device=device)
         self._rows = torch.empty(num_steps + 1, num_envs, self._S, dtype=torch.int32, device=device)
         """The row of each frame of each stack."""
+        self._scattered = np.zeros((num_steps + 1, num_envs), bool)
+        """Of each stack, whether a restart put its older frames elsewhere than where those of its neighbours are."""
         self._staging = _staging(shape, num_envs, device)
+        self._kept: Tensor | None = None
 
     @override
-    def begin(self, observations: npt.NDArray[np.uint8]) -> None:
-        stacks = torch.as_tensor(observations).transpose(0, 1).flatten(0, 1)
-        self._frames[: len(stacks)].copy_(stacks, non_blocking=True)
+    def begin(self, observations: npt.NDArray[np.uint8], keep: bool = False) -> None:
+        self._by_time[: self._S].copy_(torch.as_tensor(observations).transpose(0, 1), non_blocking=True)
         t, n, s = (torch.arange(end, dtype=torch.int32, device=self._rows.device) for end in self._rows.shape)
         torch.add((t[:, None, None] + s) * self._N, n[:, None], out=self._rows)  # as if nothing restarted
+        self._scattered[:] = False
         self._spare = self._blank + 1
+        if not keep:
+            self._kept = None
+        elif self._kept is None:
+            self._kept = self._frames.new_empty(self._N, self._T, *self._frames.shape[1:], self._S)
+
+    @property
+    def _by_time(self) -> Tensor:
+        """[T + S, N, H, W], of which a stack is four in a row if nothing restarted."""
+        return self._frames[: self._blank].view(-1, self._N, *self._frames.shape[1:])
 
     @override
     def write(self, t: int, part: slice, step: Step) -> None:
         newest = torch.from_numpy(step.observations[:, -1])
         if self._staging is not None:  # a GPU reads pinned memory while the host goes on
             newest = self._staging[t % 2, part].copy_(newest)
-        start = (t + self._S - 1) * self._N
-        self._frames[start + part.start : start + part.stop].copy_(newest, non_blocking=True)
+        self._by_time[t + self._S - 1, part].copy_(newest, non_blocking=True)
         if step.restarted.any():
             self._restart(t, part.start + np.flatnonzero(step.restarted), step.observations[step.restarted, :-1])
 
@@ -80,6 +94,7 @@ class Frames(Observations):
         )
         for later in range(min(self._S - 1, self._T + 1 - t)):
             self._rows[t + later, which, : self._S - 1 - later] = on_device[:, later:]
+            self._scattered[t + later, environments] = True
 
     def _in_spare_rows(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
         first, self._spare = self._spare, self._spare + len(frames)
@@ -91,10 +106,18 @@ class Frames(Observations):
 
     @override
     def at(self, t: int, part: slice) -> Tensor:
-        return self._stacks(self._rows[t, part])
+        kept = None if self._kept is None or t == self._T else self._kept[part, t]
+        stacks = torch.stack(self._by_time[t : t + self._S, part].unbind(), -1, out=kept).permute(0, 3, 1, 2)
+        scattered = np.flatnonzero(self._scattered[t, part])
+        if len(scattered):
+            which = torch.from_numpy(scattered).to(self._rows.device, non_blocking=True)
+            stacks[which] = self._stacks(self._rows[t, part][which])
+        return stacks
 
     @override
     def __getitem__(self, transitions: Tensor | slice) -> Tensor:
+        if self._kept is not None:
+            return self._kept.flatten(0, 1)[transitions].permute(0, 3, 1, 2)
         if isinstance(transitions, slice):
             transitions = torch.arange(self._T * self._N, device=self._rows.device)[transitions]
         return self._stacks(self._rows[transitions % self._T, transitions // self._T])
@@ -105,7 +128,7 @@ class Frames(Observations):
 
     @property
     def num_bytes(self) -> int:
-        """Memory of frames and indices on the device."""
+        """Memory of frames and indices on the device, kept stacks aside."""
         return self._frames.nbytes + self._rows.nbytes
 
 
@@ -117,7 +140,7 @@ class Vectors(Observations):
         self._all = torch.zeros(num_steps + 1, num_envs, *space.shape, dtype=dtype, device=device)
 
     @override
-    def begin(self, observations: npt.NDArray[Any]) -> None:
+    def begin(self, observations: npt.NDArray[Any], keep: bool = False) -> None:
         self._all[0].copy_(torch.as_tensor(observations), non_blocking=True)
 
     @override

@@ -10,7 +10,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,12 @@ _waits: list[list[str]] = []
 """One list for each of the blocks that are being watched."""
 
 
-@cache
 def plug_in() -> None:
-    """From now on there is such a device."""
+    """From now on there is such a device. Once in a process, before its first backward.
+
+    Parameters that are moved to it stay the same objects, as between the CPU and CUDA: optimisers hold them already.
+    """
+    torch.__future__.set_swap_module_params_on_conversion(True)
     _setup_privateuseone_for_python_backend(DEVICE, backend_module=_Module())
     _library.fallback(lambda operation, *args, **kwargs: _run(operation, args, kwargs), "PrivateUse1")
 

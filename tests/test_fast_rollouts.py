@@ -135,8 +135,8 @@ def test_the_order_in_which_parts_are_ready_changes_nothing():
 
 
 @pytest.mark.parametrize("max_num_frames", [60, 400])
-@pytest.mark.parametrize("num_parts", [1, 2])
-def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts):
+@pytest.mark.parametrize(("num_parts", "keep"), [(1, False), (2, False), (2, True)])
+def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts, keep):
     """A limit of 60 frames restarts every environment every 15 steps; older frames are blank then and cost nothing."""
     T, N = 40, 4
     game = AtariVecEnv("breakout", N, seed=0, num_parts=num_parts, max_num_frames_per_episode=max_num_frames)
@@ -147,7 +147,8 @@ def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts):
     for _ in range(3):  # rollouts
         expected = np.empty((T + 1, N, 4, 84, 84), np.uint8)
         expected[0] = latest
-        frames.begin(latest)
+        frames.begin(latest, keep)
+        assert np.array_equal(frames.at(0, slice(0, N)), expected[0])
         for t in range(1, T + 1):
             for index, part in enumerate(game.parts):
                 game.send(index, rng.integers(4, size=N // num_parts))
@@ -166,13 +167,14 @@ def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts):
     assert len(frames._frames) == rows
 
 
-def test_older_frames_of_a_restart_that_are_not_blank_are_kept():
+@pytest.mark.parametrize("keep", [False, True])
+def test_older_frames_of_a_restart_that_are_not_blank_are_kept(keep):
     T, N, S = 6, 3, 4
     frames, rng = Frames(T, N, (S, 5, 5), CPU), np.random.default_rng(0)
     nothing = {"rewards": np.zeros(N, np.float32), "dones": np.zeros(N, bool), "truncated": np.zeros(N, bool)}
     latest = rng.integers(256, size=(N, S, 5, 5), dtype=np.uint8)
     for _ in range(3):  # rollouts
-        frames.begin(latest)
+        frames.begin(latest, keep)
         expected = [latest]
         for t in range(1, T + 1):
             restarted = rng.random(N) < 0.5
