@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -30,11 +31,15 @@ def make_environments(config: TrainConfig, seed: int) -> VecEnv:
 def fastest_num_threads(config: TrainConfig, seconds: float = 0.3) -> int:
     """Emulator threads of a part with which the environments alone are fastest here: all cores, one less, or half.
 
-    Trajectories do not depend on threads, so that a run is the same whatever turns out.
+    Trajectories do not depend on threads, so that a run is the same whatever turns out. Of many environments eight for
+    each core are tried: a hundred take 20 s to start.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     candidates = {max(1, threads) for threads in (cores, cores - 1, cores // 2)}
-    return max(sorted(candidates), key=lambda threads: _steps_made(_atari(config, 0, threads), seconds))
+    parts = config.num_parts or 1
+    assert config.num_envs, "resolved"
+    few = replace(config, num_envs=parts * min(config.num_envs // parts, 8 * cores))
+    return max(sorted(candidates), key=lambda threads: _steps_made(_atari(few, 0, threads), seconds))
 
 
 def _steps_made(environments: AtariVecEnv, seconds: float) -> int:
