@@ -58,7 +58,7 @@ class _Module(_DummyBackendModule):
 
 _library = torch.library.Library("_", "IMPL")
 _waits: list[list[str]] = []
-"""One list for each of the blocks that are being watched."""
+"""One list for each of the blocks that are being watched, the innermost last."""
 
 
 def plug_in() -> None:
@@ -83,7 +83,7 @@ def waits_for_the_device() -> Iterator[list[str]]:
     try:
         yield waits
     finally:
-        _waits.remove(waits)
+        _waits.pop()
 
 
 def _wait(reason: str) -> None:
