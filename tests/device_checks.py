@@ -102,8 +102,17 @@ def test_what_does_not_wait_is_not_told():
 
 
 def test_tensors_elsewhere_are_refused():
-    with pytest.raises(RuntimeError, match="on the host"):
-        nn.Linear(3, 2).to(DEVICE)(torch.ones(1, 3))
+    there, here, index = torch.ones(3).to(DEVICE), torch.ones(3), torch.tensor([0, 2]).to(DEVICE)
+    refused = {
+        "a layer": lambda: nn.Linear(3, 2).to(DEVICE)(here[None]),
+        "a sum": lambda: there + here,
+        "values put by index": lambda: there.__setitem__(index, torch.ones(2)),
+        "an index there of a tensor here": lambda: here[index],
+        "a mask there of a tensor here": lambda: here.masked_select(there > 0),
+    }
+    for does in refused.values():
+        with pytest.raises(RuntimeError, match="on the host"):
+            does()
 
 
 # --- the main loop

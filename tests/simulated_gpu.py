@@ -108,12 +108,13 @@ def _run(operation: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     packet = operation.overloadpacket
     if packet in (aten._to_copy, aten.copy_):
         stays = _watch_copy(packet, args, kwargs, stays)
-    elif packet in (aten.index, aten.index_put, aten.index_put_):
-        _watch_indices([index for index in args[1] if index is not None])
-    elif packet in WAITING:
-        _wait(packet.__name__)
-    elif any(tensor.dim() > 0 for tensor in there):
-        raise RuntimeError(f"{operation} of tensors on {DEVICE} and on the host: {[t.shape for t in here + there]}")
+    else:
+        indices = [index for index in args[1] if index is not None] if packet in INDEXING else []
+        _watch_indices(indices)
+        if packet in WAITING:
+            _wait(packet.__name__)
+        if any(tensor.dim() > 0 and all(tensor is not index for index in indices) for tensor in there):
+            raise RuntimeError(f"{operation} of tensors on {DEVICE} and on the host: {[t.shape for t in here + there]}")
     known = {id(tensor.on_host): tensor for tensor in here}  # what an operation in place gives back
 
     def on_device(found: Any) -> Any:
@@ -126,6 +127,7 @@ def _run(operation: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return _pytree.tree_map(on_device, operation(*host_args, **host_kwargs))
 
 
+INDEXING = (aten.index, aten.index_put, aten.index_put_)
 WAITING = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero, aten._unique2)
 
 
