@@ -4,19 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.algorithms import A2C, PPO, TrainingDivergedError
-    from agents.atari import AtariVecEnv
-    from agents.measuring import NoiseScaleCallback, RolloutMeasurer
-    from agents.rollouts import DeviceRolloutBuffer
+    from rlgns.agents.algorithms import A2C, PPO, TrainingDivergedError
+    from rlgns.agents.atari import AtariVecEnv
+    from rlgns.agents.measuring import NoiseScaleCallback, RolloutMeasurer
+    from rlgns.agents.rollouts import DeviceRolloutBuffer
 
 _MODULES = {
-    "A2C": "agents.algorithms",
-    "PPO": "agents.algorithms",
-    "AtariVecEnv": "agents.atari",
-    "DeviceRolloutBuffer": "agents.rollouts",
-    "NoiseScaleCallback": "agents.measuring",
-    "RolloutMeasurer": "agents.measuring",
-    "TrainingDivergedError": "agents.algorithms",
+    "A2C": "rlgns.agents.algorithms",
+    "PPO": "rlgns.agents.algorithms",
+    "AtariVecEnv": "rlgns.agents.atari",
+    "DeviceRolloutBuffer": "rlgns.agents.rollouts",
+    "NoiseScaleCallback": "rlgns.agents.measuring",
+    "RolloutMeasurer": "rlgns.agents.measuring",
+    "TrainingDivergedError": "rlgns.agents.algorithms",
 }
 
 __all__ = [
@@ -32,5 +32,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        raise AttributeError(f"module 'agents' has no attribute '{name}'")
+        raise AttributeError(f"module 'rlgns.agents' has no attribute '{name}'")
     return getattr(import_module(_MODULES[name]), name)

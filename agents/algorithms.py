@@ -25,9 +25,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from typing_extensions import override
 
-from agents.collecting import collect
-from agents.forwards import Forwards, can_be_kept
-from agents.losses import (
+from rlgns.agents.collecting import collect
+from rlgns.agents.forwards import Forwards, can_be_kept
+from rlgns.agents.losses import (
     a2c_terms,
     clip_ranges,
     loss_weights,
@@ -37,13 +37,13 @@ from agents.losses import (
     weighted_terms,
     whole_rollout,
 )
-from agents.rollouts import DeviceRolloutBuffer
-from agents.stepping import Step, in_parts
-from rlgns.estimators import GradientMoments, NotFiniteError
-from rlgns.gradients import group_backward
-from rlgns.grouping import environment_groups
-from rlgns.measurements import TRAINED
-from rlgns.parallel import ALONE, Ranks
+from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.agents.stepping import Step, in_parts
+from rlgns.gradients.groups import group_backward
+from rlgns.noise.grouping import environment_groups
+from rlgns.noise.history import TRAINED
+from rlgns.noise.moments import GradientMoments, NotFiniteError
+from rlgns.runs.ranks import ALONE, Ranks
 
 
 class TrainingDivergedError(RuntimeError):
@@ -163,8 +163,8 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
                      takes less time
     measure_updates  whether moments are taken where gradients are made by group; they are the same bit by bit
     update_moments   those of the total loss in the last update, None where they were not taken
-    keep_forwards    whether to train on what the layers gave while acting, where that is possible (`agents.forwards`),
-                     instead of repeating it: the same to rounding in less time
+    keep_forwards    whether to train on what the layers gave while acting, where that is possible (see
+                     `agents/forwards.py`), instead of repeating it: the same to rounding in less time
     """
 
     num_groups: int | None = None

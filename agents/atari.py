@@ -22,7 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from agents.stepping import Info, Step
+from rlgns.agents.stepping import Info, Step
 
 Observations = npt.NDArray[np.uint8]
 Counters = dict[str, npt.NDArray[Any]]
@@ -47,7 +47,7 @@ def find_game(name: str) -> str:
         return games[wanted]
     near = [games[letters] for letters in difflib.get_close_matches(wanted, games)]
     question = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"unknown game {name!r}; {question}agents.atari.game_names() lists all {len(games)}")
+    raise ValueError(f"unknown game {name!r}; {question}rlgns.agents.atari.game_names() lists all {len(games)}")
 
 
 def _letters(name: str) -> str:
@@ -69,7 +69,7 @@ class AtariVecEnv(VecEnv):
     lost lives the game goes on, unlike with SB3's wrappers without a FIRE or a no-op and with the frames still stacked.
     At a time limit ale-py stops before it reads the last screen: the newest frame there is the maximum of earlier ones.
 
-    The environments are emulated in `num_parts` parts (`agents.stepping`). Parts step on their own by `send` and
+    The environments are emulated in `num_parts` parts (`rlgns.agents.stepping`). Parts step on their own by `send` and
     `receive`, or all together by `step`; trajectories are the same.
 
     Arguments (ale-py's own names; `ValueError` for unknown games and numbers out of range):

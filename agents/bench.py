@@ -24,22 +24,22 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.utils import get_device
 
-from agents.algorithms import A2C, PPO
-from agents.collecting import act
-from agents.config import TrainConfig, resolved
-from agents.environments import is_atari, make_environments
-from agents.measuring import UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
-from agents.models import make_model
-from agents.recorder import Recorder
-from agents.rollouts import DeviceRolloutBuffer
-from agents.stepping import in_parts
-from rlgns.cli import exit_code_of
-from rlgns.console import ProgressDisplay
-from rlgns.flags import flag, parse_flags
-from rlgns.grouping import MIN_NUM_GROUPS
-from rlgns.machine import keep_freed_memory
-from rlgns.running import StopRequest
-from rlgns.sinks import JsonLines
+from rlgns.agents.algorithms import A2C, PPO
+from rlgns.agents.collecting import act
+from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.environments import is_atari, make_environments
+from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
+from rlgns.agents.models import make_model
+from rlgns.agents.recorder import Recorder
+from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.agents.stepping import in_parts
+from rlgns.noise.grouping import MIN_NUM_GROUPS
+from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.lifecycle import StopRequest
+from rlgns.runs.machine import keep_freed_memory
+from rlgns.runs.options import flag, parse_flags
+from rlgns.runs.progress import ProgressDisplay
+from rlgns.runs.sinks import JsonLines
 
 PARTS = ("emulator", "acting", "copying", "update", "measuring", "logging", "rest")
 """Of the loop's time. Measuring is that by loss; A2C's total loss is measured within the update."""
@@ -62,7 +62,7 @@ class BenchConfig(TrainConfig):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what was found; exit codes as `rlgns.cli.exit_code_of` has them."""
+    """Print what was found; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
     return exit_code_of(lambda: _bench(arguments))
 
 

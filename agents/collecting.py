@@ -17,11 +17,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from agents.forwards import Forwards
-from agents.rollouts import DeviceRolloutBuffer
-from agents.stepping import Step, SteppedInParts
-from rlgns.machine import release_cores
-from rlgns.parallel import Ranks
+from rlgns.agents.forwards import Forwards
+from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.agents.stepping import Step, SteppedInParts
+from rlgns.runs.machine import release_cores
+from rlgns.runs.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)

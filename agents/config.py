@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rlgns.flags import flag
-from rlgns.grouping import Unit
+from rlgns.noise.grouping import Unit
+from rlgns.runs.options import flag
 
 
 @dataclass(frozen=True, kw_only=True)

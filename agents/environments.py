@@ -11,8 +11,8 @@ import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.atari import AtariVecEnv, find_game
-from agents.config import TrainConfig
+from rlgns.agents.atari import AtariVecEnv, find_game
+from rlgns.agents.config import TrainConfig
 
 
 def make_environments(config: TrainConfig, seed: int) -> VecEnv:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from agents.policies import ImagePolicy, NatureCNNInBfloat16
-from rlgns.layer_products import layers_cover
+from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
+from rlgns.gradients.layer_products import layers_cover
 
 MAX_TRANSITIONS = 10240
 """Of a rollout whose forwards are kept: of NatureCNN they take 87 KB for each in float32, half of it in bfloat16; the

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from agents.rollouts import DeviceRolloutBuffer
-from rlgns.parallel import ALONE, Ranks
+from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.runs.ranks import ALONE, Ranks
 
 Terms = dict[str, Tensor]
 """Per-transition terms [B] of the losses "policy", "value" and "entropy"; what is minimised is their weighted mean."""

@@ -17,14 +17,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
-from agents.losses import Terms, loss_weights, rollout_terms, whole_rollout
-from rlgns.estimators import GradientMoments
-from rlgns.gradients import group_grams
-from rlgns.grams import GroupGrams
-from rlgns.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
-from rlgns.measurements import BY_TRANSITION, History, estimate_record
-from rlgns.parallel import ALONE, Ranks
-from rlgns.statistics import NoiseScale
+from rlgns.agents.losses import Terms, loss_weights, rollout_terms, whole_rollout
+from rlgns.gradients.grams import GroupGrams
+from rlgns.gradients.groups import group_grams
+from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
+from rlgns.noise.history import BY_TRANSITION, History, estimate_record
+from rlgns.noise.moments import GradientMoments
+from rlgns.noise.scale import NoiseScale
+from rlgns.runs.ranks import ALONE, Ranks
 
 LOSSES = ("policy", "value", "total")
 

@@ -12,11 +12,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from agents.algorithms import A2C, PPO
-from agents.atari import AtariVecEnv
-from agents.config import TrainConfig
-from agents.policies import ImagePolicy, NatureCNNInBfloat16
-from agents.rollouts import DeviceRolloutBuffer
+from rlgns.agents.algorithms import A2C, PPO
+from rlgns.agents.atari import AtariVecEnv
+from rlgns.agents.config import TrainConfig
+from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
+from rlgns.agents.rollouts import DeviceRolloutBuffer
 
 
 def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | PPO:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.config import CHANGEABLE_ON_RESUME, TrainConfig, resolved
-from rlgns.flags import parse_run
+from rlgns.agents.config import CHANGEABLE_ON_RESUME, TrainConfig, resolved
+from rlgns.runs.options import parse_run
 
 DESCRIPTION = (
     "Train A2C or PPO on many environments and measure the gradient noise scale while training.\n"

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.algorithms import A2C, PPO
-from agents.measuring import LOSSES, NoiseScaleCallback
-from rlgns.checkpoints import State, generator_state, restore_generators, save_checkpoint
-from rlgns.console import ProgressDisplay, Status
-from rlgns.goals import GoalTracker, Reached
-from rlgns.measurements import TRAINED, estimate_record, record_of
-from rlgns.records import Record
-from rlgns.running import StopRequest
-from rlgns.sinks import Sink
-from rlgns.statistics import Moments, PooledMoments
+from rlgns.agents.algorithms import A2C, PPO
+from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
+from rlgns.noise.history import TRAINED, estimate_record, record_of
+from rlgns.noise.scale import Moments, PooledMoments
+from rlgns.runs.checkpoints import State, generator_state, restore_generators, save_checkpoint
+from rlgns.runs.goals import GoalTracker, Reached
+from rlgns.runs.lifecycle import StopRequest
+from rlgns.runs.progress import ProgressDisplay, Status
+from rlgns.runs.records import Record
+from rlgns.runs.sinks import Sink
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 from typing_extensions import override
 
-from agents.stepping import Step
+from rlgns.agents.stepping import Step
 
 
 class Observations(Protocol):
@@ -157,10 +157,10 @@ class Vectors(Observations):
 
 
 class DeviceRolloutBuffer(RolloutBuffer):
-    """Stable-Baselines3's `RolloutBuffer` with tensors on the training device; `agents.collecting` fills it.
+    """Stable-Baselines3's `RolloutBuffer` with tensors on the training device; `rlgns.agents.collecting` fills it.
 
-    Pass it as `rollout_buffer_class` to `agents.A2C` or `agents.PPO`, for observations that are a Box and actions that
-    are Discrete.
+    Pass it as `rollout_buffer_class` to `A2C` or `PPO` of this package, for observations that are a Box and actions
+    that are Discrete.
 
     frames_once  images are stacks whose older frames are those of the step before, as `AtariVecEnv`'s: keep each once
     """

@@ -13,33 +13,33 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.algorithms import A2C, TrainingDivergedError
-from agents.atari import find_game
-from agents.config import TrainConfig
-from agents.environments import is_atari, make_environments
-from agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
-from agents.models import make_model
-from agents.recorder import Recorder, restore
-from rlgns.checkpoints import State, load_checkpoint
-from rlgns.console import ProgressDisplay
-from rlgns.estimators import NotFiniteError
-from rlgns.flags import as_mapping
-from rlgns.goals import RETURN
-from rlgns.grouping import MIN_NUM_GROUPS
-from rlgns.machine import keep_freed_memory
-from rlgns.measurements import TRAINED, History
-from rlgns.parallel import Ranks
-from rlgns.records import plain, read_records
-from rlgns.run_directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, write_json
-from rlgns.running import StopRequest, open_directory, open_sinks, was_restarted
-from rlgns.sinks import Sink
-from rlgns.summary import goal_lines, summary_lines, summary_numbers
+from rlgns.agents.algorithms import A2C, TrainingDivergedError
+from rlgns.agents.atari import find_game
+from rlgns.agents.config import TrainConfig
+from rlgns.agents.environments import is_atari, make_environments
+from rlgns.agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
+from rlgns.agents.models import make_model
+from rlgns.agents.recorder import Recorder, restore
+from rlgns.noise.grouping import MIN_NUM_GROUPS
+from rlgns.noise.history import TRAINED, History
+from rlgns.noise.moments import NotFiniteError
+from rlgns.runs.checkpoints import State, load_checkpoint
+from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, write_json
+from rlgns.runs.goals import RETURN
+from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks, was_restarted
+from rlgns.runs.machine import keep_freed_memory
+from rlgns.runs.options import as_mapping
+from rlgns.runs.progress import ProgressDisplay
+from rlgns.runs.ranks import Ranks
+from rlgns.runs.records import plain, read_records
+from rlgns.runs.sinks import Sink
+from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
 
 FIGURE = "noise_scale"
 
 
 def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
-    """Train as configured, with further callbacks of Stable-Baselines3's if any; returns the exit code (`agents.cli`).
+    """Train as configured, with further callbacks of Stable-Baselines3's if any; returns the exit code.
 
     Under torchrun or srun all ranks train together, num_envs being divided among them, and the first one writes. A
     restarted job goes on from the checkpoint in `out`.
@@ -201,7 +201,7 @@ class _Run:
                 sink.finish({key: value for key, value in summary.items() if value is not None}, exit_code)
 
     def _draw(self, directory: RunDirectory) -> None:
-        from rlgns.figures import noise_scale_figure
+        from rlgns.report.run_figures import noise_scale_figure
 
         records = read_records(directory / METRICS)
         if not self.noise.history.measurements:

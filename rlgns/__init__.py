@@ -1,7 +1,7 @@
 """The gradient noise scale, measured correctly: what every claim of this project rests on, without torch."""
 
-from rlgns.estimators import GradientMoments, effective_dimension, moments_from_groups
-from rlgns.statistics import NoiseScale, PooledMoments, noise_scale
+from rlgns.noise.moments import GradientMoments, effective_dimension, moments_from_groups
+from rlgns.noise.scale import NoiseScale, PooledMoments, noise_scale
 
 __version__ = "0.1.0"
 

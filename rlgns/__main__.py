@@ -2,6 +2,6 @@
 
 import sys
 
-from rlgns.cli import main
+from rlgns.commands.cli import main
 
 sys.exit(main())

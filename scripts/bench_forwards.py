@@ -16,11 +16,11 @@ from timing import ratios, seconds, take_turns
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from agents.config import TrainConfig, resolved
-from agents.environments import make_environments
-from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
-from agents.models import make_model
-from rlgns.machine import keep_freed_memory
+from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.environments import make_environments
+from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
+from rlgns.agents.models import make_model
+from rlgns.runs.machine import keep_freed_memory
 
 
 @dataclass(frozen=True)

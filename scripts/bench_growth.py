@@ -64,8 +64,8 @@ def main(bench: Bench) -> None:
 def _time(bench: Bench, num_envs: int, num_steps: int) -> dict[str, float]:
     from peers import UpdateClock
 
-    from agents.config import TrainConfig, resolved
-    from agents.task import run
+    from rlgns.agents.config import TrainConfig, resolved
+    from rlgns.agents.task import run
 
     options: dict[str, Any] = {"algo": bench.algo, "num_envs": num_envs, "num_steps": num_steps, "wandb": "disabled"}
     config = resolved(TrainConfig(**options, total_transitions=10**9))

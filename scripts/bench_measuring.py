@@ -17,14 +17,14 @@ from timing import ratios, seconds, take_turns
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from agents.atari import AtariVecEnv
-from agents.config import TrainConfig, resolved
-from agents.losses import a2c_terms, loss_weights, select, weighted_terms, whole_rollout
-from agents.models import make_model
-from rlgns.gradients import Method, group_backward, group_grams
-from rlgns.grouping import default_num_groups, environment_groups
-from rlgns.machine import keep_freed_memory
-from rlgns.measurements import TRAINED
+from rlgns.agents.atari import AtariVecEnv
+from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.losses import a2c_terms, loss_weights, select, weighted_terms, whole_rollout
+from rlgns.agents.models import make_model
+from rlgns.gradients.groups import Method, group_backward, group_grams
+from rlgns.noise.grouping import default_num_groups, environment_groups
+from rlgns.noise.history import TRAINED
+from rlgns.runs.machine import keep_freed_memory
 
 SHAPES = ((16, 5), (16, 16), (8, 128), (64, 128))
 PLAIN = "plain forward and backward"

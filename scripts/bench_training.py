@@ -72,7 +72,7 @@ def main(bench: Bench) -> None:
 
 
 def _config(bench: Bench) -> Any:
-    from agents.config import TrainConfig, resolved
+    from rlgns.agents.config import TrainConfig, resolved
 
     return resolved(
         TrainConfig(
@@ -90,10 +90,10 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
     With --no-measure as many are made by group; the second share compares them, and those between, with autograd's own
     backward. The emulators, whose speed varies more than that, stand still meanwhile; no forwards are kept.
     """
-    from agents.environments import make_environments
-    from agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
-    from agents.models import make_model
-    from rlgns.machine import keep_freed_memory
+    from rlgns.agents.environments import make_environments
+    from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
+    from rlgns.agents.models import make_model
+    from rlgns.runs.machine import keep_freed_memory
 
     keep_freed_memory()  # as training does
     environments = make_environments(config, seed=0)
@@ -144,7 +144,7 @@ def _on_gpu(config: Any) -> bool:
 def _environments_alone(config: Any, seconds: float) -> float:
     import numpy as np
 
-    from agents.environments import make_environments
+    from rlgns.agents.environments import make_environments
 
     environments = make_environments(config, seed=0)
     environments.reset()
@@ -161,7 +161,7 @@ def _ours(**options: Any) -> Callable[[Any, float], float]:
         """The whole job as the command line runs it, records and checkpoints included, until the clock stops it."""
         from peers import UpdateClock
 
-        from agents.task import run
+        from rlgns.agents.task import run
 
         clock = UpdateClock(seconds)
         with tempfile.TemporaryDirectory() as folder:

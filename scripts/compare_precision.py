@@ -39,7 +39,7 @@ class Comparison:
 
 def main(options: Comparison) -> None:
     """Print the noise scales in the second halves of the float32 runs, and the returns of all."""
-    from rlgns.measurements import History
+    from rlgns.noise.history import History
 
     measured = {"float32": History(), "bfloat16": History()}
     for precision in measured:
@@ -56,11 +56,11 @@ def _train(options: Comparison, precision: Precision, seed: int, measured: Any) 
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.torch_layers import NatureCNN
 
-    from agents.config import TrainConfig, resolved
-    from agents.environments import make_environments
-    from agents.measuring import RolloutMeasurer
-    from agents.models import make_model
-    from agents.policies import NatureCNNInBfloat16
+    from rlgns.agents.config import TrainConfig, resolved
+    from rlgns.agents.environments import make_environments
+    from rlgns.agents.measuring import RolloutMeasurer
+    from rlgns.agents.models import make_model
+    from rlgns.agents.policies import NatureCNNInBfloat16
 
     told = TrainConfig(algo=options.algo, game=options.game, total_transitions=options.transitions)
     config = resolved(replace(told, seed=seed, precision=precision))

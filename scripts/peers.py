@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.optim import Adam, Optimizer, RMSprop
 
-from agents.atari import find_game
-from agents.config import TrainConfig
-from agents.environments import make_environments
+from rlgns.agents.atari import find_game
+from rlgns.agents.config import TrainConfig
+from rlgns.agents.environments import make_environments
 
 
 def stock_sb3(config: TrainConfig, seconds: float) -> float:
@@ -44,7 +44,7 @@ def stock_sb3(config: TrainConfig, seconds: float) -> float:
 
 
 def stock_sb3_on_our_environments(config: TrainConfig, seconds: float) -> float:
-    """Transitions per second of unmodified Stable-Baselines3 on `agents.atari.AtariVecEnv`."""
+    """Transitions per second of unmodified Stable-Baselines3 on `rlgns.agents.atari.AtariVecEnv`."""
     return _speed_of_sb3(config, make_environments(config, config.seed), seconds)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # runs from a checkout that is not installed, too
 
-from agents.cli import main
+from rlgns.agents.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,13 +14,13 @@ from supervised_tasks import random_data, small
 from torch import nn
 from torch.distributions import Categorical
 
-from agents import A2C, PPO, AtariVecEnv
-from agents.measuring import NoiseScaleCallback
-from agents.policies import ImagePolicy
-from agents.rollouts import DeviceRolloutBuffer
-from rlgns.gradients import group_backward, group_grams
-from rlgns.measurements import TRAINED
-from rlgns.parallel import ALONE
+from rlgns.agents import A2C, PPO, AtariVecEnv
+from rlgns.agents.measuring import NoiseScaleCallback
+from rlgns.agents.policies import ImagePolicy
+from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.gradients.groups import group_backward, group_grams
+from rlgns.noise.history import TRAINED
+from rlgns.runs.ranks import ALONE
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.learning import Learner
 

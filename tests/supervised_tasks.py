@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from rlgns.parallel import ALONE
+from rlgns.runs.ranks import ALONE
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.data import Data, InMemory

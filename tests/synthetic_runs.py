@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from rlgns.estimators import GradientMoments
-from rlgns.goals import Reached
-from rlgns.goals import record_of as record_of_goal
-from rlgns.measurements import History, Measurement, record_of
-from rlgns.records import RecordWriter
-from rlgns.run_directory import write_json
-from rlgns.summary import summary_numbers
+from rlgns.noise.history import History, Measurement, record_of
+from rlgns.noise.moments import GradientMoments
+from rlgns.runs.directory import write_json
+from rlgns.runs.goals import Reached
+from rlgns.runs.goals import record_of as record_of_goal
+from rlgns.runs.records import RecordWriter
+from rlgns.runs.summary import summary_numbers
 
 LOSSES = ("policy", "value", "total", "trained")
 

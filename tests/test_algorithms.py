@@ -12,9 +12,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 
-import agents
-from agents import A2C, PPO, AtariVecEnv, TrainingDivergedError
-from rlgns.parallel import Ranks
+from rlgns import agents
+from rlgns.agents import A2C, PPO, AtariVecEnv, TrainingDivergedError
+from rlgns.runs.ranks import Ranks
 
 STOCK = {A2C: stable_baselines3.A2C, PPO: stable_baselines3.PPO}
 SMALL_PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
@@ -302,7 +302,7 @@ def test_training_draws_from_no_generator_that_stable_baselines3_does_not_draw_f
 
 def test_agents_names_its_classes_and_no_others():
     assert {name: getattr(agents, name).__name__ for name in agents.__all__} == {name: name for name in agents.__all__}
-    with pytest.raises(AttributeError, match="module 'agents' has no attribute 'TRPO'"):
+    with pytest.raises(AttributeError, match=r"module 'rlgns\.agents' has no attribute 'TRPO'"):
         _ = agents.TRPO
 
 

@@ -13,8 +13,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize, VecTransposeImage, is_vecenv_wrapped
 
-import agents.atari
-from agents.atari import AtariVecEnv, find_game, game_names
+import rlgns.agents.atari
+from rlgns.agents.atari import AtariVecEnv, find_game, game_names
 
 UNMOVED = {"noop_max": 0, "use_fire_reset": False}  # every game starts at the emulator's frame 0
 
@@ -108,7 +108,7 @@ def assert_plays_like_the_slow_truth(game, num_steps, min_games, *, fire=False, 
 
 
 def test_every_spelling_of_a_game_is_found():
-    assert doctest.testmod(agents.atari).failed == 0
+    assert doctest.testmod(rlgns.agents.atari).failed == 0
     spellings = ["ms_pacman", "MsPacman", "ms-pacman", "Ms Pacman", "ALE/MsPacman-v5", "MsPacmanNoFrameskip-v4"]
     assert {find_game(name) for name in [*spellings, "MsPacmanDeterministic-v0"]} == {"ms_pacman"}
 
@@ -138,7 +138,9 @@ def test_games_that_would_end_the_process_are_refused():
 
 
 def test_a_game_like_no_other_gets_no_suggestion():
-    with pytest.raises(ValueError, match=r"unknown game 'xxxxxxxxxxxx'; agents.atari.game_names\(\) lists all \d+"):
+    with pytest.raises(
+        ValueError, match=r"unknown game .xxxxxxxxxxxx.; rlgns.agents.atari.game_names\(\) lists all \d+"
+    ):
         find_game("xxxxxxxxxxxx")
 
 

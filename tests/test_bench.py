@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rlgns.cli import main
+from rlgns.commands.cli import main
 
 SHORT = ["--seconds=0.2", "--rounds=1", "--num-envs=8", "--num-steps=5"]
 

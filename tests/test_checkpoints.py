@@ -12,13 +12,13 @@ import stable_baselines3
 import torch
 from environments import PowerCutError, RandomWalks, SavedRandomWalks
 
-import agents.task
-from agents import A2C
-from agents.config import TrainConfig, resolved
-from agents.options import parse
-from agents.recorder import restore
-from rlgns.checkpoints import FORMAT, generator_state, load_checkpoint, restore_generators, save_checkpoint
-from rlgns.records import columns, read_lines, read_records
+import rlgns.agents.task
+from rlgns.agents import A2C
+from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.options import parse
+from rlgns.agents.recorder import restore
+from rlgns.runs.checkpoints import FORMAT, generator_state, load_checkpoint, restore_generators, save_checkpoint
+from rlgns.runs.records import columns, read_lines, read_records
 
 STATE = {"policy": {"weight": torch.arange(4.0)}, "num_updates": 3, "names": ["a", None, 2.5, True]}
 
@@ -176,7 +176,7 @@ def walks(monkeypatch):
         return made[-1]
 
     make.kind, make.options = SavedRandomWalks, {}
-    monkeypatch.setattr(agents.task, "make_environments", make)
+    monkeypatch.setattr(rlgns.agents.task, "make_environments", make)
     return type("Walks", (), {"made": made, "make": make})
 
 
@@ -184,10 +184,10 @@ def cut_and_resume(walks, config, num_updates):
     """The power fails in the rollout after update `num_updates`; what the checkpoint holds is gone on from."""
     walks.make.options = {"power_cut_after": num_updates * config.num_steps + 2}
     with pytest.raises(PowerCutError):
-        agents.task.run(config)
+        rlgns.agents.task.run(config)
     walks.make.options = {}
     assert load_checkpoint(config.out / "checkpoint.pt")["num_updates"] == num_updates
-    assert agents.task.run(parse(["--resume", str(config.out)])) == 0
+    assert rlgns.agents.task.run(parse(["--resume", str(config.out)])) == 0
 
 
 def without_clock(state):
@@ -199,7 +199,7 @@ def without_clock(state):
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_a_run_resumed_at_update_k_ends_where_the_uninterrupted_one_ends(kind, num_updates, walks, tmp_path, capsys):
     """Parameters, optimiser, counters, random generators, environments: bitwise; records: all but the clock's."""
-    assert agents.task.run(config_of(kind, tmp_path / "whole")) == 0
+    assert rlgns.agents.task.run(config_of(kind, tmp_path / "whole")) == 0
     cut_and_resume(walks, config_of(kind, tmp_path / "cut"), num_updates)
     whole, cut = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "cut"))
     assert whole["num_updates"] == NUM_UPDATES
@@ -231,12 +231,12 @@ def test_environments_that_cannot_be_saved_start_fresh_episodes_with_other_seeds
 def test_a_run_stopped_inside_a_rollout_goes_on_from_its_last_update_with_fresh_episodes(walks, tmp_path, capsys):
     config = config_of("ppo, annealed", tmp_path / "run")
     walks.make.options = {"sigterm_at": 5 * config.num_steps + 3}
-    assert agents.task.run(config) == 143
+    assert rlgns.agents.task.run(config) == 143
     state = load_checkpoint(config.out / "checkpoint.pt")
     assert state["num_updates"] == 5
     assert "environments" not in state  # they are three steps ahead of the parameters
     walks.make.options = {}
-    assert agents.task.run(parse(["--resume", str(config.out)])) == 0
+    assert rlgns.agents.task.run(parse(["--resume", str(config.out)])) == 0
     said = capsys.readouterr().err
     assert "stopping after this step" in said
     assert "resuming after update 5; environments start fresh episodes" in said
@@ -255,7 +255,7 @@ def test_resuming_adds_to_the_records_and_notes_itself(walks, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert [entry["progress/steps"] for entry in config["resumptions"]] == [5]
     assert config["options"]["resume"] is None
-    assert agents.task.run(parse(["--resume", str(tmp_path / "run"), "--total-transitions", "400"])) == 0
+    assert rlgns.agents.task.run(parse(["--resume", str(tmp_path / "run"), "--total-transitions", "400"])) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert [entry["progress/steps"] for entry in config["resumptions"]] == [5, NUM_UPDATES]
     assert config["options"]["total_transitions"] == 400
@@ -266,7 +266,9 @@ def test_a_run_that_is_measured_trains_the_same_as_one_that_is_not(walks, tmp_pa
     states = []
     for measure in (True, False):
         config = replace(config_of("ppo, annealed", tmp_path / str(measure)), measure=measure, measure_every=1)
-        assert agents.task.run(replace(config, by_layer=measure, preconditioned=measure, design_effect_every=1)) == 0
+        assert (
+            rlgns.agents.task.run(replace(config, by_layer=measure, preconditioned=measure, design_effect_every=1)) == 0
+        )
         states.append(without_clock(load_checkpoint(config.out / "checkpoint.pt")))
     assert_same_state(*states)
 
@@ -281,7 +283,7 @@ def test_rewards_that_become_nan_stop_the_run_with_the_last_good_checkpoint(
 ):
     config = replace(config_of(kind, tmp_path / "run"), measure=measure, measure_every=1, checkpoint_seconds=1e9)
     walks.make.options = {"nan_after": num_good * config.num_steps + 2}
-    assert agents.task.run(config) == 1
+    assert rlgns.agents.task.run(config) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert f"training diverged at update {num_good + 1}: " in errors[0]

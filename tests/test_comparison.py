@@ -13,10 +13,13 @@ import pytest
 from synthetic_runs import moments_of, write_run
 from wandb_log import read_wandb_log
 
-from rlgns.cli import main
-from rlgns.comparison import PAPER, as_table, courses_of, rows_of
-from rlgns.outcomes import outcomes_of
-from rlgns.study import study_of
+from rlgns.commands.cli import main
+from rlgns.study.comparison import PAPER, as_table, courses_of, rows_of
+from rlgns.study.outcomes import outcomes_of
+from rlgns.study.study import study_of
+from rlgns.tasks.config import DEFAULTS
+
+DEFAULT_OPTIONS = {task: vars(config) for task, config in DEFAULTS.items()}
 
 ATARI = {"game": "Breakout", "env": None, "frameskip": 4}
 
@@ -58,7 +61,7 @@ def found(studies):
 
 
 def test_every_task_is_a_row_and_atari_is_one_by_frame_too(found):
-    rows = rows_of(found)
+    rows = rows_of(found, DEFAULT_OPTIONS)
     assert [(row.task, row.unit) for row in rows] == [
         ("A2C on breakout", "transitions"),
         ("A2C on breakout", "frames"),
@@ -73,7 +76,7 @@ def test_every_task_is_a_row_and_atari_is_one_by_frame_too(found):
 
 
 def test_start_is_at_the_easiest_goal_and_average_at_the_last(found):
-    row = next(row for row in rows_of(found) if row.task == "mnist")
+    row = next(row for row in rows_of(found, DEFAULT_OPTIONS) if row.task == "mnist")
     assert row.goals == ("2", "1")
     assert row.critical_start.point == pytest.approx(40, rel=0.15)
     assert row.critical_average.point == pytest.approx(160, rel=0.1)
@@ -83,7 +86,7 @@ def test_start_is_at_the_easiest_goal_and_average_at_the_last(found):
 
 
 def test_rows_name_the_papers_and_what_stands_in_for_its_data(found):
-    rows = {row.task: row for row in rows_of(found)}
+    rows = {row.task: row for row in rows_of(found, DEFAULT_OPTIONS)}
     assert rows["mnist"].paper.critical_average == (200, 200)
     assert rows["mnist"].stands_in_for is None
     assert rows["vae on cifar10"].paper.task == "VAE"
@@ -126,7 +129,7 @@ def test_a_course_is_the_trained_losss_noise_scale_over_progress(found):
 
 
 def test_the_table_holds_plain_values_and_none_for_what_is_unknown(found, tmp_path):
-    for row in as_table(rows_of(found)):
+    for row in as_table(rows_of(found, DEFAULT_OPTIONS)):
         assert all(value is None or isinstance(value, str | int | float) for value in row.values())
         json.dumps(row, allow_nan=False)
 
@@ -186,6 +189,6 @@ def test_a_task_without_a_fit_or_a_noise_scale_is_a_row_all_the_same(tmp_path):
             tmp_path / str(seed), num_envs=None, num_steps=None, batch_size=64, learning_rate=1e-3, seed=seed,
             goals={1.0: 100}, task="mnist", told={"unit": "images"},
         )  # fmt: skip
-    (row,) = rows_of([study_of(outcomes_of([tmp_path]))])
+    (row,) = rows_of([study_of(outcomes_of([tmp_path]))], DEFAULT_OPTIONS)
     assert (row.critical_average, row.simple_average, row.ratio) == (None, None, None)
     assert main(["compare", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0

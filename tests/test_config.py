@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.config import A2C_DEFAULTS, CHANGEABLE_ON_RESUME, PPO_DEFAULTS, TrainConfig, resolved
-from agents.options import parse
-from rlgns.flags import as_mapping, from_mapping
-from rlgns.run_directory import write_json
+from rlgns.agents.config import A2C_DEFAULTS, CHANGEABLE_ON_RESUME, PPO_DEFAULTS, TrainConfig, resolved
+from rlgns.agents.options import parse
+from rlgns.runs.directory import write_json
+from rlgns.runs.options import as_mapping, from_mapping
 
 FLAGS = {f.name: "--" + f.name.replace("_", "-") for f in fields(TrainConfig)}
 
@@ -130,7 +130,7 @@ def test_every_flag_has_help(name, help_text):
 
 
 def test_help_names_what_measuring_every_so_often_defaults_to(help_text):
-    from agents.measuring import default_measure_every
+    from rlgns.agents.measuring import default_measure_every
 
     words = re.sub(r"[│\s]+", " ", help_text)
     assert f"A2C {default_measure_every(1, True)}, PPO {default_measure_every(TrainConfig().num_epochs)}]" in words
@@ -139,7 +139,7 @@ def test_help_names_what_measuring_every_so_often_defaults_to(help_text):
 def test_help_and_bad_input_are_answered_without_torch():
     code = """
 import sys
-from agents.cli import main
+from rlgns.agents.cli import main
 for arguments in (["--help"], ["--num-envs", "x"]):
     try:
         main(arguments)

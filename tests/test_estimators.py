@@ -5,7 +5,7 @@ import pytest
 from oracles import Noise, jackknife_by_leaving_out, many_moments, spectrum
 
 from rlgns import GradientMoments, effective_dimension, moments_from_groups, noise_scale
-from rlgns.estimators import NotFiniteError
+from rlgns.noise.moments import NotFiniteError
 
 
 def gradients(K: int = 6, P: int = 11, seed: int = 0) -> np.ndarray:

@@ -16,11 +16,11 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from agents import A2C, PPO, AtariVecEnv
-from agents.collecting import act
-from agents.rollouts import DeviceRolloutBuffer, Frames
-from agents.stepping import Step, in_parts
-from rlgns.machine import release_cores
+from rlgns.agents import A2C, PPO, AtariVecEnv
+from rlgns.agents.collecting import act
+from rlgns.agents.rollouts import DeviceRolloutBuffer, Frames
+from rlgns.agents.stepping import Step, in_parts
+from rlgns.runs.machine import release_cores
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 VECTORS = spaces.Box(-1, 1, (3,), np.float32)
@@ -318,7 +318,7 @@ def test_freed_memory_is_not_faulted_in_again_however_large():
     code = """
         import resource
         import torch
-        from rlgns.machine import keep_freed_memory
+        from rlgns.runs.machine import keep_freed_memory
 
         keep_freed_memory()
         keep_freed_memory()

@@ -10,9 +10,9 @@ import pytest
 from oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
-from rlgns.figures import _limits, _windows, noise_scale_figure
-from rlgns.goals import RETURN
-from rlgns.measurements import record_of
+from rlgns.noise.history import record_of
+from rlgns.report.run_figures import _limits, _windows, noise_scale_figure
+from rlgns.runs.goals import RETURN
 
 draw = partial(noise_scale_figure, measure=RETURN, batch_size=2048)
 
@@ -99,7 +99,9 @@ def test_windows_are_consecutive_and_hold_at_least_eight_measurements_where_ther
 
 def test_every_bound_and_arrow_lies_inside_the_axes(tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("rlgns.figures.Figure.savefig", lambda self, path, **_: drawn.setdefault("figure", self))
+    monkeypatch.setattr(
+        "rlgns.report.run_figures.Figure.savefig", lambda self, path, **_: drawn.setdefault("figure", self)
+    )
     for case in ("intervals", "lower bounds", "one measurement"):
         drawn.clear()
         draw(CASES[case], ["policy", "value"], title="", paths=[tmp_path / "x"])

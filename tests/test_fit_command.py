@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from synthetic_runs import config_of, damage, write_run, write_sweep
 
-from rlgns.cli import main
-from rlgns.records import read_records
+from rlgns.commands.cli import main
+from rlgns.runs.records import read_records
 
 KEY = "k" * 40
 
@@ -248,7 +248,7 @@ def ask_wandb(server: Server, home: Path, *arguments: str, key: str | None = KEY
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(unset)}
     wandb = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", **({"WANDB_API_KEY": key} if key else {})}
     return subprocess.run(
-        [sys.executable, "-c", "import sys, rlgns.cli; sys.exit(rlgns.cli.main())", "fit", *arguments],
+        [sys.executable, "-c", "import sys; from rlgns.commands import cli; sys.exit(cli.main())", "fit", *arguments],
         env={**kept, **wandb, "HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from synthetic_runs import progress, write_run
 
-from rlgns.following import Follower, budget, is_hopeless
-from rlgns.goals import Reached, record_of
-from rlgns.outcomes import outcome_of
+from rlgns.runs.goals import Reached, record_of
+from rlgns.study.outcomes import outcome_of
+from rlgns.sweeps.pruning import Follower, budget, is_hopeless
 
 
 def append(run, *records, end="\n"):

@@ -13,12 +13,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
-import agents.forwards
-from agents import A2C, PPO, AtariVecEnv
-from agents.forwards import MAX_TRANSITIONS, Forwards
-from agents.policies import ImagePolicy, NatureCNNInBfloat16
-from agents.rollouts import DeviceRolloutBuffer
-from rlgns.gradients import AT_ONCE
+import rlgns.agents.forwards
+from rlgns.agents import A2C, PPO, AtariVecEnv
+from rlgns.agents.forwards import MAX_TRANSITIONS, Forwards
+from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
+from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.gradients.groups import AT_ONCE
 
 UPDATES = 3
 NUM_ENVS = 8
@@ -108,9 +108,9 @@ def test_measuring_changes_no_bit(uses):
 
 def test_nothing_is_left_to_the_garbage_collector(monkeypatch):
     calls = []
-    init = agents.forwards._Call.__init__
+    init = rlgns.agents.forwards._Call.__init__
     monkeypatch.setattr(
-        agents.forwards._Call, "__init__", lambda self, *a: calls.append(weakref.ref(self)) or init(self, *a)
+        rlgns.agents.forwards._Call, "__init__", lambda self, *a: calls.append(weakref.ref(self)) or init(self, *a)
     )
     gc.disable()
     try:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlgns.goals import GoalTracker, Reached, goals_of, level_in_words, record_of
+from rlgns.runs.goals import GoalTracker, Reached, goals_of, level_in_words, record_of
 
 
 def progress(steps: int) -> dict[str, object]:

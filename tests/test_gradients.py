@@ -8,11 +8,13 @@ from oracles import flat, group_gradients
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlgns import gradients, grams, moments_from_groups
-from rlgns.estimators import NotFiniteError
-from rlgns.gradients import group_grams, group_moments, preconditioner_roots
-from rlgns.grouping import environment_groups
-from rlgns.parallel import ALONE
+from rlgns import moments_from_groups
+from rlgns.gradients import grams
+from rlgns.gradients import groups as gradients
+from rlgns.gradients.groups import group_grams, group_moments, preconditioner_roots
+from rlgns.noise.grouping import environment_groups
+from rlgns.noise.moments import NotFiniteError
+from rlgns.runs.ranks import ALONE
 
 K, B = 6, 48
 GROUPS = np.random.default_rng(0).permutation(B).reshape(K, -1)

@@ -31,11 +31,11 @@ from test_gradients import (
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-import agents.algorithms
-from agents import A2C, DeviceRolloutBuffer, RolloutMeasurer, TrainingDivergedError
+import rlgns.agents.algorithms
 from rlgns import moments_from_groups
-from rlgns.gradients import group_backward, group_moments
-from rlgns.measurements import TRAINED
+from rlgns.agents import A2C, DeviceRolloutBuffer, RolloutMeasurer, TrainingDivergedError
+from rlgns.gradients.groups import group_backward, group_moments
+from rlgns.noise.history import TRAINED
 
 BY_GROUP = {
     "layer norm": with_layer_norm,
@@ -418,7 +418,7 @@ def test_a2cs_parameters_are_bitwise_the_same_whether_its_updates_are_measured_o
 def test_gradients_are_made_by_group_and_measured_in_every_so_manieth_update(monkeypatch):
     told, shapes = Told(), []
     monkeypatch.setattr(
-        agents.algorithms,
+        rlgns.agents.algorithms,
         "group_backward",
         lambda model, terms, groups, **k: shapes.append(groups.shape) or group_backward(model, terms, groups, **k),
     )

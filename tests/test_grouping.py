@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rlgns.grouping import default_num_groups, environment_groups, transition_groups
+from rlgns.noise.grouping import default_num_groups, environment_groups, transition_groups
 
 T, N = 5, 12
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rlgns import layer_products
-from rlgns.parallel import ALONE
+from rlgns.gradients import layer_products
+from rlgns.runs.ranks import ALONE
 
 K = 6
 

@@ -1,93 +1,44 @@
-"""Who may import whom: scripts over agents over rlgns, and the levels inside rlgns, read from the source."""
+"""Who may import whom: one row a package, read from the source."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from rlgns.cli import COMMANDS
-
 ROOT = Path(__file__).parents[1]
 
-MATHS = {"records", "estimators", "statistics", "grouping", "measurements", "goals", "likelihoods", "fits"}
-"""Level 0: can be read and trusted without a GPU, imports in an instant."""
 
-MAY_IMPORT = {
-    **{name: {"numpy", "scipy"} for name in MATHS},
-    "parallel": {"torch"},
-    "normalisation": {"torch"},
-    "grams": {"numpy", "torch"},
-    "layer_products": {"torch"},
-    "gradients": {"numpy", "torch"},
-    "checkpoints": {"numpy", "torch"},
-    "run_directory": set(),
-    "running": set(),
-    "sinks": {"numpy", "wandb"},
-    "figures": {"numpy", "matplotlib"},
-    "console": {"rich"},
-    "flags": {"pydantic", "tyro", "yaml"},
-    "tasks.__init__": set(),
-    "tasks.quadratic": {"numpy"},
-    "tasks.config": set(),
-    "tasks.data": {"numpy", "torch", "cv2", "datasets", "sklearn"},
-    "tasks.text": {"torch", "tokenizers"},
-    "tasks.networks": {"torch"},
-    "tasks.catalogue": {"torch"},
-    "tasks.optimizers": {"torch", "pytorch_optimizer"},
-    "tasks.learning": {"numpy", "torch"},
-    "tasks.swap": {"torch"},
-    "sharpness": {"numpy", "scipy", "torch"},
-    "tasks.supervised": {"torch"},
-    "tasks.entry": set(),
-    "schedules": set(),
-    "machine": set(),
-    "network": set(),
-    "__main__": set(),
-    "cli": set(),
-    "outcomes": set(),
-    "points": set(),
-    "goal_fits": {"numpy", "scipy"},
-    "predictions": set(),
-    "advice": set(),
-    "study": set(),
-    "sweeps": {"sweeps"},
-    "following": set(),
-    "jobs": set(),
-    "launcher": set(),
-    "sweep_figures": {"numpy", "matplotlib"},
-    "report": {"jinja2"},
-    "comparison": set(),
-    "comparison_figures": {"numpy", "matplotlib"},
-    "comparison_page": set(),
-    **{f"commands.{name}": set() for name in ("__init__", *COMMANDS)},
-    "summary": set(),
-    "__init__": set(),
-}
-"""Packages beyond the standard library by module of rlgns."""
+class Room(NamedTuple):
+    """What a package may import: other packages of rlgns, and packages beyond the standard library."""
 
-ABOVE_MATHS = {
-    **dict.fromkeys(MATHS, MATHS),
-    "parallel": set(),
-    "grams": MATHS | {"parallel"},
-    "normalisation": set(),
-    "layer_products": MATHS | {"parallel", "grams", "normalisation"},
-    "gradients": MATHS | {"parallel", "grams", "layer_products"},
-    "checkpoints": MATHS,
-    "schedules": set(),
-    "network": set(),
-    "run_directory": set(),
-    "flags": {"run_directory"},
-    "outcomes": MATHS,
-    "points": MATHS | {"outcomes"},
-    "goal_fits": MATHS | {"outcomes", "points"},
-    "predictions": MATHS | {"outcomes", "points"},
-    "advice": MATHS | {"outcomes", "points", "goal_fits", "predictions"},
-    "study": MATHS | {"outcomes", "points", "goal_fits", "predictions", "advice"},
-    "__init__": MATHS,
+    below: set[str]
+    libraries: set[str]
+
+
+ROOMS = {
+    "noise": Room(set(), {"numpy", "scipy"}),
+    "runs": Room({"noise"}, {"numpy", "pydantic", "rich", "torch", "tyro", "wandb", "yaml"}),
+    "gradients": Room({"noise", "runs"}, {"numpy", "torch"}),
+    "study": Room({"noise", "runs"}, {"numpy", "scipy"}),
+    "sweeps": Room({"runs", "study"}, {"sweeps"}),
+    "report": Room({"noise", "runs", "study"}, {"jinja2", "matplotlib", "numpy"}),
+    "tasks": Room(
+        {"noise", "runs", "gradients", "report"},
+        {"cv2", "datasets", "numpy", "pytorch_optimizer", "scipy", "sklearn", "tokenizers", "torch"},
+    ),
+    "commands": Room({"runs", "study", "sweeps", "report", "tasks"}, set()),
+    "agents": Room(
+        {"noise", "runs", "gradients", "report"},
+        {"ale_py", "gymnasium", "numpy", "stable_baselines3", "torch", "typing_extensions"},
+    ),
+    "": Room({"noise", "commands"}, set()),  # rlgns/__init__.py and __main__.py
 }
-"""Modules of rlgns that a module of rlgns may import; level 3 may import all."""
+
+INSTANT = ("rlgns", "rlgns.noise.scale", "rlgns.noise.history", "rlgns.runs.records", "rlgns.study.fits")
+"""Modules that load neither torch nor anything else that is slow to import."""
 
 
 def imports(path: Path) -> set[str]:
@@ -102,63 +53,82 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def packages(path: Path) -> set[str]:
+def top_level_packages(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in imports(path)}
 
 
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+def sources(room: str) -> list[Path]:
+    if room == "agents":  # rlgns/agents is a link to this folder
+        return sorted((ROOT / "agents").rglob("*.py"))
+    return sorted((ROOT / "rlgns" / room).glob("*.py" if room == "" else "**/*.py"))
 
 
-def name_of(path: Path) -> str:
-    """Dotted, below rlgns."""
-    return ".".join(path.relative_to(ROOT / "rlgns").with_suffix("").parts)
+def rooms_imported_by(path: Path) -> set[str]:
+    second = {name.split(".")[1] for name in imports(path) if name.startswith("rlgns.")}
+    return {name for name in second if (ROOT / "rlgns" / name).is_dir()}
 
 
-def modules_of_rlgns(path: Path) -> set[str]:
-    names = [name.split(".") for name in imports(path)]
-    exported = set(ast.literal_eval((ROOT / "rlgns/__init__.py").read_text().partition("__all__ = ")[2]))
-    found = {"__init__" if name[1] in exported else name[1] for name in names if name[0] == "rlgns"}
-    return {f"{name}.__init__" if (ROOT / "rlgns" / name / "__init__.py").exists() else name for name in found}
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_package_imports_what_its_row_allows_and_nothing_else(room):
+    for path in sources(room):
+        allowed = ROOMS[room].below | {room}
+        assert rooms_imported_by(path) <= allowed, path
+        assert top_level_packages(path) <= ROOMS[room].libraries | {"rlgns"} | sys.stdlib_module_names, path
 
 
-@pytest.mark.parametrize("path", sources("rlgns"), ids=name_of)
-def test_a_module_of_rlgns_imports_only_the_packages_of_its_level(path):
-    name = name_of(path)
-    assert name in MAY_IMPORT, f"say in tests/test_layers.py which packages rlgns/{name} may import"
-    assert packages(path) <= MAY_IMPORT[name] | {"rlgns"} | sys.stdlib_module_names
+def test_every_row_is_needed_in_full():
+    for room, (below, libraries) in ROOMS.items():
+        assert below <= set().union(*map(rooms_imported_by, sources(room))), room
+        assert libraries <= set().union(*map(top_level_packages, sources(room))), room
 
 
-@pytest.mark.parametrize("path", sources("rlgns"), ids=name_of)
-def test_a_module_of_rlgns_imports_no_level_above_its_own(path):
-    assert modules_of_rlgns(path) <= ABOVE_MATHS.get(name_of(path), MAY_IMPORT.keys())
+def test_every_package_has_a_row():
+    packages = {path.parent.name for path in (ROOT / "rlgns").glob("*/__init__.py")}
+    assert packages == ROOMS.keys() - {""}
 
 
-def test_modules_of_rlgns_do_not_import_each_other_in_a_circle():
-    order, graph = [], {name_of(path): modules_of_rlgns(path) for path in sources("rlgns")}
-    while graph:
-        ready = {name for name, needed in graph.items() if needed <= set(order)}
-        assert ready, f"a circle among {sorted(graph)}"
-        order += ready
-        graph = {name: needed for name, needed in graph.items() if name not in ready}
+def test_packages_do_not_import_each_other_in_a_circle():
+    order, waiting = set(), {room: row.below for room, row in ROOMS.items()}
+    while waiting:
+        ready = {room for room, below in waiting.items() if below <= order}
+        assert ready, f"a circle among {sorted(waiting)}"
+        order |= ready
+        waiting = {room: below for room, below in waiting.items() if room not in ready}
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    files = {
+        ".".join(["rlgns", *([room] if room else []), *path.relative_to(folder).with_suffix("").parts]): path
+        for room in ROOMS
+        for folder in [ROOT / "agents" if room == "agents" else ROOT / "rlgns" / room]
+        for path in sources(room)
+    }
+    waiting = {
+        name: {other for imported in imports(path) for other in (imported, imported.rpartition(".")[0])}
+        & files.keys() - {name}
+        for name, path in files.items()
+    }
+    order: set[str] = set()
+    while waiting:
+        ready = {name for name, needed in waiting.items() if needed <= order}
+        assert ready, f"a circle among {sorted(waiting)}"
+        order |= ready
+        waiting = {name: needed for name, needed in waiting.items() if name not in ready}
 
 
 def test_wandb_is_imported_in_one_file():
-    assert [p for folder in ("rlgns", "agents") for p in sources(folder) if "wandb" in packages(p)] == [
-        ROOT / "rlgns/sinks.py"
-    ]
+    importing = [path for room in ROOMS for path in sources(room) if "wandb" in top_level_packages(path)]
+    assert importing == [ROOT / "rlgns/runs/sinks.py"]
 
 
-def test_rlgns_imports_neither_agents_nor_scripts_and_agents_no_scripts():
-    for path in sources("rlgns"):
-        assert not packages(path) & {"agents", "scripts", "stable_baselines3", "gymnasium", "ale_py"}, path
-    for path in sources("agents"):
-        assert "scripts" not in packages(path), path
+@pytest.mark.parametrize("room", ["noise", "study"])
+def test_mathematics_and_study_never_import_torch_or_a_plotting_library(room):
+    for path in sources(room):
+        assert not top_level_packages(path) & {"torch", "matplotlib"}, path
 
 
 def test_importing_rlgns_or_its_mathematics_loads_no_torch_wandb_or_matplotlib():
-    modules = ", ".join(["rlgns", *(f"rlgns.{name}" for name in sorted(MATHS))])
     heavy = ("torch", "wandb", "matplotlib", "stable_baselines3", "gymnasium")
-    code = f"import sys, {modules}; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
+    code = f"import sys, {', '.join(INSTANT)}; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) in {(0, ""), (1, "")}, done.stderr

@@ -15,7 +15,7 @@ from test_parallel import end, environment, free_port
 from torch import nn
 
 from rlgns import moments_from_groups, noise_scale
-from rlgns.parallel import ALONE, Ranks
+from rlgns.runs.ranks import ALONE, Ranks
 from rlgns.tasks.catalogue import TASKS, Task
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.data import Data, InMemory, load_digits

@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActor
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch.nn import functional
 
-from agents.losses import a2c_terms, normalised, ppo_terms, rollout_terms, select, weighted_terms, whole_rollout
+from rlgns.agents.losses import a2c_terms, normalised, ppo_terms, rollout_terms, select, weighted_terms, whole_rollout
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 DISCRETE, CONTINUOUS = spaces.Discrete(4), spaces.Box(-1, 1, (2,), np.float32)

@@ -6,8 +6,8 @@ import pytest
 from oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
-from rlgns.measurements import History, estimate_record, measurement_of, record_of
-from rlgns.records import plain
+from rlgns.noise.history import History, estimate_record, measurement_of, record_of
+from rlgns.runs.records import plain
 
 NOISE = spectrum(np.ones(20), 100)
 

@@ -12,9 +12,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from torch.nn import functional
 
-from agents import A2C, PPO, AtariVecEnv, NoiseScaleCallback, RolloutMeasurer
-from agents.measuring import COST_AT_DEFAULT, MEASUREMENT_COST, default_measure_every
-from rlgns.records import columns
+from rlgns.agents import A2C, PPO, AtariVecEnv, NoiseScaleCallback, RolloutMeasurer
+from rlgns.agents.measuring import COST_AT_DEFAULT, MEASUREMENT_COST, default_measure_every
+from rlgns.runs.records import columns
 
 SMALL_PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
 KINDS = [(A2C, {}), (PPO, SMALL_PPO)]

@@ -5,11 +5,11 @@ from contextlib import closing, nullcontext
 import pytest
 import torch
 
-import agents.collecting
-from agents.config import TrainConfig, resolved
-from agents.environments import make_environments
-from agents.models import make_model
-from agents.policies import ImagePolicy
+import rlgns.agents.collecting
+from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.environments import make_environments
+from rlgns.agents.models import make_model
+from rlgns.agents.policies import ImagePolicy
 
 
 def configured(algo, precision):
@@ -87,5 +87,5 @@ def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(m
         return list(model.policy.parameters())
 
     kept = parameters_after_three_updates()
-    monkeypatch.setattr(agents.collecting, "_casts_kept", lambda _: nullcontext())
+    monkeypatch.setattr(rlgns.agents.collecting, "_casts_kept", lambda _: nullcontext())
     assert all(torch.equal(a, b) for a, b in zip(kept, parameters_after_three_updates(), strict=True))

@@ -9,8 +9,8 @@ import torch
 from test_parallel import end, environment, free_port
 from torch import nn
 
-from rlgns.normalisation import GroupBatchNorm
-from rlgns.parallel import Ranks
+from rlgns.gradients.normalisation import GroupBatchNorm
+from rlgns.runs.ranks import Ranks
 
 C = 5
 

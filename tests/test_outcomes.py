@@ -4,10 +4,10 @@ import json
 import pytest
 from synthetic_runs import config_of, damage, growing_moments, write_run, write_sweep
 
-from rlgns.goals import Reached
-from rlgns.measurements import History
-from rlgns.outcomes import outcome_of, outcomes_of, outcomes_of_wandb
-from rlgns.records import RecordWriter, read_records
+from rlgns.noise.history import History
+from rlgns.runs.goals import Reached
+from rlgns.runs.records import RecordWriter, read_records
+from rlgns.study.outcomes import outcome_of, outcomes_of, outcomes_of_wandb
 
 
 def run(folder, name="run", **changed):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.distributed import group, is_initialized
 
-from rlgns.parallel import ALONE, Ranks, first_host, store_address
+from rlgns.runs.ranks import ALONE, Ranks, first_host, store_address
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 60.0

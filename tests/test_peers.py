@@ -9,9 +9,9 @@ from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from agents.atari import AtariVecEnv
-from agents.config import TrainConfig, resolved
-from agents.losses import normalised
+from rlgns.agents.atari import AtariVecEnv
+from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.losses import normalised
 
 SOURCE = importlib.util.spec_from_file_location("peers", Path(__file__).parents[1] / "scripts" / "peers.py")
 peers = importlib.util.module_from_spec(SOURCE)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from rlgns.cli import main
+from rlgns.commands.cli import main
 from rlgns.commands.demo import DEMOS
-from rlgns.fits import fit_critical_batch_size
-from rlgns.measurements import History
-from rlgns.records import read_records
+from rlgns.noise.history import History
+from rlgns.runs.records import read_records
+from rlgns.study.fits import fit_critical_batch_size
 from rlgns.tasks import quadratic
 from rlgns.tasks.quadratic import Quadratic, QuadraticConfig
 

@@ -34,10 +34,10 @@ from test_gradients import (
 from test_parallel import TIMEOUT, end, environment, free_port
 from torch import Tensor, nn
 
-from agents import A2C, PPO, DeviceRolloutBuffer, RolloutMeasurer
-from rlgns.gradients import group_backward, group_grams
-from rlgns.measurements import TRAINED
-from rlgns.parallel import ALONE, Ranks
+from rlgns.agents import A2C, PPO, DeviceRolloutBuffer, RolloutMeasurer
+from rlgns.gradients.groups import group_backward, group_grams
+from rlgns.noise.history import TRAINED
+from rlgns.runs.ranks import ALONE, Ranks
 
 SIZE = 2
 

@@ -20,11 +20,11 @@ import whole_runs
 from test_parallel import free_port
 from whole_runs import FORKS, SCRIPT, TIMEOUT, Ended, Started, environment, run, wait_until
 
-from rlgns.checkpoints import load_checkpoint
-from rlgns.measurements import measurement_of
-from rlgns.records import Record, read_lines, read_records
-from rlgns.run_directory import read_config
-from rlgns.statistics import Moments, PooledMoments
+from rlgns.noise.history import measurement_of
+from rlgns.noise.scale import Moments, PooledMoments
+from rlgns.runs.checkpoints import load_checkpoint
+from rlgns.runs.directory import read_config
+from rlgns.runs.records import Record, read_lines, read_records
 
 COMMON = (
     "--num-envs", "8", "--num-groups", "8", "--num-threads", "1", "--num-torch-threads", "1", "--device", "cpu",

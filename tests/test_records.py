@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlgns.records import RecordWriter, columns, plain, read_lines, read_records
+from rlgns.runs.records import RecordWriter, columns, plain, read_lines, read_records
 
 RECORD = {"progress/steps": 1, "noise/policy/noise_scale": 812.5, "train/kind": "ppo", "train/done": False, "x/y": None}
 
@@ -94,7 +94,7 @@ def test_a_run_killed_amid_writing_loses_at_most_the_line_being_written(path):
     code = f"""
 import os, signal
 from pathlib import Path
-from rlgns.records import RecordWriter
+from rlgns.runs.records import RecordWriter
 writer = RecordWriter(Path({str(path)!r}))
 for steps in range(100):
     writer.write({{"progress/steps": steps}})
@@ -181,5 +181,5 @@ def test_a_column_of_text_is_refused():
 
 
 def test_importing_records_loads_neither_torch_nor_wandb():
-    code = "import sys, rlgns.records; assert not {'torch', 'wandb'} & set(sys.modules)"
+    code = "import sys, rlgns.runs.records; assert not {'torch', 'wandb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,12 +12,12 @@ import pytest
 from synthetic_runs import write_run, write_sweep
 from wandb_log import read_wandb_log
 
-from rlgns.advice import rounded
-from rlgns.cli import main
-from rlgns.outcomes import outcomes_of
-from rlgns.report import ON_DARK, render
-from rlgns.study import as_mapping, study_of
-from rlgns.sweep_figures import GOALS, INK, LOSSES, batch_colours, figures_of
+from rlgns.commands.cli import main
+from rlgns.report.sweep_figures import GOALS, INK, LOSSES, batch_colours, figures_of
+from rlgns.report.sweep_page import ON_DARK, render
+from rlgns.study.advice import rounded
+from rlgns.study.outcomes import outcomes_of
+from rlgns.study.study import as_mapping, study_of
 
 
 def report(*arguments: object) -> int:

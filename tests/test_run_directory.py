@@ -6,8 +6,17 @@ from pathlib import Path
 
 import pytest
 
-import rlgns.run_directory
-from rlgns.run_directory import CHECKPOINT, CONFIG, METRICS, PACKAGES, RunDirectory, provenance, read_config, write_json
+import rlgns.runs.directory
+from rlgns.runs.directory import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    PACKAGES,
+    RunDirectory,
+    provenance,
+    read_config,
+    write_json,
+)
 
 
 def test_a_directory_is_made_with_its_parents_and_is_free_again_afterwards(tmp_path):
@@ -46,7 +55,7 @@ def test_two_do_not_write_to_one_directory(tmp_path):
         RunDirectory(tmp_path)
     code = f"""
 from pathlib import Path
-from rlgns.run_directory import RunDirectory
+from rlgns.runs.directory import RunDirectory
 try:
     RunDirectory(Path({str(tmp_path)!r}))
 except ValueError as error:
@@ -61,7 +70,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from rlgns.run_directory import RunDirectory
+from rlgns.runs.directory import RunDirectory
 directory = RunDirectory(Path({str(tmp_path)!r}))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -86,8 +95,8 @@ def test_fresh_directories_never_coincide(tmp_path, monkeypatch):
         def now(zone):
             return rlgns_datetime(2026, 11, 20, 12, tzinfo=zone)
 
-    rlgns_datetime = rlgns.run_directory.datetime
-    monkeypatch.setattr(rlgns.run_directory, "datetime", OneMoment)
+    rlgns_datetime = rlgns.runs.directory.datetime
+    monkeypatch.setattr(rlgns.runs.directory, "datetime", OneMoment)
     with RunDirectory.fresh(tmp_path / "runs", "pong-a2c") as a, RunDirectory.fresh(tmp_path / "runs", "pong-a2c") as b:
         assert [one.path.name for one in (a, b)] == ["pong-a2c-20261120-120000", "pong-a2c-20261120-120000-1"]
 
@@ -159,7 +168,7 @@ def test_the_command_is_one_that_a_person_can_give_anywhere(argv, command, monke
 def test_the_git_commit_is_that_of_the_source_with_a_mark_if_it_is_changed():
     def git(*arguments):
         command = ["git", *arguments]
-        root = Path(rlgns.run_directory.__file__).parent
+        root = Path(rlgns.runs.directory.__file__).parent
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
 
     if not git("rev-parse", "HEAD"):
@@ -169,7 +178,7 @@ def test_the_git_commit_is_that_of_the_source_with_a_mark_if_it_is_changed():
 
 
 def test_outside_a_git_checkout_or_without_git_there_is_no_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(rlgns.run_directory, "__file__", str(tmp_path / "run_directory.py"))
+    monkeypatch.setattr(rlgns.runs.directory, "__file__", str(tmp_path / "run_directory.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance()["git_commit"] is None
     monkeypatch.setenv("PATH", "")

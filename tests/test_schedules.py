@@ -1,6 +1,6 @@
 import pytest
 
-from rlgns.schedules import Schedule
+from rlgns.tasks.schedules import Schedule
 
 
 @pytest.mark.parametrize(

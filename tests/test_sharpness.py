@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlgns.sharpness import along_line, flat_parameters, sharpness
+from rlgns.tasks.sharpness import along_line, flat_parameters, sharpness
 
 H = np.array([1.0, 4.0, 0.25, 9.0])
 

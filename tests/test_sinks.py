@@ -18,10 +18,10 @@ import pytest
 from wandb_log import WandbLog, read_wandb_log
 from wandb_server import wandb_server
 
-import rlgns.network
-import rlgns.sinks
-from rlgns.records import columns, read_records
-from rlgns.sinks import JsonLines, WandbOptions, WandbSink, open_wandb
+import rlgns.runs.network
+import rlgns.runs.sinks
+from rlgns.runs.records import columns, read_records
+from rlgns.runs.sinks import JsonLines, WandbOptions, WandbSink, open_wandb
 
 KEY = "k" * 40
 OFFLINE = WandbOptions(mode="offline")
@@ -92,7 +92,7 @@ def refuse(line: str) -> None:
 
 
 def test_importing_sinks_loads_no_wandb():
-    code = "import sys, rlgns.sinks; assert not {'torch', 'wandb'} & set(sys.modules)"
+    code = "import sys, rlgns.runs.sinks; assert not {'torch', 'wandb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -100,7 +100,7 @@ def test_disabled_writes_nothing_and_loads_no_wandb(run_dir):
     code = f"""
 import sys
 from pathlib import Path
-from rlgns.sinks import WandbOptions, open_wandb
+from rlgns.runs.sinks import WandbOptions, open_wandb
 assert open_wandb(WandbOptions(mode="disabled"), Path({str(run_dir)!r}), {{}}, "id") is None
 assert "wandb" not in sys.modules
 """
@@ -210,7 +210,7 @@ def test_without_key_or_network_the_run_is_offline_within_seconds_and_says_so_on
 
 
 def test_a_server_that_accepts_and_never_answers_means_offline(run_dir, monkeypatch, said):
-    monkeypatch.setattr(rlgns.sinks, "INIT_TIMEOUT", 1.0)
+    monkeypatch.setattr(rlgns.runs.sinks, "INIT_TIMEOUT", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -240,7 +240,7 @@ def test_no_key_on_a_terminal_asks_nothing(run_dir, home):
     code = f"""
 import sys
 from pathlib import Path
-from rlgns.sinks import WandbOptions, open_wandb
+from rlgns.runs.sinks import WandbOptions, open_wandb
 assert sys.stdin.isatty() and sys.stderr.isatty()
 open_wandb(WandbOptions(), Path({str(run_dir)!r}), {{}}, "id").finish({{}})
 print("done")
@@ -325,7 +325,7 @@ def test_when_wandbs_own_process_is_killed_the_run_goes_on_and_says_so_once(run_
     code = f"""
 import os, signal, time
 from pathlib import Path
-from rlgns.sinks import WandbOptions, open_wandb
+from rlgns.runs.sinks import WandbOptions, open_wandb
 sink = open_wandb(WandbOptions(mode="offline"), Path({str(run_dir)!r}), {{}}, "id", say=print)
 sink.log({{"progress/transitions": 1}}, 1)
 for pid in Path(f"/proc/self/task/{{os.getpid()}}/children").read_text().split():
@@ -351,7 +351,7 @@ def test_kill_9_leaves_the_records_complete_and_wandbs_log_up_to_the_last_second
     code = f"""
 import os, signal, time
 from pathlib import Path
-from rlgns.sinks import JsonLines, WandbOptions, open_wandb
+from rlgns.runs.sinks import JsonLines, WandbOptions, open_wandb
 run_dir = Path({str(run_dir)!r})
 sinks = [JsonLines(run_dir / "metrics.jsonl"), open_wandb(WandbOptions(mode="offline"), run_dir, {{}}, "id")]
 for step in range(60):
@@ -412,7 +412,7 @@ def test_a_server_behind_a_proxy_counts_as_reachable_when_the_proxy_is(monkeypat
         server = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxies = {"http": f"127.0.0.1:{proxy.getsockname()[1]}"}
-        assert not rlgns.network.is_reachable(server, {})
-        assert rlgns.network.is_reachable(server, proxies)
+        assert not rlgns.runs.network.is_reachable(server, {})
+        assert rlgns.runs.network.is_reachable(server, proxies)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        assert not rlgns.network.is_reachable(server, proxies)
+        assert not rlgns.runs.network.is_reachable(server, proxies)

@@ -9,8 +9,8 @@ import yaml
 from slurm_cluster import NoSlurmError, Slurm, slurm_cluster
 from whole_runs import SCRIPT, wait_until
 
-from rlgns.outcomes import outcomes_of
-from rlgns.records import read_lines, read_records
+from rlgns.runs.records import read_lines, read_records
+from rlgns.study.outcomes import outcomes_of
 
 ARRAY = Path(__file__).parents[1] / "scripts/sweeps/slurm_array.sh"
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from synthetic_runs import growing_moments, moments_of, write_run, write_sweep
 
-from rlgns.goals import Reached
-from rlgns.outcomes import Outcome, outcomes_of
-from rlgns.points import best_points, best_shapes, of_one_task, rank, without_duplicates
-from rlgns.study import (
+from rlgns.runs.goals import Reached
+from rlgns.study.outcomes import Outcome, outcomes_of
+from rlgns.study.points import best_points, best_shapes, of_one_task, rank, without_duplicates
+from rlgns.study.study import (
     as_mapping,
     as_table,
     fit_goals,

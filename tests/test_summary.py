@@ -4,8 +4,8 @@ import math
 import pytest
 
 from rlgns import GradientMoments
-from rlgns.measurements import History
-from rlgns.summary import _round, estimates, summary_lines, summary_numbers
+from rlgns.noise.history import History
+from rlgns.runs.summary import _round, estimates, summary_lines, summary_numbers
 
 
 def moments(sq_norm: float, error: float, trace: float = 1000.0) -> GradientMoments:

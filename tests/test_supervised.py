@@ -10,10 +10,10 @@ import pytest
 import torch
 from real_data import CIFAR10, MNIST, SHAKESPEARE, TINY_IMAGENET, needs_data
 
-from rlgns.checkpoints import load_checkpoint
-from rlgns.measurements import TRAINED, measurement_of
-from rlgns.outcomes import outcome_of
-from rlgns.records import read_records
+from rlgns.noise.history import TRAINED, measurement_of
+from rlgns.runs.checkpoints import load_checkpoint
+from rlgns.runs.records import read_records
+from rlgns.study.outcomes import outcome_of
 from rlgns.tasks import entry
 from rlgns.tasks.config import DEFAULTS, checked, parse
 
@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
 
 
 def test_the_plain_line_tells_a_speed_right_after_an_evaluation_too(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rlgns.console.PLAIN_SECONDS", 0)
+    monkeypatch.setattr("rlgns.runs.progress.PLAIN_SECONDS", 0)
     monkeypatch.setattr("rlgns.tasks.supervised.SHOW_SECONDS", 0)
     assert run_digits(tmp_path / "run", "--max-steps", "20", "--evaluation-growth", "0.001", "--batch-size", "512") == 0
     speeds = re.findall(r"([\d,]+) images/s", capsys.readouterr().err)

@@ -12,10 +12,10 @@ import yaml
 from wandb_log import read_wandb_log
 from whole_runs import environment, wait_until
 
-from rlgns.cli import main
-from rlgns.outcomes import outcomes_of
-from rlgns.records import read_records
-from rlgns.study import study_of
+from rlgns.commands.cli import main
+from rlgns.runs.records import read_records
+from rlgns.study.outcomes import outcomes_of
+from rlgns.study.study import study_of
 
 TRAIN = [sys.executable, "-m", "rlgns", "train", "digits", "--num-torch-threads", "1"]
 

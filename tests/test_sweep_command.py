@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rlgns.cli import main
-from rlgns.outcomes import outcomes_of
-from rlgns.records import read_lines, read_records
+from rlgns.commands.cli import main
+from rlgns.runs.records import read_lines, read_records
+from rlgns.study.outcomes import outcomes_of
 
 QUADRATIC = ["${interpreter}", "-m", "rlgns", "train", "quadratic", "${args}"]
 
@@ -110,7 +110,7 @@ def test_workers_share_the_cores(tmp_path, monkeypatch):
 
 
 def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rlgns.launcher.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("rlgns.sweeps.launcher.LONGEST_PAUSE", 0.0)
     program = tmp_path / "flaky.py"
     program.write_text(FLAKY)
     path = sweep_file(
@@ -135,7 +135,7 @@ def test_a_run_that_its_program_refuses_ends_the_sweep_with_the_programs_words(t
 
 
 def test_a_hopeless_rate_is_stopped_and_not_taken_up_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rlgns.launcher.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("rlgns.sweeps.launcher.LOOK_SECONDS", 0.1)
     rates = {"learning_rate": {"values": [0.0001, 0.2]}, "log_every": {"value": 1}, "step_seconds": {"value": 0.01}}
     path = sweep_file(tmp_path, {**EASY, **rates})
     assert sweep(path) == 0
@@ -289,7 +289,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_of_agents_goes_all_the_way_to_its_page(tmp_path, capsys):
     """The demo's own file with fewer runs and an easy goal."""
-    config = yaml.safe_load((Path(__file__).parents[1] / "rlgns/demos/cartpole.yaml").read_text())
+    config = yaml.safe_load((Path(__file__).parents[1] / "rlgns/commands/demos/cartpole.yaml").read_text())
     config["parameters"] |= {
         "num_envs": {"values": [4, 8, 16, 32]},
         "learning_rate": {"values": [0.004]},

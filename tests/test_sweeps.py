@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlgns.sweeps import Result, RunSpec, Sweep
+from rlgns.sweeps.spec import Result, RunSpec, Sweep
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,18 +19,18 @@ from environments import RandomWalks
 from wandb_log import WandbLog, read_wandb_log
 from whole_runs import TIMEOUT, Ended, run, start, start_anew, wait_until
 
-import rlgns.console
-from agents.measuring import LOSSES
-from rlgns.checkpoints import load_checkpoint
-from rlgns.console import ProgressDisplay, Status
-from rlgns.goals import goals_of
-from rlgns.measurements import TRAINED, History, estimate_record, measurement_of
-from rlgns.outcomes import outcome_of
-from rlgns.records import columns, plain, read_lines, read_records
-from rlgns.run_directory import RunDirectory, read_config
-from rlgns.running import StopRequest
-from rlgns.statistics import PooledMoments
-from rlgns.summary import summary_numbers
+import rlgns.runs.progress
+from rlgns.agents.measuring import LOSSES
+from rlgns.noise.history import TRAINED, History, estimate_record, measurement_of
+from rlgns.noise.scale import PooledMoments
+from rlgns.runs.checkpoints import load_checkpoint
+from rlgns.runs.directory import RunDirectory, read_config
+from rlgns.runs.goals import goals_of
+from rlgns.runs.lifecycle import StopRequest
+from rlgns.runs.progress import ProgressDisplay, Status
+from rlgns.runs.records import columns, plain, read_lines, read_records
+from rlgns.runs.summary import summary_numbers
+from rlgns.study.outcomes import outcome_of
 
 ONE_THREAD = ("--num-torch-threads", "1")
 CARTPOLE = ("--env", "CartPole-v1", "--num-envs", "4", *ONE_THREAD)
@@ -426,7 +426,7 @@ def test_a_second_signal_ends_the_run_at_once():
 
 def test_without_a_terminal_a_line_comes_every_ten_seconds(monkeypatch):
     seconds = iter([0.0, 5.0, 10.0, 10.0, 15.0, 21.0, 21.0])
-    monkeypatch.setattr(rlgns.console.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(rlgns.runs.progress.time, "monotonic", lambda: next(seconds))
     stream = io.StringIO()
     with ProgressDisplay(10_000, "transitions", stream) as display:  # at 0
         for transitions in (100, 2000, 3000, 4000):  # at 5, 10, 15, 21

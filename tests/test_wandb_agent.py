@@ -18,8 +18,8 @@ import yaml
 from wandb_server import WandbServer, wandb_server
 from whole_runs import SCRIPT, environment, wait_until
 
-from rlgns.records import read_lines, read_records
-from rlgns.run_directory import read_config
+from rlgns.runs.directory import read_config
+from rlgns.runs.records import read_lines, read_records
 
 ROOT = Path(__file__).parents[1]
 ARRAY = ROOT / "scripts" / "sweeps" / "slurm_array.sh"

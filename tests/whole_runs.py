@@ -16,7 +16,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train_atari.py"
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["agents.task", "rlgns.figures"])
+FORKS.set_forkserver_preload(["rlgns.agents.task", "rlgns.report.run_figures"])
 TIMEOUT = 120.0
 
 

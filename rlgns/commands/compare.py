@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlgns.commands.fit import folders_first, outcomes_named
-from rlgns.flags import parse_flags
+from rlgns.runs.options import parse_flags
 
 DESCRIPTION = (
     "Write a page (HTML, complete in itself), figures (PNG, SVG) and a table (CSV, JSON) that hold the tasks of the\n"
@@ -38,9 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     folders, flags = folders_first(arguments)
     options = parse_flags(CompareOptions, flags, description=DESCRIPTION, program="rlgns compare [STUDY …]")
-    from rlgns.comparison import as_table
-    from rlgns.comparison_page import lines_of, write_comparison
-    from rlgns.study import study_of
+    from rlgns.report.comparison_page import lines_of, write_comparison
+    from rlgns.study.comparison import as_table
+    from rlgns.study.study import study_of
+    from rlgns.tasks.config import DEFAULTS
 
     runs = outcomes_named(folders, None, "rlgns compare")
     tasks = sorted({run.task for run in runs if any(run.goals)})
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("the runs had no goals, so that there is no B_crit to compare; start them with --goals")
     studies = [study_of(runs, task=task, confidence=options.level) for task in tasks]
     command = shlex.join(["rlgns", "compare", *arguments])
-    page, rows = write_comparison(studies, options.out, command=command)
+    page, rows = write_comparison(
+        studies, options.out, command=command, defaults={task: vars(config) for task, config in DEFAULTS.items()}
+    )
     print("\n".join(lines_of(rows)))
     print(page)
     if options.log_to_wandb != "disabled":
@@ -57,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _log(table: list[dict[str, object]], options: CompareOptions) -> None:
-    from rlgns.report import FIGURES
-    from rlgns.sinks import WandbOptions, open_wandb
+    from rlgns.report.sweep_page import FIGURES
+    from rlgns.runs.sinks import WandbOptions, open_wandb
 
     place = WandbOptions(
         mode=options.log_to_wandb, project=options.wandb_project, job_type="report", name="comparison of tasks"

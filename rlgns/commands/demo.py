@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from rlgns.commands import report, sweep
-from rlgns.flags import nearest, parse_flags
+from rlgns.runs.options import nearest, parse_flags
 
 DEMOS = {
     "cartpole": "A2C on CartPole, 36 runs; about three minutes on two cores",
@@ -39,6 +39,6 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"unknown demo '{name}'; use {nearest(name, set(DEMOS)) or ' or '.join(DEMOS)}")
     out = options.out or Path("runs") / f"demo-{name}"
     print(f"{DEMOS[name]}\n{DESCRIPTION}")
-    with resources.as_file(resources.files("rlgns") / "demos" / f"{name}.yaml") as file:
+    with resources.as_file(resources.files("rlgns.commands") / "demos" / f"{name}.yaml") as file:
         code = sweep.main([str(file), f"--out={out}", f"--workers={options.workers}"])
     return code or report.main([str(out)])

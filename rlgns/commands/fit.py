@@ -10,12 +10,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rlgns.flags import parse_flags
+from rlgns.runs.options import parse_flags
 
 if TYPE_CHECKING:
-    from rlgns.advice import Row
-    from rlgns.outcomes import Outcome
-    from rlgns.study import GoalFit, Point, Study
+    from rlgns.study.advice import Row
+    from rlgns.study.outcomes import Outcome
+    from rlgns.study.study import GoalFit, Point, Study
 
 DESCRIPTION = (
     "Fit S = S_min (1 + B_crit/B) to the updates that the runs in and below DIR… took to each of their goals, and say\n"
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     folders, flags = folders_first(arguments)
     options = parse_flags(FitOptions, flags, description=DESCRIPTION, program="rlgns fit [DIR …]")
-    from rlgns.advice import write_csv
-    from rlgns.study import as_mapping, as_table, study_of
+    from rlgns.study.advice import write_csv
+    from rlgns.study.study import as_mapping, as_table, study_of
 
     runs = outcomes_named(folders, options.wandb, "rlgns fit")
     found = study_of(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
@@ -71,7 +71,7 @@ def folders_first(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def outcomes_named(folders: Sequence[Path], wandb: str | None, command: str) -> list[Outcome]:
     """The runs in directories and of a W&B sweep or project; ValueError where there are none."""
-    from rlgns.outcomes import outcomes_of, outcomes_of_wandb
+    from rlgns.study.outcomes import outcomes_of, outcomes_of_wandb
 
     if not folders and wandb is None:
         raise ValueError(f"which runs? name their directories, as in {command} runs, or --wandb ENTITY/PROJECT/SWEEP")
@@ -81,7 +81,7 @@ def outcomes_named(folders: Sequence[Path], wandb: str | None, command: str) -> 
 
     found = outcomes_of(folders, say)
     if wandb is not None:
-        from rlgns.sinks import sweep_runs
+        from rlgns.runs.sinks import sweep_runs
 
         found += outcomes_of_wandb(sweep_runs(wandb), say)
         if not found:
@@ -102,8 +102,8 @@ def lines_of(study: Study) -> list[str]:
 
 def _table(fit: GoalFit) -> list[str]:
     """A line a batch size; `>` where seeds did not reach the goal."""
-    from rlgns.advice import as_table, unit_of
-    from rlgns.goals import level_in_words
+    from rlgns.runs.goals import level_in_words
+    from rlgns.study.advice import as_table, unit_of
 
     fixed = "" if fit.fixed is None else f" at {'num_steps' if fit.by == 'num_envs' else 'num_envs'} {fit.fixed}"
     heading = ("batch", "rate", "reached", "updates", "of the fit", unit_of(fit), "seconds", "× S_min", "× E_min")
@@ -136,7 +136,7 @@ def _cells(row: Row, point: Point) -> tuple[str, ...]:
 
 def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     """What was fitted and measured, with intervals."""
-    from rlgns.advice import rounded, unit_of
+    from rlgns.study.advice import rounded, unit_of
 
     lines, fit, unit = [], goal.fit, unit_of(goal)
     if fit is None:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlgns.commands.fit import folders_first, outcomes_named
-from rlgns.flags import parse_flags
+from rlgns.runs.options import parse_flags
 
 if TYPE_CHECKING:
-    from rlgns.outcomes import Outcome
-    from rlgns.sinks import Mode
-    from rlgns.study import Study
+    from rlgns.runs.sinks import Mode
+    from rlgns.study.outcomes import Outcome
+    from rlgns.study.study import Study
 
 DESCRIPTION = (
     "Write a page (HTML, complete in itself) and its figures (PNG, SVG) and numbers (CSV, JSON) about the runs in and\n"
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     folders, flags = folders_first(arguments)
     options = parse_flags(ReportOptions, flags, description=DESCRIPTION, program="rlgns report [DIR …]")
-    from rlgns.report import write_report
-    from rlgns.study import study_of
+    from rlgns.report.sweep_page import write_report
+    from rlgns.study.study import study_of
 
     runs = outcomes_named(folders, options.wandb, "rlgns report")
     study = study_of(runs, levels=options.goal, task=options.task, confidence=options.level)
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _log(study: Study, out: Path, options: ReportOptions) -> None:
     """Figures, tables and the page to W&B, under one run that a later report of the same directory takes up again."""
-    from rlgns.report import FIGURES, PAGE
-    from rlgns.sinks import WandbOptions, open_wandb
-    from rlgns.study import as_mapping, as_table
+    from rlgns.report.sweep_page import FIGURES, PAGE
+    from rlgns.runs.sinks import WandbOptions, open_wandb
+    from rlgns.study.study import as_mapping, as_table
 
     mode = _mode(study.outcomes) if options.log_to_wandb == "auto" else options.log_to_wandb
     project = options.wandb_project or _most_common(study.outcomes, "wandb_project") or "rlgns"

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlgns.console import SweepDisplay
-from rlgns.flags import parse_flags
-from rlgns.jobs import Job
-from rlgns.launcher import Launcher, LaunchOptions
-from rlgns.summary import in_minutes
-from rlgns.sweeps import Sweep
+from rlgns.runs.options import parse_flags
+from rlgns.runs.progress import SweepDisplay
+from rlgns.runs.summary import in_minutes
+from rlgns.sweeps.jobs import Job
+from rlgns.sweeps.launcher import Launcher, LaunchOptions
+from rlgns.sweeps.spec import Sweep
 
 DESCRIPTION = (
     "Run the grid, random or Bayesian search of a W&B sweep file, each run a process of its own in DIR/NAME.\n"

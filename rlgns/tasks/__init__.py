@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
-from rlgns.flags import nearest
+from rlgns.runs.options import nearest
 
 TASKS, BENCHES = "rlgns.tasks", "rlgns.benches"
 

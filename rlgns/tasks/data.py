@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlgns.network import is_reachable
+from rlgns.runs.network import is_reachable
 
 HUB = "https://huggingface.co"
 

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from rlgns.cli import exit_code_of
+from rlgns.runs.exit_codes import exit_code_of
 from rlgns.tasks.config import parse
 
 
 def main(task: str, arguments: Sequence[str] | None = None) -> int:
-    """Train the task as the arguments say; exit codes as `rlgns.cli.exit_code_of` has them."""
+    """Train the task as the arguments say; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
     return exit_code_of(lambda: _train(task, sys.argv[1:] if arguments is None else arguments))
 
 

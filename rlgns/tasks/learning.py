@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlgns.checkpoints import State
-from rlgns.estimators import GradientMoments
-from rlgns.gradients import AT_ONCE, CHUNK_SIZE, group_backward
-from rlgns.grouping import MIN_NUM_GROUPS, default_num_groups
-from rlgns.measurements import TRAINED
-from rlgns.normalisation import GroupBatchNorm
-from rlgns.parallel import Ranks
-from rlgns.schedules import Falling, Schedule
+from rlgns.gradients.groups import AT_ONCE, CHUNK_SIZE, group_backward
+from rlgns.gradients.normalisation import GroupBatchNorm
+from rlgns.noise.grouping import MIN_NUM_GROUPS, default_num_groups
+from rlgns.noise.history import TRAINED
+from rlgns.noise.moments import GradientMoments
+from rlgns.runs.checkpoints import State
+from rlgns.runs.ranks import Ranks
 from rlgns.tasks.catalogue import Task
 from rlgns.tasks.config import SupervisedConfig
 from rlgns.tasks.data import Data, Examples, Shuffled
 from rlgns.tasks.optimizers import make_optimizer, set_rate
+from rlgns.tasks.schedules import Falling, Schedule
 
 
 class DivergedError(RuntimeError):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlgns.normalisation import GroupBatchNorm
+from rlgns.gradients.normalisation import GroupBatchNorm
 
 
 class Pixels(nn.Module):

@@ -18,15 +18,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlgns.cli import exit_code_of
-from rlgns.estimators import moments_from_groups
-from rlgns.flags import as_mapping, parse_flags
-from rlgns.goals import GoalTracker
-from rlgns.measurements import record_of
-from rlgns.records import Record
-from rlgns.run_directory import SUMMARY, RunDirectory, write_json
-from rlgns.running import StopRequest, open_directory, open_sinks
-from rlgns.sinks import Sink
+from rlgns.noise.history import record_of
+from rlgns.noise.moments import moments_from_groups
+from rlgns.runs.directory import SUMMARY, RunDirectory, write_json
+from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.goals import GoalTracker
+from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks
+from rlgns.runs.options import as_mapping, parse_flags
+from rlgns.runs.records import Record
+from rlgns.runs.sinks import Sink
 
 Float64 = NDArray[np.float64]
 
@@ -109,7 +109,7 @@ class Quadratic:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as the arguments say; exit codes as `rlgns.cli.exit_code_of` has them."""
+    """Run as the arguments say; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
     return exit_code_of(lambda: run(_parse(sys.argv[1:] if arguments is None else arguments)))
 
 

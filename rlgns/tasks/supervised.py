@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from rlgns.checkpoints import State, load_checkpoint, save_checkpoint
-from rlgns.console import ProgressDisplay, Status
-from rlgns.estimators import NotFiniteError
-from rlgns.flags import as_mapping
-from rlgns.goals import MEASURES, GoalTracker, Reached
-from rlgns.machine import keep_freed_memory
-from rlgns.measurements import TRAINED, History, estimate_record, record_of
-from rlgns.parallel import Ranks
-from rlgns.records import Record, plain, read_records
-from rlgns.run_directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, check_unused, write_json
-from rlgns.running import StopRequest, open_directory, open_sinks, was_restarted
-from rlgns.sinks import Sink
-from rlgns.statistics import PooledMoments
-from rlgns.summary import goal_lines, summary_lines, summary_numbers
+from rlgns.noise.history import TRAINED, History, estimate_record, record_of
+from rlgns.noise.moments import NotFiniteError
+from rlgns.noise.scale import PooledMoments
+from rlgns.runs.checkpoints import State, load_checkpoint, save_checkpoint
+from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, check_unused, write_json
+from rlgns.runs.goals import MEASURES, GoalTracker, Reached
+from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks, was_restarted
+from rlgns.runs.machine import keep_freed_memory
+from rlgns.runs.options import as_mapping
+from rlgns.runs.progress import ProgressDisplay, Status
+from rlgns.runs.ranks import Ranks
+from rlgns.runs.records import Record, plain, read_records
+from rlgns.runs.sinks import Sink
+from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import SupervisedConfig
 from rlgns.tasks.data import Examples
@@ -292,7 +292,7 @@ class Training:
                 sink.finish({key: value for key, value in summary.items() if value is not None}, code)
 
     def _draw(self, directory: RunDirectory) -> None:
-        from rlgns.figures import noise_scale_figure
+        from rlgns.report.run_figures import noise_scale_figure
 
         if not self.history.measurements:
             return

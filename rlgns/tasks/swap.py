@@ -14,12 +14,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rlgns.normalisation import GroupBatchNorm
-from rlgns.parallel import ALONE
-from rlgns.records import Record
-from rlgns.schedules import Falling
+from rlgns.gradients.normalisation import GroupBatchNorm
+from rlgns.runs.ranks import ALONE
+from rlgns.runs.records import Record
 from rlgns.tasks.data import Examples
 from rlgns.tasks.learning import Learner
+from rlgns.tasks.schedules import Falling
 
 NORMALISED_ANEW = 4096
 """Training examples that the statistics of batch normalisation are taken of."""

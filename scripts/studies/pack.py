@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from rlgns.run_directory import SWEEP_FILE
+from rlgns.runs.directory import SWEEP_FILE
 
 FOLLOWS = re.compile(r"train/|noise/(.*/)?(noise_scale|design_effect)|rollout/episode_length|time/transitions")
 """Noise scales and design effects are pooled anew from the moments."""

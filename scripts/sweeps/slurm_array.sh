@@ -58,8 +58,8 @@ from pathlib import Path
 
 import yaml
 
-from rlgns.run_directory import CHECKPOINT, CONFIG, RESTART_COUNT, SUMMARY
-from rlgns.sweeps import RunSpec, Sweep
+from rlgns.runs.directory import CHECKPOINT, CONFIG, RESTART_COUNT, SUMMARY
+from rlgns.sweeps.spec import RunSpec, Sweep
 
 file, sweep_id, started = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 if not started:

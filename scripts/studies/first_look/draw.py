@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from agents.measuring import LOSSES
-from rlgns.figures import noise_scale_figure
-from rlgns.goals import RETURN
-from rlgns.measurements import BY_TRANSITION, History
-from rlgns.records import columns, read_records
-from rlgns.summary import summary_lines
+from rlgns.agents.measuring import LOSSES
+from rlgns.noise.history import BY_TRANSITION, History
+from rlgns.report.run_figures import noise_scale_figure
+from rlgns.runs.goals import RETURN
+from rlgns.runs.records import columns, read_records
+from rlgns.runs.summary import summary_lines
 
 HERE = Path(__file__).parent
 

@@ -10,7 +10,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from agents.atari import AtariVecEnv
+from rlgns.agents.atari import AtariVecEnv
 
 NUM_GAMES = 500
 

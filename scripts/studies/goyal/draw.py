@@ -17,10 +17,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlgns.outcomes import Outcome, outcomes_of
-from rlgns.records import columns
-from rlgns.study import study_of
-from rlgns.sweep_figures import GOALS, STYLE, logarithmic
+from rlgns.report.sweep_figures import GOALS, STYLE, logarithmic
+from rlgns.runs.records import columns
+from rlgns.study.outcomes import Outcome, outcomes_of
+from rlgns.study.study import study_of
 
 SCALINGS, WARMUPS = ("none", "sqrt", "linear"), ("none", "constant", "gradual")
 

@@ -18,12 +18,12 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from rlgns.parallel import ALONE
-from rlgns.sharpness import Float64, along_line, flat_parameters, sharpness
-from rlgns.sweep_figures import GOALS, STYLE
+from rlgns.report.sweep_figures import GOALS, STYLE
+from rlgns.runs.ranks import ALONE
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
+from rlgns.tasks.sharpness import Float64, along_line, flat_parameters, sharpness
 
 SMALL = 32
 RADII, SUBSPACES = (1e-3, 5e-4), (None, 100)

@@ -19,9 +19,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlgns.outcomes import Outcome, outcomes_of
-from rlgns.records import columns
-from rlgns.sweep_figures import GOALS, STYLE, logarithmic
+from rlgns.report.sweep_figures import GOALS, STYLE, logarithmic
+from rlgns.runs.records import columns
+from rlgns.study.outcomes import Outcome, outcomes_of
 
 COMMON_RATE, GOAL = 0.03, 0.02
 

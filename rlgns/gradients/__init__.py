@@ -1,0 +1,1 @@
+"""The gradients of independent groups of one batch, in torch."""

@@ -1,0 +1,264 @@
+"""What does a sweep come to, on one page? `report.html`, complete in itself, and the same figures and numbers as files.
+
+The page needs nothing from elsewhere: figures are drawn into it as SVG, whose colours its style sheet turns for a dark
+ground; texts in them stay texts. Beside it lie the figures as PNG and SVG, points.csv and study.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.report.sweep_figures import INK, SweepFigure, batch_colours, figures_of
+from rlgns.runs.directory import CONFIG, SWEEP_FILE, write_json
+from rlgns.runs.goals import level_in_words
+from rlgns.study.advice import Row, geometric_mean, rounded, unit_of, write_csv
+from rlgns.study.fits import Estimate
+from rlgns.study.goal_fits import GoalFit
+from rlgns.study.outcomes import Outcome
+from rlgns.study.points import Point
+from rlgns.study.predictions import Prediction
+from rlgns.study.study import Study, as_mapping, as_table
+
+PAGE, POINTS, STUDY, FIGURES = "report.html", "points.csv", "study.json", "figures"
+
+ON_DARK = {
+    INK: "#e6e8eb",
+    "#0072b2": "#56b4e9",
+    "#d55e00": "#ff9a4d",
+    "#009e73": "#2fd6a5",
+    "#cc79a7": "#f0a6cc",
+    "#8c6d1f": "#f0e442",
+    "#5e3c99": "#b39ddb",
+    "#7a1c2e": "#ff7a85",
+    "#6b7280": "#a9b0ba",
+}
+"""What the figures' colours become on a dark ground."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure as the page has it."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def write_report(study: Study, out: Path, *, command: str) -> Path:
+    """Write the page and its files into `out`; return the page.
+
+    command  that makes it again, for the reader
+
+    Raises ValueError if `out` cannot be written to.
+    """
+    try:
+        figures = figures_of(study)
+        save_figures(figures, out / FIGURES)
+        write_json(out / STUDY, as_mapping(study))
+        write_csv(out / POINTS, as_table(study.fits))
+        page = out / PAGE
+        page.write_text(render(study, [drawing_of(figure) for figure in figures], command=command), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from None
+    return page
+
+
+def save_figures(figures: Iterable[SweepFigure], folder: Path) -> None:
+    """Every figure as PNG and SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        for ending in ("png", "svg"):
+            figure.save(folder / f"{figure.name}.{ending}")
+
+
+def drawing_of(figure: SweepFigure) -> Drawing:
+    """The figure as SVG in which colours are variables of the page's style sheet."""
+    svg = figure.svg()
+    for colour in (*ON_DARK, *figure.colours):
+        svg = svg.replace(colour, f"var({variable(colour)})")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{figure.title}"', svg, count=1)
+    return Drawing(figure.name, figure.title, figure.caption, svg)
+
+
+def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
+    """The page."""
+    return render_page(
+        "report.html.j2",
+        study=study,
+        goals=[_goal(study, fit) for fit in study.fits],
+        unit=unit_of(study.fits[-1]),
+        drawings=drawings,
+        unreached=_unreached(study),
+        made=_made(study.outcomes),
+        command=command,
+        date=datetime.now(UTC).date().isoformat(),
+        light=_colours(study, dark=False),
+        dark=_colours(study, dark=True),
+    )
+
+
+def render_page(template: str, **content: Any) -> str:
+    """A page of the package's templates; a name that the template needs and is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlgns.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template(template).render(**content)
+
+
+def variable(colour: str) -> str:
+    """The style sheet's name of a colour."""
+    return f"--c{colour.removeprefix('#')}"
+
+
+def _colours(study: Study, *, dark: bool) -> dict[str, str]:
+    """Values of the page's variables."""
+    colours = ON_DARK if dark else {colour: colour for colour in ON_DARK}
+    found = {variable(colour): value for colour, value in colours.items()}
+    for count in range(1, max(len(fit.points) for fit in study.fits) + 1):
+        light = batch_colours(count)
+        found |= {variable(a): b for a, b in zip(light, batch_colours(count, dark=dark), strict=True)}
+    return found
+
+
+def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
+    """What the page says of one goal, in words."""
+    predictions = [one for one in study.predictions if one.level == fit.level]
+    rows = zip(as_table([fit]), fit.points, strict=True)
+    found: dict[str, Any] = {
+        "level": level_in_words(fit.level),
+        "fit": None,
+        "reason": fit.reason,
+        "warnings": fit.warnings,
+        "noise": [_noise(fit, one) for one in predictions],
+        "measured": f"{predictions[0].num_runs} runs of {_shape(predictions[0])}" if predictions else "",
+        "rows": [_row(row, point) for row, point in rows],
+    }
+    if fit.fit:
+        known = fit.fit
+        found["fit"] = {
+            "critical": _words(known.critical_batch_size),
+            "examples": _words(known.min_examples),
+            "steps": _words(known.min_steps),
+            "scatter": f"{known.residual_deviation:.0%}",
+            "r_squared": "–" if known.r_squared is None else f"{known.r_squared:.3f}",
+            "runs": f"{known.num_runs}" + (f", {known.num_censored} censored" if known.num_censored else ""),
+        }
+    return found
+
+
+def _noise(fit: GoalFit, one: Prediction) -> dict[str, str]:
+    late, whole = _words(one.late), _words(one.whole)
+    return {"loss": one.loss, "late": late, "whole": whole, "ratio": _ratio(fit, one.best_known)}
+
+
+def _words(estimate: Estimate | NoiseScale) -> str:
+    return "undetermined" if estimate.state == "undetermined" else rounded(estimate)
+
+
+def _ratio(fit: GoalFit, scale: NoiseScale | Estimate) -> str:
+    """B_simple over B_crit, where both have points."""
+    if fit.fit is None or fit.fit.state != "interval" or scale.state != "interval":
+        return "–"
+    return f"{scale.point / fit.fit.critical_batch_size.point:.2g}"
+
+
+def _shape(prediction: Prediction) -> str:
+    return " × ".join(map(str, prediction.shape)) if prediction.shape else f"batch {prediction.batch_size:,}"
+
+
+def _row(row: Row, point: Point) -> dict[str, str]:
+    more = ">" if any(point.censored) else ""
+
+    def price(values: Sequence[float]) -> str:
+        return more + in_words(geometric_mean(values))
+
+    def number(key: str, form: str) -> str:
+        value = row[key]
+        return "–" if value is None else format(value, form)
+
+    return {
+        "name": point.name,
+        "batch_size": f"{point.batch_size:,}",
+        "rate": f"{point.learning_rate:.2g}" + ("*" if point.at_edge_of_grid else ""),
+        "reached": f"{row['num_reached']}/{row['num_seeds']}",
+        "steps": price(point.steps),
+        "fitted": f"{number('fitted_steps', ',.0f')} [{number('fitted_steps_low', ',.0f')}, "
+        f"{number('fitted_steps_high', ',.0f').replace('–', '∞')}]"
+        if row["fitted_steps"] is not None
+        else "–",
+        "examples": price(point.examples),
+        "seconds": price(point.seconds),
+        "steps_over_min": number("steps_over_min", ".2f"),
+        "examples_over_min": number("examples_over_min", ".2f"),
+    }
+
+
+def _unreached(study: Study) -> list[str]:
+    """By goal, which runs of all (not of the best rates alone) did not reach it."""
+    said = []
+    for fit in study.fits:
+        had = [run for run in study.outcomes if fit.level in run.goals]
+        missed = [run for run in had if run.goals[fit.level] is None]
+        if not missed:
+            continue
+        states = Counter(run.state for run in missed)
+        why = ", ".join(f"{count} {_STATES[state]}" for state, count in states.items())
+        said.append(f"goal {level_in_words(fit.level)}: {len(missed)} of {len(had)} runs did not reach it ({why})")
+    return said
+
+
+_STATES = {
+    "finished": "used up their budget",
+    "stopped": "were stopped: beaten by another learning rate, or by a signal",
+    "failed": "failed or diverged",
+    "running": "were still running",
+}
+
+
+def _made(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Commands, versions, commits and machines that the runs were made by, each once."""
+    configs = [config for run in outcomes if (config := _config(run))]
+    provenances = [config.get("provenance", {}) for config in configs]
+    versions = [", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items() if v) for p in provenances]
+    created = sorted(p["created"] for p in provenances if p.get("created"))
+    return {
+        "command": next((p["command"] for p in provenances if p.get("command")), None),
+        "versions": _each_once(versions),
+        "commits": _each_once(p.get("git_commit") for p in provenances),
+        "machines": _each_once(
+            f"{p['platform']}, {p['cpu_count']} cores, {config.get('device', 'cpu')}"
+            for p, config in zip(provenances, configs, strict=True)
+            if p.get("platform")
+        ),
+        "period": f"{created[0][:16]} to {created[-1][:16]} UTC".replace("T", " ") if created else None,
+        "sweep": next((file for run in outcomes if (file := _sweep_file(run))), None),
+    }
+
+
+def _config(run: Outcome) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run.directory / CONFIG).read_text())) if run.directory else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _sweep_file(run: Outcome) -> str | None:
+    path = run.directory.parent / SWEEP_FILE if run.directory else None
+    return path.read_text() if path and path.exists() else None
+
+
+def _each_once(values: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(str(value) for value in values if value))

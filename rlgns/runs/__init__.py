@@ -1,0 +1,1 @@
+"""One run: its options, directory, records, signals and summary."""

@@ -1,0 +1,1 @@
+"""Which runs a sweep file asks for, and who starts them."""
