@@ -11,7 +11,7 @@ Sources: Mnih et al. 2016, arXiv:1602.01783; Schulman et al. 2017, arXiv:1707.06
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -39,7 +39,8 @@ from rlgns.agents.losses import (
 )
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import Step, in_parts
-from rlgns.gradients.groups import group_backward
+from rlgns.gradients.backward import group_backward
+from rlgns.gradients.grams import GroupGrams, Terms
 from rlgns.noise.grouping import environment_groups
 from rlgns.noise.history import TRAINED
 from rlgns.noise.moments import GradientMoments, NotFiniteError
@@ -181,28 +182,18 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         advantages = rollout.advantages
         if self.normalize_advantage:
             advantages = normalised(advantages, self.ranks.gather(advantages))
-        forwards, grams = self._forwards_of_this_policy(), None
-        sums: dict[str, Tensor] = {}
+        forwards = self._forwards_of_this_policy()
 
-        def terms(index: Tensor) -> Tensor:
+        def terms(index: Tensor) -> Terms:
             # groups are of environments in their order, so that all together are the rollout as it lies
             chosen = slice(None) if len(index) == len(advantages) else index
             with forwards.replayed(chosen) if forwards else nullcontext():
-                by_loss = a2c_terms(self.policy, select(rollout, chosen), advantages[chosen]).terms
-            total = weighted_terms(by_loss, loss_weights(self))
-            for name, term in {**{f"{loss}_loss": term for loss, term in by_loss.items()}, "loss": total}.items():
-                sums[name] = sums.get(name, 0) + term.detach().sum()
-            return total
+                return a2c_terms(self.policy, select(rollout, chosen), advantages[chosen]).terms
 
         self.policy.optimizer.zero_grad()
-        if self.num_groups is None:
-            terms(torch.arange(len(advantages))).mean().backward()  # type: ignore[no-untyped-call]
-        else:
-            by_group = self.num_updates % self.grouped_every == 0
-            groups = self._groups(self.num_groups if by_group else 1).to(self.device, non_blocking=True)
-            measure = self.measure_updates and by_group
-            grams = group_backward(self.policy, terms, groups, measure=measure, ranks=self.ranks)
-        logged = {name: self.ranks.sum(one) / (size * len(advantages)) for name, one in sums.items()}
+        sums, grams = self._backward(terms, len(advantages))
+        names = {TRAINED: "loss", **{loss: f"{loss}_loss" for loss in sums if loss != TRAINED}}
+        logged = {names[loss]: self.ranks.sum(total) / (size * len(advantages)) for loss, total in sums.items()}
         logged |= {"grad_norm": self._descend(logged["loss"], size), **self._told_of_rollout(rollout)}
         self._n_updates += 1
         self._finish_update(logged, {})
@@ -210,6 +201,26 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
             self.update_moments = grams.moments(TRAINED) if grams else None
         except NotFiniteError as error:
             raise TrainingDivergedError(f"{error} at update {self.num_updates}") from None
+
+    def _backward(
+        self, terms: Callable[[Tensor], Terms], num_transitions: int
+    ) -> tuple[Mapping[str, Tensor], GroupGrams | None]:
+        """The gradient of the rollout into `.grad`; sums of the terms, and products of group gradients if measured."""
+        weights = loss_weights(self)
+        if self.num_groups is None:
+            by_loss = terms(torch.arange(num_transitions))
+            losses = {**by_loss, TRAINED: weighted_terms(by_loss, weights)}
+            losses[TRAINED].mean().backward()  # type: ignore[no-untyped-call]
+            return {loss: term.detach().sum() for loss, term in losses.items()}, None
+        by_group = self.num_updates % self.grouped_every == 0
+        return group_backward(
+            self.policy,
+            terms,
+            self._groups(self.num_groups if by_group else 1).to(self.device, non_blocking=True),
+            loss=lambda by_loss: weighted_terms(by_loss, weights),
+            measure=self.measure_updates and by_group,
+            ranks=self.ranks,
+        )
 
     def _groups(self, num_groups: int) -> Tensor:
         """[K, b] of this rank's environments."""

@@ -11,21 +11,25 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor, NatureCNN
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
-from rlgns.gradients.layer_products import layers_cover
+from rlgns.gradients.layer_calls import layers_cover
 
 MAX_TRANSITIONS = 10240
 """Of a rollout whose forwards are kept: of NatureCNN they take 87 KB for each in float32, half of it in bfloat16; the
 stack of frames that they are of takes 28 KB."""
 
 POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, ImagePolicy)
-EXTRACTORS = (FlattenExtractor, NatureCNN, NatureCNNInBfloat16)
-ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU)
+MODULES = (
+    *POLICIES,
+    *(FlattenExtractor, NatureCNN, NatureCNNInBfloat16, MlpExtractor),
+    *(nn.Sequential, nn.Flatten, nn.Identity, nn.Linear, nn.Conv2d),
+    *(nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU),
+)
 """Of all these it is known that they do the same while training as while acting."""
 
 Layer = nn.Linear | nn.Conv2d
@@ -34,15 +38,23 @@ Layer = nn.Linear | nn.Conv2d
 def can_be_kept(policy: ActorCriticPolicy, num_transitions: int) -> bool:
     """Whether the policy consists of layers whose outputs say all, and does nothing else while training.
 
-    num_transitions  of the rollout
+    Args:
+        policy: What acts and is trained.
+        num_transitions: Transitions of the rollout.
     """
     return (
-        num_transitions <= MAX_TRANSITIONS
-        and type(policy) in POLICIES
-        and type(policy.features_extractor) in EXTRACTORS
-        and policy.activation_fn in ACTIVATIONS
-        and layers_cover(policy)
+        num_transitions <= MAX_TRANSITIONS and type(policy) in POLICIES and layers_cover(policy) and _is_known(policy)
     )
+
+
+def _is_known(policy: ActorCriticPolicy) -> bool:
+    """Whether every part of the policy is of a known class, none of whose methods is replaced or hooked."""
+    for module in policy.modules():
+        replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        if type(module) not in MODULES or replaced or hooked:
+            return False
+    return True
 
 
 class Forwards:

@@ -27,7 +27,7 @@ from torch.nn import functional
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.runs.ranks import ALONE, Ranks
 
-Terms = dict[str, Tensor]
+Terms = Mapping[str, Tensor]
 """Per-transition terms [B] of the losses "policy", "value" and "entropy"; what is minimised is their weighted mean."""
 
 

@@ -1,15 +1,46 @@
-"""The gradient noise scale, measured correctly: what every claim of this project rests on, without torch."""
+"""The gradient noise scale, measured correctly: what every claim of this project rests on, in NumPy and SciPy alone.
 
+`group_moments` and `group_backward` need torch, which is loaded when one of them is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rlgns.noise.grouping import environment_groups, transition_groups
+from rlgns.noise.history import History
 from rlgns.noise.moments import GradientMoments, effective_dimension, moments_from_groups
 from rlgns.noise.scale import NoiseScale, PooledMoments, noise_scale
+from rlgns.runs.records import read_records
+
+if TYPE_CHECKING:
+    from rlgns.gradients.backward import group_backward
+    from rlgns.gradients.groups import group_moments
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientMoments",
+    "History",
     "NoiseScale",
     "PooledMoments",
     "effective_dimension",
+    "environment_groups",
+    "group_backward",
+    "group_moments",
     "moments_from_groups",
     "noise_scale",
+    "read_records",
+    "transition_groups",
 ]
+
+_WITH_TORCH = {"group_backward": "rlgns.gradients.backward", "group_moments": "rlgns.gradients.groups"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'rlgns' has no attribute '{name}'")
+    return getattr(import_module(_WITH_TORCH[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

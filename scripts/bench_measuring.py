@@ -21,7 +21,8 @@ from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import TrainConfig, resolved
 from rlgns.agents.losses import a2c_terms, loss_weights, select, weighted_terms, whole_rollout
 from rlgns.agents.models import make_model
-from rlgns.gradients.groups import Method, group_backward, group_grams
+from rlgns.gradients.backward import group_backward
+from rlgns.gradients.groups import Method, group_grams
 from rlgns.noise.grouping import default_num_groups, environment_groups
 from rlgns.noise.history import TRAINED
 from rlgns.runs.machine import keep_freed_memory
@@ -70,6 +71,9 @@ def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[],
     def trained(index: torch.Tensor) -> torch.Tensor:
         return weighted_terms(by_loss(index), loss_weights(model))
 
+    def named(index: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {TRAINED: trained(index)}
+
     def plain() -> None:
         trained(groups.flatten()).mean().backward()
 
@@ -88,9 +92,9 @@ def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[],
 
     return {
         PLAIN: clock(plain),
-        "backward by groups, not measured": clock(lambda: group_backward(model.policy, trained, groups, measure=False)),
+        "backward by groups, not measured": clock(lambda: group_backward(model.policy, named, groups, measure=False)),
         "backward by groups, with the trained loss's Gram": clock(
-            lambda: group_backward(model.policy, trained, groups).moments(TRAINED)
+            lambda: group_backward(model.policy, named, groups).grams.moments(TRAINED)
         ),
         "three losses apart, layer products": clock(grams("layer_products")),
         "three losses apart, micro-batches": clock(grams("micro_batches")),

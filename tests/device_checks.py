@@ -18,7 +18,8 @@ from rlgns.agents import A2C, PPO, AtariVecEnv
 from rlgns.agents.measuring import NoiseScaleCallback
 from rlgns.agents.policies import ImagePolicy
 from rlgns.agents.rollouts import DeviceRolloutBuffer
-from rlgns.gradients.groups import group_backward, group_grams
+from rlgns.gradients.backward import group_backward
+from rlgns.gradients.groups import group_grams
 from rlgns.noise.history import TRAINED
 from rlgns.runs.ranks import ALONE
 from rlgns.tasks.catalogue import TASKS
@@ -189,7 +190,8 @@ def test_the_gradient_and_its_moments_are_the_same(device):
     def backward(device):
         model, x = small_network().to(device), inputs.to(device)
         groups = torch.arange(24).view(4, 6).to(device)
-        grams = group_backward(model, lambda index: model(x[index]).square().sum(1), groups)
+        terms = lambda index: {"loss": model(x[index]).square().sum(1)}  # noqa: E731
+        grams = group_backward(model, terms, groups).grams
         return [parameter.grad.cpu() for parameter in model.parameters()], grams.moments(TRAINED)
 
     (expected, expected_moments), (found, moments) = backward("cpu"), backward(device)

@@ -18,7 +18,7 @@ from rlgns.agents import A2C, PPO, AtariVecEnv
 from rlgns.agents.forwards import MAX_TRANSITIONS, Forwards
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
-from rlgns.gradients.groups import AT_ONCE
+from rlgns.gradients.backward import AT_ONCE
 
 UPDATES = 3
 NUM_ENVS = 8
@@ -58,7 +58,13 @@ def uses(monkeypatch):
     """How often an update was made on kept forwards."""
     calls = []
     replayed = Forwards.replayed
-    monkeypatch.setattr(Forwards, "replayed", lambda *a: calls.append(1) or replayed(*a))
+
+    def counted(forwards, index):
+        if not calls or calls[-1] is not forwards:  # an update may go through its rollout more than once
+            calls.append(forwards)
+        return replayed(forwards, index)
+
+    monkeypatch.setattr(Forwards, "replayed", counted)
     return calls
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlgns import moments_from_groups
-from rlgns.gradients import grams
+from rlgns.gradients import grams, micro_batches
 from rlgns.gradients import groups as gradients
 from rlgns.gradients.groups import group_grams, group_moments, preconditioner_roots
+from rlgns.gradients.normalisation import GroupBatchNorm
 from rlgns.noise.grouping import environment_groups
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.ranks import ALONE
@@ -232,10 +233,6 @@ def test_the_cosine_is_undetermined_where_a_squared_gradient_is_not_positive():
 # Which models allow which way
 
 
-def with_batch_norm() -> nn.Module:
-    return Shared(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU()), 8)
-
-
 def with_layer_norm() -> nn.Module:
     return Shared(nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.ReLU()), 8)
 
@@ -271,7 +268,6 @@ class WithParameter(Shared):
 
 
 OTHERS = [
-    with_batch_norm,
     with_layer_norm,
     with_tied_weights,
     with_parametrised_weight,
@@ -355,20 +351,21 @@ def test_a_layer_that_no_loss_reaches_counts_as_zero(method):
 
 def test_auto_takes_layer_products_for_small_groups_and_micro_batches_for_large_ones(monkeypatch):
     problem, taken = small_mlp(), []
-    for way in ("layer_products", "_micro_batches"):
+    problem.grams("auto")  # the first measurement holds one way against the other
+    for way in ("layer_products", "micro_batch_grams"):
         real = getattr(gradients, way)
         monkeypatch.setattr(gradients, way, lambda *a, way=way, real=real: taken.append(way) or real(*a))
     problem.grams("auto")
     monkeypatch.setattr(gradients, "LAYER_PRODUCTS_BELOW", B // K)
     problem.grams("auto")
-    assert taken == ["layer_products", "_micro_batches"]
+    assert taken == ["layer_products", "micro_batch_grams"]
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 8])
 def test_the_size_of_chunks_changes_nothing(monkeypatch, size):
     problem = small_mlp()
     whole = problem.grams("micro_batches")
-    monkeypatch.setattr(gradients, "CHUNK_SIZE", size)
+    monkeypatch.setattr(micro_batches, "CHUNK_SIZE", size)
     np.testing.assert_allclose(total(problem.grams("micro_batches")), total(whole), rtol=1e-10, atol=1e-13)
 
 
@@ -491,7 +488,7 @@ class Stateful(Shared):
     """Everything that a forward pass can change: running statistics, a replaced buffer, random numbers."""
 
     def __init__(self, norm: bool) -> None:
-        layers = [nn.Linear(5, 8), nn.Dropout(0.5), *([nn.BatchNorm1d(8)] if norm else []), nn.Tanh()]
+        layers = [nn.Linear(5, 8), nn.Dropout(0.5), *([GroupBatchNorm(8, B // K)] if norm else []), nn.Tanh()]
         super().__init__(nn.Sequential(*layers), 8)
         self.register_buffer("count", torch.zeros(1))
 
@@ -583,9 +580,8 @@ def test_terms_that_are_not_one_an_example_are_refused(method, change):
     def values_only(index: Tensor) -> dict[str, Tensor]:
         return {"value": change(problem.terms(index)["value"])}
 
-    n = B // K if method == "micro_batches" else B
     terms = wrong if method == "micro_batches" else values_only
-    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{n}\], one an example"):
+    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one an example"):
         group_grams(problem.model, terms, GROUPS, method=method)
 
 

@@ -34,7 +34,8 @@ from torch.nn.utils import prune
 import rlgns.agents.algorithms
 from rlgns import moments_from_groups
 from rlgns.agents import A2C, DeviceRolloutBuffer, RolloutMeasurer, TrainingDivergedError
-from rlgns.gradients.groups import group_backward, group_moments
+from rlgns.gradients.backward import group_backward
+from rlgns.gradients.groups import group_moments
 from rlgns.noise.history import TRAINED
 
 BY_GROUP = {
@@ -64,10 +65,14 @@ def loss_of(problem: Problem) -> Callable[[Tensor], Tensor]:
     return terms
 
 
+def named(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], dict[str, Tensor]]:
+    return lambda index: {TRAINED: loss(index)}
+
+
 def backward(problem: Problem, groups=GROUPS, **options) -> tuple[list[Tensor | None], object]:
     """Gradients that group_backward leaves, and the moments that follow from what it returns."""
     problem.model.zero_grad()
-    grams = group_backward(problem.model, loss_of(problem), groups, **options)
+    grams = group_backward(problem.model, named(loss_of(problem)), groups, **options).grams
     return gradients_of(problem), grams and grams.moments(TRAINED)
 
 
@@ -115,7 +120,7 @@ def test_gradients_are_added_to_those_that_are_there_in_place(problem):
     once = plain_backward(problem)
     backward(problem)
     before = gradients_of(problem)
-    group_backward(problem.model, loss_of(problem), GROUPS, measure=False)
+    group_backward(problem.model, named(loss_of(problem)), GROUPS, measure=False)
     assert_all_close(gradients_of(problem), [None if g is None else 2 * g for g in once])
     assert all(now is then for now, then in zip(gradients_of(problem), before, strict=True))
 
@@ -190,7 +195,7 @@ def test_hooks_of_the_users_own_that_change_what_a_layer_gives_or_takes_are_diff
 
 def test_a_layer_that_no_loss_reaches_gets_no_gradient_but_zeros():
     problem = small_mlp()
-    group_backward(problem.model, lambda i: problem.terms(i)["policy"], GROUPS)
+    group_backward(problem.model, lambda i: {"policy": problem.terms(i)["policy"]}, GROUPS)
     assert all(p.grad is None or not p.grad.any() for p in problem.model.critic.parameters())
     assert problem.model.actor.weight.grad.any()
 
@@ -200,6 +205,8 @@ def test_linear_and_conv2d_layers_see_the_batch_once_all_others_see_it_group_by_
     problem = Problem(make())
     seen = []
     problem.model.register_forward_hook(lambda module, arguments, output: seen.append(len(arguments[0])))
+    backward(problem)  # the first one also finds out how the model treats examples
+    seen.clear()
     backward(problem)
     assert seen == [B // num_forwards] * num_forwards
     layers = [module for module in problem.model.modules() if module is not problem.model]
@@ -210,7 +217,7 @@ def test_linear_and_conv2d_layers_see_the_batch_once_all_others_see_it_group_by_
 def test_terms_that_are_not_one_an_example_are_refused(make):
     problem = Problem(make())
     with pytest.raises(ValueError, match=r"the terms of loss '.*' have shape \(\); expected \["):
-        group_backward(problem.model, lambda i: loss_of(problem)(i).mean(), GROUPS)
+        group_backward(problem.model, named(lambda i: loss_of(problem)(i).mean()), GROUPS)
 
 
 # Measured or not
@@ -288,7 +295,7 @@ def test_the_large_squared_norm_is_that_of_the_gradient_which_is_left(problem):
 def test_moments_are_of_this_batch_whatever_gradient_was_there_before():
     problem = small_mlp()
     _, alone = backward(problem)
-    again = group_backward(problem.model, loss_of(problem), GROUPS)
+    again = group_backward(problem.model, named(loss_of(problem)), GROUPS).grams
     assert again.moments(TRAINED) == alone
 
 

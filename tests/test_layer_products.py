@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlgns.gradients import layer_products
+from rlgns.gradients import layer_gradients, layer_products
 from rlgns.runs.ranks import ALONE
 
 K = 6
@@ -23,24 +23,24 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("at_once", [1, 1000, 1 << 24])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_patches_give_the_group_gradients_of_a_convolution_backward_by_group(monkeypatch, name, at_once, memory_format):
-    monkeypatch.setattr(layer_products, "PATCHES_AT_ONCE", at_once)
+    monkeypatch.setattr(layer_gradients, "PATCHES_AT_ONCE", at_once)
     torch.manual_seed(0)
     layer = CONVOLUTIONS[name]().double()
     x = torch.randn(4 * K, layer.in_channels, 13, 11, dtype=torch.float64).contiguous(memory_format=memory_format)
     error = torch.randn_like(layer(x)).contiguous(memory_format=memory_format)
-    by_group = layer_products._weights_by_group(x, error, layer, K)
-    from_patches = layer_products._weights_from_patches(x, error, layer, K)
+    by_group = layer_gradients.weights_by_group(x, error, layer, K)
+    from_patches = layer_gradients.weights_from_patches(x, error, layer, K)
     torch.testing.assert_close(from_patches, by_group, rtol=1e-10, atol=1e-12)
     for row, inputs, delta in zip(by_group, x.chunk(K), error.chunk(K), strict=True):
         (expected,) = torch.autograd.grad((layer(inputs) * delta).sum(), layer.weight)
-        weight = layer_products._as_parameter(row, layer.weight)
+        weight = layer_gradients.as_parameter(row, layer.weight)
         torch.testing.assert_close(weight, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_patches_are_taken_in_bfloat16_where_they_are_known_to_be_faster():
     def takes(dtype=torch.bfloat16, channels=32, **options):
         x = torch.zeros(4, channels, 9, 9, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        return layer_products._patches_pay(x, nn.Conv2d(channels, 8, 4, stride=2, **options))
+        return layer_gradients.patches_pay(x, nn.Conv2d(channels, 8, 4, stride=2, **options))
 
     assert takes()
     assert not takes(torch.float32)

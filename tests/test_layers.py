@@ -1,6 +1,7 @@
 """Who may import whom: one row a package, read from the source."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ ROOMS = {
         {"noise", "runs", "gradients", "report"},
         {"ale_py", "gymnasium", "numpy", "stable_baselines3", "torch", "typing_extensions"},
     ),
-    "": Room({"noise", "commands"}, set()),  # rlgns/__init__.py and __main__.py
+    "": Room({"noise", "runs", "gradients", "commands"}, set()),  # rlgns/__init__.py and __main__.py
 }
 
 INSTANT = ("rlgns", "rlgns.noise.scale", "rlgns.noise.history", "rlgns.runs.records", "rlgns.study.fits")
@@ -132,3 +133,16 @@ def test_importing_rlgns_or_its_mathematics_loads_no_torch_wandb_or_matplotlib()
     code = f"import sys, {', '.join(INSTANT)}; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) in {(0, ""), (1, "")}, done.stderr
+
+
+@pytest.mark.parametrize("package", ["rlgns", "rlgns.agents"])
+def test_a_package_lists_its_public_names_and_nothing_else(package):
+    code = (
+        f"import {package} as p, json; print(json.dumps([dir(p), [getattr(p, name) is not None for name in dir(p)]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    names, exist = json.loads(done.stdout)
+    tree = ast.parse((ROOT / package.rpartition(".")[2] / "__init__.py").read_text())
+    assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    assert set(names) - {"__version__"} == set(ast.literal_eval(assigned["__all__"]))
+    assert all(exist)

@@ -35,7 +35,8 @@ from test_parallel import TIMEOUT, end, environment, free_port
 from torch import Tensor, nn
 
 from rlgns.agents import A2C, PPO, DeviceRolloutBuffer, RolloutMeasurer
-from rlgns.gradients.groups import group_backward, group_grams
+from rlgns.gradients.backward import group_backward
+from rlgns.gradients.groups import group_grams
 from rlgns.noise.history import TRAINED
 from rlgns.runs.ranks import ALONE, Ranks
 
@@ -111,7 +112,9 @@ def measured(name: str, num_groups: int, ranks: Ranks) -> dict[str, Any]:
 def differentiated(name: str, num_groups: int, ranks: Ranks, measure: bool = True) -> dict[str, Any]:
     problem = make_problem(name)
     groups = own_groups(ranks, num_groups)
-    grams = group_backward(problem.model, lambda i: loss_of(problem, i), groups, measure=measure, ranks=ranks)
+    grams = group_backward(
+        problem.model, lambda i: {"loss": loss_of(problem, i)}, groups, measure=measure, ranks=ranks
+    ).grams
     return {
         "gradients": [p.grad for p in problem.model.parameters()],
         "moments": grams and dataclasses.asdict(grams.moments(TRAINED)),

@@ -1,20 +1,17 @@
 """How much do the gradients of independent groups of one batch differ?
 
 For any `torch.nn.Module` and losses given as per-example terms: the Gram matrices of the K group gradients, for every
-loss and layer, at the same parameters and before clipping. Two ways give the same matrices. Micro-batches, here, work
-for every model: one forward a group, one backward a loss. `layer_products` need a model of Linear, Conv2d and
-ChannelAffine layers and one forward. A measurement leaves no trace: `.grad`, buffers and random generators are as
-before. `group_backward` is the backward of training itself, with the measurement of the loss that is trained at next to
-no cost.
+loss and layer, at the same parameters and before clipping. Two ways give the same matrices. `micro_batches` works for
+every model: one forward a group, one backward a loss. `layer_products` needs a model of Linear, Conv2d and
+ChannelAffine layers and one forward for all groups. Which of them a model allows is proved and tried out by itself
+(`layer_calls`, `additivity`). A measurement leaves no trace: `.grad`, buffers and random generators are as before.
 
 Source: McCandlish et al. 2018, arXiv:1812.06162.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -22,15 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlgns.gradients.grams import Combinations, GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
-from rlgns.gradients.layer_products import (
-    NotCalledOnceError,
-    add_gradient,
-    layer_backward,
-    layer_products,
-    layers_cover,
+from rlgns.gradients.additivity import (
+    COUPLED_EXAMPLES,
+    Behaviour,
+    behaviour_of,
+    fast_way_agrees,
+    no_trace,
+    refuse_batch_normalisation,
 )
-from rlgns.noise.history import TRAINED
+from rlgns.gradients.grams import Combinations, GroupGrams, Terms
+from rlgns.gradients.layer_calls import NotByLayersError, layers_cover
+from rlgns.gradients.layer_products import layer_products
+from rlgns.gradients.micro_batches import micro_batch_grams
 from rlgns.noise.moments import GradientMoments
 from rlgns.runs.ranks import ALONE, Ranks
 
@@ -38,12 +38,6 @@ Method = Literal["auto", "micro_batches", "layer_products"]
 
 LAYER_PRODUCTS_BELOW = 64
 """Examples a group up to which layer products are the faster way (NatureCNN on two cores)."""
-
-AT_ONCE = 2048
-"""Examples up to which a batch goes through the model at once, where its layers allow that."""
-
-CHUNK_SIZE = 512
-"""Examples that go through the model at once in a micro-batch."""
 
 
 def group_moments(
@@ -75,90 +69,64 @@ def group_grams(
 ) -> GroupGrams:
     """Products of the group gradients of every loss, in float64, layer by layer.
 
-    model         its parameters that require gradients are the ones measured
-    terms         maps indices [n] of examples to per-example loss terms {loss: [n]}. What couples examples (advantage
-                  normalisation above all) is done before, once for the whole batch, as a constant
-    groups        [K, b] indices of examples, from `rlgns.noise.grouping`
-    combinations  further losses as weighted sums of the terms
-    optimizer     RMSprop or Adam(W): the gradients are scaled by the root of its diagonal preconditioner P, so that the
-                  noise scale is the optimiser's, tr(PΣ)/GᵀPG
-    method        "micro_batches", "layer_products", or "auto": layer products where the groups are small, the model
-                  allows them and there is no preconditioner. They need every parameter to be used through its layer
-    ranks         processes that each hold as many groups of the batch; the products are those of all of them
+    Args:
+        model: Its parameters that require gradients are the ones measured.
+        terms: Maps indices [n] of examples to per-example loss terms {loss: [n]}, and does nothing else. What couples
+            examples (advantage normalisation above all) is done before, once for the whole batch, as a constant.
+        groups: [K, b] indices of examples, from `rlgns.noise.grouping`.
+        combinations: Further losses as weighted sums of the terms.
+        optimizer: RMSprop or Adam(W): the gradients are scaled by the root of its diagonal preconditioner P, so that
+            the noise scale is the optimiser's, tr(PΣ)/GᵀPG.
+        method: "micro_batches", "layer_products", or "auto": layer products where the groups are small, the model
+            allows them and there is no preconditioner.
+        ranks: Processes that each hold as many groups of the batch; the products are those of all of them.
 
-    Raises ValueError on terms of a wrong shape, and where layer products are asked for but impossible.
+    Raises:
+        ValueError: Terms have a wrong shape, examples of the batch depend on one another, or layer products are asked
+            for but impossible.
     """
     index = torch.as_tensor(groups)
     if index.dim() != 2:
         raise ValueError(
             f"groups has shape {tuple(index.shape)}; expected [K, b], the indices of each group's examples"
         )
+    refuse_batch_normalisation(model)
     scales = {} if optimizer is None else preconditioner_roots(optimizer)
-    with _no_trace(model):
-        covered = not scales and layers_cover(model)
-        if method == "layer_products" and not covered:
-            raise ValueError(
-                "layer products need a model of Linear and Conv2d layers only and no preconditioner; "
-                'use method="micro_batches"'
-            )
-        small = index.shape[1] < LAYER_PRODUCTS_BELOW
+    if method == "layer_products" and (scales or not layers_cover(model)):
+        raise ValueError(
+            "layer products need a model of Linear and Conv2d layers only and no preconditioner; "
+            'use method="micro_batches"'
+        )
+    if behaviour_of(model, terms, index, ranks) is Behaviour.COUPLED:
+        raise ValueError(COUPLED_EXAMPLES)
+    with no_trace(model) as rewind:
         grams = None
-        if covered and (method == "layer_products" or (method == "auto" and small)):
-            try:
-                grams = layer_products(model, terms, index, ranks)
-            except NotCalledOnceError:
-                if method == "layer_products":
-                    raise
+        if method == "layer_products":
+            grams = layer_products(model, terms, index, ranks)
+        elif method == "auto" and not scales and index.shape[1] < LAYER_PRODUCTS_BELOW:
+            grams = _fast_grams(model, terms, index, ranks, rewind)
         if grams is None:
-            grams = _micro_batches(model, terms, index, scales, ranks)
+            grams = micro_batch_grams(model, terms, index, scales, ranks, rewind)
     return grams.with_combinations(combinations) if combinations else grams
 
 
-def group_backward(
-    model: nn.Module,
-    terms: Callable[[Tensor], Tensor],
-    groups: Tensor | NDArray[np.int64],
-    *,
-    measure: bool = True,
-    unit_size: int = 1,
-    at_once: int = AT_ONCE,
-    ranks: Ranks = ALONE,
+def _fast_grams(
+    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks, rewind: Callable[[], None]
 ) -> GroupGrams | None:
-    """The backward of the loss that is trained, `terms(all).mean().backward()`, and its group gradients' products.
-
-    Their `moments(TRAINED)` are those of the gradient.
-
-    model    its `.grad` are added to, as by `backward`
-    terms    maps indices [n] of examples to the loss's per-example terms [n]
-    groups   [K, b] indices of all examples of the batch, from `rlgns.noise.grouping`
-    measure  False: the same `.grad`, bit by bit, and None
-    unit_size  examples that an index stands for, if it stands for several: a sequence's tokens
-    at_once  indices that go through the model at once; of more, each group goes on its own, in parts where it has to:
-             slower for small groups, but the memory does not grow with the batch
-    ranks    processes with as many groups each: `.grad` are this rank's (average them), products those of all groups
-
-    About 1.1 times the cost of a plain forward and backward for models of Linear and Conv2d layers; all other models go
-    through forward and backward group by group.
-    """
-    index = torch.as_tensor(groups)
-    if index.numel() <= at_once and layers_cover(model):
-        try:
-            grams = layer_backward(model, terms, index, measure, ranks)
-        except NotCalledOnceError:
-            pass
-        else:
-            return replace(grams, group_size=unit_size * index.shape[1]) if grams else None
-    _, gradients = _gradients_of_groups(model, lambda chunk: {TRAINED: terms(chunk)}, index, min(at_once, CHUNK_SIZE))
-    layers: dict[str, Tensor] = {}
-    for (name, parameter), rows in zip(_measured(model).items(), gradients, strict=True):
-        if measure:
-            _add(layers, name, gram_of_rows(rows, 1, ranks))
-        add_gradient(parameter, torch.stack(rows).sum(0).view_as(parameter) / index.numel())
-        rows.clear()
-    if not measure:
+    """Layer products, if they are those of plain autograd; None otherwise."""
+    if not layers_cover(model):
         return None
-    grams = group_grams_of((TRAINED,), layers, index.shape[1])
-    return replace(grams, group_size=unit_size * index.shape[1])
+    try:
+        agrees = fast_way_agrees(
+            model,
+            terms,
+            lambda: layer_products(model, terms, groups),
+            lambda: micro_batch_grams(model, terms, groups, {}, ALONE, rewind),
+            ranks,
+        )
+        return layer_products(model, terms, groups, ranks) if agrees else None
+    except NotByLayersError:
+        return None
 
 
 def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:
@@ -182,75 +150,3 @@ def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter,
                 v = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
             roots[parameter] = (v.sqrt() + group["eps"]).rsqrt()
     return roots
-
-
-@contextmanager
-def _no_trace(model: nn.Module) -> Iterator[None]:
-    """Put the model's buffers and torch's random generators back, whatever the forward passes did to them."""
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
-            yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, before in buffers:
-                setattr(module, name, buffer.copy_(before))
-
-
-def _measured(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _micro_batches(
-    model: nn.Module,
-    terms: Callable[[Tensor], Terms],
-    groups: Tensor,
-    scales: Mapping[nn.Parameter, Tensor],
-    ranks: Ranks,
-) -> GroupGrams:
-    parameters = _measured(model)
-    if scales and (missing := [name for name, p in parameters.items() if p not in scales]):
-        raise ValueError(f"the optimiser does not train {missing}; freeze them, or measure without a preconditioner")
-    losses, gradients = _gradients_of_groups(model, terms, groups)
-    layers: dict[str, Tensor] = {}
-    for (name, parameter), rows in zip(parameters.items(), gradients, strict=True):
-        scale = scales[parameter].flatten() if scales else None
-        _add(layers, name, gram_of_rows(rows, len(losses), ranks, scale))
-        rows.clear()
-    return group_grams_of(losses, layers, groups.shape[1])
-
-
-def _gradients_of_groups(
-    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, chunk_size: int = CHUNK_SIZE
-) -> tuple[tuple[str, ...], list[list[Tensor]]]:
-    """The losses' names and, by parameter, the L·K flat gradients of the sums over groups.
-
-    One forward a group (or chunk of it), one backward a loss.
-    """
-    parameters = list(_measured(model).values())
-    K = len(groups)
-    losses: tuple[str, ...] = ()
-    gradients: list[list[Tensor]] = []
-    for k, group in enumerate(groups):
-        for chunk in group.split(chunk_size):
-            batch = checked_terms(terms(chunk), len(chunk))
-            losses = tuple(batch)
-            if not gradients:
-                gradients = [[torch.zeros_like(p).flatten() for _ in range(K * len(losses))] for p in parameters]
-            for i, term in enumerate(batch.values()):
-                last = i == len(losses) - 1
-                found = torch.autograd.grad(term.sum(), parameters, retain_graph=not last, allow_unused=True)
-                for rows, gradient in zip(gradients, found, strict=True):
-                    if gradient is not None:
-                        rows[i * K + k] += gradient.flatten()
-    return losses, gradients
-
-
-def _add(layers: dict[str, Tensor], parameter_name: str, products: Tensor) -> None:
-    layer = parameter_name.rpartition(".")[0] or parameter_name
-    layers[layer] = layers[layer] + products if layer in layers else products

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlgns.gradients.groups import AT_ONCE, CHUNK_SIZE, group_backward
+from rlgns.gradients.backward import AT_ONCE, group_backward
+from rlgns.gradients.grams import Terms
+from rlgns.gradients.micro_batches import CHUNK_SIZE
 from rlgns.gradients.normalisation import GroupBatchNorm
 from rlgns.noise.grouping import MIN_NUM_GROUPS, default_num_groups
 from rlgns.noise.history import TRAINED
@@ -82,19 +84,17 @@ class Learner:
         would have to be waited for.
         """
         inputs, targets, noise = self._batch()
-        losses: list[Tensor] = []
 
-        def terms(index: Tensor) -> Tensor:
+        def terms(index: Tensor) -> Terms:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 loss, _ = self.task.loss(self.model, inputs[index], targets[index], noise[index])
-            losses.append(loss.detach().sum())
-            return loss
+            return {TRAINED: loss}
 
         self.model.train()
         self.optimizer.zero_grad()
         rate = self.schedule.at(self.epoch)
         set_rate(self.optimizer, rate)
-        grams = group_backward(
+        gradient = group_backward(
             self.model,
             terms,
             torch.arange(len(inputs), device=self.device).view(self.num_groups, -1),
@@ -109,13 +109,13 @@ class Learner:
             torch._foreach_div_([p.grad for p in parameters if p.grad is not None], self.ranks.size)
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        loss = self.ranks.sum(torch.stack(losses).sum())
+        loss = self.ranks.sum(gradient.sums[TRAINED])
 
         def learnt() -> Learnt:
             mean = float(loss) / self.config.batch_size
             if not math.isfinite(mean):
                 raise DivergedError(f"the loss is {mean}")
-            return Learnt(mean, rate, grams.moments(TRAINED) if grams else None)
+            return Learnt(mean, rate, gradient.grams.moments(TRAINED) if gradient.grams else None)
 
         before_the_step = learnt() if self.device.type == "cpu" else None
         self.optimizer.step()
