@@ -126,7 +126,10 @@ def test_an_update_waits_once_to_be_logged(kind, options):
     assert len(in_updates) == UPDATES
     for number, waits in enumerate(in_updates):
         measured = kind is A2C and number % 2 == 0
-        assert waits == [FETCHED, *([MOMENTS] if measured else [])]  # the second has nothing left to wait for
+        expected = [FETCHED, *([MOMENTS] if measured else [])]
+        # A2C's first update also finds out how the model treats examples, and waits for that
+        own = waits[-len(expected) :] if kind is A2C and number == 0 else waits
+        assert own == expected  # the second has nothing left to wait for
 
 
 def test_a_rollout_waits_for_actions_and_once_for_values_at_time_limits():
@@ -204,10 +207,11 @@ def test_the_gradient_and_its_moments_are_the_same(device):
 def test_a_supervised_update_waits_once():
     data, task = random_data("digits"), TASKS["digits"]
     here, there = (Learner(task, small("digits"), data, torch.device(device), ALONE, [0]) for device in ("cpu", DEVICE))
-    for _ in range(3):
+    for number in range(3):
         with waits_for_the_device() as waits:
             learnt = there.update()
-        assert waits == ["_local_scalar_dense in learning.py learnt", MOMENTS]
+        own = waits[-2:] if number == 0 else waits  # the first also finds out how the model treats examples
+        assert own == ["_local_scalar_dense in learning.py learnt", MOMENTS]
         assert learnt.loss == pytest.approx(here.update().loss, rel=1e-4)
     with waits_for_the_device() as waits:
         mean, error = there.evaluate(data.test)
