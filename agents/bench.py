@@ -8,7 +8,6 @@ synchronous bound 1/(1/v_emulator + 1/v_acting + 1/v_update).
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -35,6 +34,7 @@ from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import in_parts
 from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.files import write_json
 from rlgns.runs.lifecycle import StopRequest
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import flag, parse_flags
@@ -63,7 +63,7 @@ class BenchConfig(TrainConfig):
 
 def main(arguments: Sequence[str]) -> int:
     """Print what was found; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
-    return exit_code_of(lambda: _bench(arguments))
+    return exit_code_of(lambda: _bench(arguments), prints_its_result=True)
 
 
 def _bench(arguments: Sequence[str]) -> int:
@@ -82,7 +82,7 @@ def _bench(arguments: Sequence[str]) -> int:
     if config.search:
         content["search"] = search(config)
     if config.json:
-        config.json.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(config.json, content)
     return 0
 
 

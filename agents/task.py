@@ -24,7 +24,8 @@ from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.checkpoints import State, load_checkpoint
-from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, write_json
+from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory
+from rlgns.runs.files import write_json
 from rlgns.runs.goals import RETURN
 from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks, was_restarted
 from rlgns.runs.machine import keep_freed_memory

@@ -13,16 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rlgns.runs.directory import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    RESTART_COUNT,
-    RunDirectory,
-    provenance,
-    read_config,
-    write_json,
-)
+from rlgns.runs.directory import CHECKPOINT, CONFIG, METRICS, RESTART_COUNT, RunDirectory, provenance, read_config
+from rlgns.runs.files import write_json
 from rlgns.runs.sinks import EXAMPLES, TRANSITIONS, JsonLines, Sink, WandbOptions, open_wandb
 
 RUNS = Path("runs")

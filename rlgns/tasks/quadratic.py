@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from rlgns.noise.history import record_of
 from rlgns.noise.moments import moments_from_groups
-from rlgns.runs.directory import SUMMARY, RunDirectory, write_json
+from rlgns.runs.directory import SUMMARY, RunDirectory
 from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.files import write_json
 from rlgns.runs.goals import GoalTracker
 from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks
 from rlgns.runs.options import as_mapping, parse_flags

@@ -21,7 +21,8 @@ from rlgns.noise.history import TRAINED, History, estimate_record, record_of
 from rlgns.noise.moments import NotFiniteError
 from rlgns.noise.scale import PooledMoments
 from rlgns.runs.checkpoints import State, load_checkpoint, save_checkpoint
-from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, check_unused, write_json
+from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, check_unused
+from rlgns.runs.files import write_json
 from rlgns.runs.goals import MEASURES, GoalTracker, Reached
 from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks, was_restarted
 from rlgns.runs.machine import keep_freed_memory
