@@ -30,6 +30,7 @@ from rlgns.runs.opening import (
     load_state,
     open_directory,
     open_sinks,
+    records_of,
     restored,
     was_restarted,
 )
@@ -117,7 +118,7 @@ def carry_out(plan: Plan, build: Callable[[], Task]) -> int:
         stack.callback(task.close)
         remark = restored(task, plan.resume, state, plan.is_first) if plan.resume and state else ""
         if plan.resume and task.is_over and has_ended_well(plan.resume):
-            end = f"{plan.resume} has come to its end already, after {task.steps:,} updates"
+            end = f"{plan.resume} has its {task.steps:,} updates already"
             if not is_restarted:
                 raise ValueError(f"{end}; give a larger {plan.longer}, or start a new run")
             _say_once(plan, end)
@@ -241,8 +242,8 @@ class Run:
             self.display.say(f"{self.task.title} → {self.directory.path}")
             if self._resumed_at is not None:
                 self.display.say(f"resuming after update {self._resumed_at:,}{remark and '; '}{remark}")
-            elif remark:
-                self.display.say(remark)
+            if self.task.caveat:
+                self.display.say(self.task.caveat)
 
     def _train(self) -> str | None:
         """Make all updates and save; what went wrong, in words, if anything did."""
@@ -270,7 +271,7 @@ class Run:
         try:
             write_json(directory / SUMMARY, summary)
             paths = [directory / f"{FIGURE}{ending}" for ending in (".png", ".svg")]
-            if self.task.draw(paths):
+            if self.task.draw(records_of(directory), paths):
                 for sink in self._sinks:
                     sink.log_figure(f"figures/{FIGURE}", paths[0], self.task.steps)
         except OSError as error:

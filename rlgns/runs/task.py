@@ -47,6 +47,11 @@ class Task(Protocol):
     @property
     def is_over(self) -> bool: ...  # noqa: D102
 
+    @property
+    def caveat(self) -> str:
+        """What a person should know about the run from its start."""
+        return ""
+
     def step(self) -> Mapping[str, object] | None:
         """Make one update, or another small part of the work.
 
@@ -96,10 +101,11 @@ class Task(Protocol):
         """Final numbers, by record key."""
         return self.progress()
 
-    def draw(self, paths: Sequence[Path]) -> bool:
+    def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the figure of the run to the paths, if there is anything to show.
 
         Args:
+            records: Of the whole run, in order.
             paths: Their endings choose the formats.
 
         Returns:
