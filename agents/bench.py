@@ -8,12 +8,11 @@ synchronous bound 1/(1/v_emulator + 1/v_acting + 1/v_update).
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,11 +34,11 @@ from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import in_parts
 from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.runs.exit_codes import exit_code_of
-from rlgns.runs.lifecycle import StopRequest
+from rlgns.runs.files import write_json
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import flag, parse_flags
-from rlgns.runs.progress import ProgressDisplay
 from rlgns.runs.sinks import JsonLines
+from rlgns.runs.stopping import StopRequest
 
 PARTS = ("emulator", "acting", "copying", "update", "measuring", "logging", "rest")
 """Of the loop's time. Measuring is that by loss; A2C's total loss is measured within the update."""
@@ -63,7 +62,7 @@ class BenchConfig(TrainConfig):
 
 def main(arguments: Sequence[str]) -> int:
     """Print what was found; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
-    return exit_code_of(lambda: _bench(arguments))
+    return exit_code_of(lambda: _bench(arguments), prints_its_result=True)
 
 
 def _bench(arguments: Sequence[str]) -> int:
@@ -82,7 +81,7 @@ def _bench(arguments: Sequence[str]) -> int:
     if config.search:
         content["search"] = search(config)
     if config.json:
-        config.json.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(config.json, content)
     return 0
 
 
@@ -204,22 +203,37 @@ def _loop(config: BenchConfig) -> Iterator[_Loop]:
         noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         records = JsonLines(Path(folder) / "metrics.jsonl")
         recorder = Recorder(
-            sinks=[records],
             noise=noise if config.measure else None,
-            display=ProgressDisplay(config.total_transitions, "transitions", silent=True),
-            stop=StopRequest(),
-            checkpoint=None,
-            checkpoint_seconds=config.checkpoint_seconds,
             log_every=config.log_every or 1,
             goals=(),
             episode_window=config.episode_window,
             frames_per_transition=config.frameskip if is_atari(config) else None,
-            resumed=None,
         )
+        recorder.keeper = _RecordsOnly(records)
         try:
             yield _Loop(config, model, CallbackList([*([noise] if config.measure else []), recorder]))
         finally:
             records.finish({})
+
+
+class _RecordsOnly:
+    """Writes records, as every run does, and saves nothing."""
+
+    def __init__(self, records: JsonLines) -> None:
+        self.stop, self._records, self._steps = StopRequest(), records, 0
+
+    def take(self, record: Mapping[str, object] | None) -> None:
+        """Write the record, if there is one."""
+        self._steps += 1
+        if record is not None:
+            self._records.log(record, self._steps)
+
+    def save(self) -> None:
+        """Do nothing."""
+
+    def asked_to_stop(self) -> bool:
+        """Never."""
+        return False
 
 
 def _seconds(work: Callable[[], object], seconds: float) -> float:

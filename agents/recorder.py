@@ -6,10 +6,9 @@ Its record is written, its progress shown, its state kept, and a request to stop
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +18,12 @@ from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
 from rlgns.noise.history import TRAINED, estimate_record, record_of
 from rlgns.noise.scale import Moments, PooledMoments
-from rlgns.runs.checkpoints import State, generator_state, restore_generators, save_checkpoint
+from rlgns.runs.checkpoints import State, generator_state, restore_generators
 from rlgns.runs.goals import GoalTracker, Reached
-from rlgns.runs.lifecycle import StopRequest
-from rlgns.runs.progress import ProgressDisplay, Status
+from rlgns.runs.opening import reading
+from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-from rlgns.runs.sinks import Sink
+from rlgns.runs.stopping import StopRequest
 
 
 @dataclass(slots=True)
@@ -42,8 +41,28 @@ class Counters:
         self.finished = (self.finished + episodes)[-window:]
 
 
+class Keeper(Protocol):
+    """Takes what a run makes; `rlgns.runs.lifecycle.Run` is one.
+
+    Attributes:
+        stop: Whether a signal has asked the run to end.
+
+    """
+
+    stop: StopRequest
+
+    def take(self, record: Mapping[str, object] | None) -> None:
+        """Take note of an update, and of its record if it leaves one."""
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+
+    def asked_to_stop(self) -> bool:
+        """Whether any of the ranks, which all ask, is to stop."""
+
+
 class Recorder(BaseCallback):
-    """Writes the record of every `log_every`-th and every measured update to all sinks, and checkpoints by the clock.
+    """Makes the record of every `log_every`-th and every measured update, and hands it to the keeper of the run.
 
     Placed after the NoiseScaleCallback, whose latest measurement belongs to the update that follows it. An update that
     reaches a goal leaves a record, too; the last goal ends the run.
@@ -54,25 +73,16 @@ class Recorder(BaseCallback):
     def __init__(
         self,
         *,
-        sinks: Sequence[Sink],
         noise: NoiseScaleCallback | None,
-        display: ProgressDisplay,
-        stop: StopRequest,
-        checkpoint: Path | None,
-        checkpoint_seconds: float,
         log_every: int,
         goals: Sequence[float],
         episode_window: int,
         frames_per_transition: int | None,
-        resumed: State | None,
+        resumed: State | None = None,
     ) -> None:
         super().__init__()
-        self._sinks = sinks
+        self.keeper: Keeper | None = None
         self._noise = noise
-        self._display = display
-        self._stop = stop
-        self._checkpoint = checkpoint
-        self._checkpoint_seconds = checkpoint_seconds
         self._log_every = log_every
         self._frames_per_transition = frames_per_transition
         self._resumed = resumed
@@ -80,7 +90,7 @@ class Recorder(BaseCallback):
         reached = {level: Reached(**prices) for level, prices in resumed.get("goals", {}).items()} if resumed else {}
         self.goals = GoalTracker(goals, rises=True, reached=reached)
         self._episode_window = episode_window
-        self._started = self._saved = self._speed_since = 0.0
+        self._started = self._speed_since = time.monotonic()
         self._speed_from = self._recorded_update = 0
         self._speed = 0.0
         self._noise_words = "not measured yet" if noise else "not measured"
@@ -114,30 +124,25 @@ class Recorder(BaseCallback):
             progress["progress/frames"] = self.transitions * self._frames_per_transition
         return progress
 
-    def save(self) -> None:
-        """Write the checkpoint of the last update made; the first rank's is everyone's."""
-        self._saved = time.monotonic()
-        if self._checkpoint is None:
-            return
-        save_checkpoint(self._checkpoint, self._state())
-
     def _on_training_start(self) -> None:
-        self._started = self._saved = self._speed_since = time.monotonic()
+        assert self.keeper, "set before training"
+        self._stop = self.keeper.stop
+        self._started = self._speed_since = time.monotonic()
         self._recorded_update = self.model.num_updates
         self._speed_from = self.transitions
         if self._resumed:
-            restore_generators(self._resumed["generators"])
+            with reading("the checkpoint"):
+                restore_generators(self._resumed["generators"])
         else:
-            self.save()  # whatever happens before the first that is due, there is one to resume from
+            self.keeper.save()  # whatever happens before the first that is due, there is one to resume from
 
     def _on_rollout_start(self) -> None:
         self._finish_update()
         if self.model.ranks.size == 1:
             return
         # asked at each step, a signal would reach some ranks a step before the others
-        number = self.model.ranks.largest(self._stop.signal_number or 0)
-        if number:
-            self._stop.signal_number, self._stopped_together = number, True
+        assert self.keeper, "set before training"
+        self._stopped_together = self.keeper.asked_to_stop()
 
     def _on_training_end(self) -> None:
         self._finish_update()
@@ -168,13 +173,8 @@ class Recorder(BaseCallback):
                 self._counters.take(episodes, self._episode_window)
             self._episodes = []
         goals = self._newly_reached()
-        if recorded or goals:
-            record = self._record() | goals
-            for sink in self._sinks:
-                sink.log(record, update)
-        self._display.show(self._status())
-        if time.monotonic() - self._saved >= self._checkpoint_seconds:
-            self.save()
+        assert self.keeper, "set before training"
+        self.keeper.take(self._record() | goals if recorded or goals else None)
 
     def _newly_reached(self) -> Record:
         """Goals that this update reached; the mean return is that of all ranks' episodes, so that they agree."""
@@ -216,7 +216,8 @@ class Recorder(BaseCallback):
         """The noise scale that the live line shows: the one that is measured most often."""
         return TRAINED if isinstance(self.model, A2C) and self.model.measure_updates else "policy"
 
-    def _status(self) -> Status:
+    def status(self) -> Status:
+        """What the live line shows."""
         mean = self._mean_of_episodes("r")
         words = "no episode yet" if mean is None else f"return {mean:,.1f}"
         return Status(self.transitions, self._speed, words, self._noise_words)
@@ -232,7 +233,7 @@ class Recorder(BaseCallback):
         finished = self._counters.finished
         return float(np.mean([episode[key] for episode in finished])) if finished else None
 
-    def _state(self) -> State:
+    def state(self) -> State:
         """All that the run needs to go on, in tensors and plain values."""
         model = self.model
         state: State = {

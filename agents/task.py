@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.algorithms import A2C, TrainingDivergedError
 from rlgns.agents.atari import find_game
-from rlgns.agents.config import TrainConfig
+from rlgns.agents.config import CHANGEABLE_ON_RESUME, TrainConfig
 from rlgns.agents.environments import is_atari, make_environments
 from rlgns.agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
 from rlgns.agents.models import make_model
@@ -23,48 +22,54 @@ from rlgns.agents.recorder import Recorder, restore
 from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
-from rlgns.runs.checkpoints import State, load_checkpoint
-from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, write_json
 from rlgns.runs.goals import RETURN
-from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks, was_restarted
+from rlgns.runs.lifecycle import Plan, Run, carry_out
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
-from rlgns.runs.progress import ProgressDisplay
+from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
-from rlgns.runs.records import plain, read_records
-from rlgns.runs.sinks import Sink
+from rlgns.runs.records import Record
 from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
-
-FIGURE = "noise_scale"
+from rlgns.runs.task import DivergenceError, State, Task
 
 
 def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
-    """Train as configured, with further callbacks of Stable-Baselines3's if any; returns the exit code.
+    """Train as configured; under torchrun or srun all ranks train together, num_envs being divided among them.
 
-    Under torchrun or srun all ranks train together, num_envs being divided among them, and the first one writes. A
-    restarted job goes on from the checkpoint in `out`.
+    Args:
+        config: With the algorithm's defaults in place.
+        callbacks: Further ones of Stable-Baselines3's.
 
-    Raises ValueError on usage errors, before anything is trained or written; OSError if the disk fails before training.
+    Returns:
+        0, or 1 if training failed, or 128 + n after signal n.
+
+    Raises:
+        ValueError: On usage errors, before anything is trained or written.
+        OSError: If the disk fails before training.
+
     """
     ranks = Ranks.from_environment()
     keep_freed_memory()
     if is_atari(config):
         config = replace(config, game=find_game(config.env or config.game), env=None)
-    if was_restarted(config.out):
-        config = replace(config, resume=config.out, out=None)
     num_envs = _envs_of_rank(config, ranks)
     measurer = RolloutMeasurer(config.num_groups, config.unit, config.by_layer, config.preconditioned)
     if config.measure:
         assert config.num_steps, "resolved"
         measurer.check(num_envs, config.num_steps, ranks)
-    state = load_checkpoint(config.resume / CHECKPOINT) if config.resume else None
-    if state and state["num_updates"] * config.batch_size >= config.total_transitions:
-        raise ValueError(
-            f"{config.resume} has its {config.total_transitions} transitions already; give a larger --total-transitions"
-        )
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
     device = ranks.device(config.device)
+    plan = Plan(
+        options=as_mapping(config),
+        task=_task_name(config),
+        name=f"{config.task.replace('/', '-')}-{config.algo}",
+        group=f"{config.task}-{config.algo}",
+        changeable=CHANGEABLE_ON_RESUME,
+        longer="--total-transitions",
+        ranks=ranks,
+        device=device,
+    )
     own = replace(
         config,
         num_envs=num_envs,
@@ -72,177 +77,175 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
         learning_rate=config.effective_learning_rate,  # of all ranks' batch
         lr_batch_scale=0.0,
     )
-    environments = make_environments(own, config.seed + ranks.rank * num_envs)
-    name = f"{config.task.replace('/', '-')}-{config.algo}"
-    try:
-        with ExitStack() as stack:
-            directory = stack.enter_context(open_directory(config.out, config.resume, name)) if ranks.is_first else None
-            stack.enter_context(ranks.joined(torch.device(device)))
-            return _Run(config, own, directory, environments, measurer, device, state, ranks).run(callbacks)
-    finally:
-        environments.close()
+    return carry_out(plan, lambda: Training(config, own, measurer, device, ranks, callbacks))
 
 
-class _Run:
-    """One run while it is on."""
+class Training(Task):
+    """One run of an agent while it is on: the model, its environments, and what is measured of it."""
 
     def __init__(
         self,
         config: TrainConfig,
         own: TrainConfig,
-        directory: RunDirectory | None,
-        environments: VecEnv,
         measurer: RolloutMeasurer,
         device: str,
-        state: State | None,
         ranks: Ranks,
+        callbacks: Sequence[BaseCallback],
     ) -> None:
-        self.config, self.state, self.ranks = config, state, ranks
-        self.directory = directory  # the first rank's alone
-        self.display = ProgressDisplay(config.total_transitions, "transitions", silent=not ranks.is_first)
-        self.stop = StopRequest()
-        self.model = make_model(own, environments, device)
-        self.model.ranks = ranks
-        assert own.num_envs, "resolved"
-        if isinstance(self.model, A2C) and config.unit == "environment" and _can_be_grouped(own.num_envs, ranks):
-            self.model.num_groups = measurer.groups_of_environments(own.num_envs, ranks)
-            self.model.grouped_every, self.model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
+        """Make environments and model.
+
+        Args:
+            config: Of the whole run.
+            own: This rank's share of it.
+            measurer: Of gradients of rollouts.
+            device: Where the network runs.
+            ranks: The processes that train together.
+            callbacks: Further ones of Stable-Baselines3's.
+
+        """
+        self.config, self.ranks, self._own, self._callbacks = config, ranks, own, callbacks
+        self.subject = _task_name(config)
+        self.title = f"{self.subject}, {config.num_envs} × {config.num_steps}, seed {config.seed}"
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
-        # Stable-Baselines3 has just seeded them with the run's own seed
-        seed = _environment_seed(config.seed, state) if state else config.seed
-        environments.seed(seed + ranks.rank * own.num_envs)
-        if state:
-            restore(self.model, state)
-        self.sinks = self._open_sinks(directory) if directory else []
-        if state and directory:
-            self.noise.history = History.from_records(read_records(directory / METRICS))
-        self.recorder = Recorder(
-            sinks=self.sinks,
+        self._resumed: State | None = None
+        assert own.num_envs, "resolved"
+        self._environments = make_environments(own, config.seed + ranks.rank * own.num_envs)
+        try:
+            self.model = make_model(own, self._environments, device)
+            self.model.ranks = ranks
+            if isinstance(self.model, A2C) and config.unit == "environment" and _can_be_grouped(own.num_envs, ranks):
+                self.model.num_groups = measurer.groups_of_environments(own.num_envs, ranks)
+                self.model.grouped_every, self.model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
+            self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded them with the run's own seed
+            self.recorder = self._make_recorder(None)
+        except BaseException:
+            self.close()
+            raise
+
+    def _seed_environments(self, seed: int) -> None:
+        assert self._own.num_envs, "resolved"
+        self._environments.seed(seed + self.ranks.rank * self._own.num_envs)
+
+    def _make_recorder(self, state: State | None) -> Recorder:
+        config = self.config
+        recorder = Recorder(
             noise=self.noise if config.measure else None,
-            display=self.display,
-            stop=self.stop,
-            checkpoint=directory / CHECKPOINT if directory else None,
-            checkpoint_seconds=config.checkpoint_seconds,
             log_every=config.log_every or 1,
             goals=config.goals,
             episode_window=config.episode_window,
             frames_per_transition=config.frameskip if is_atari(config) else None,
             resumed=state,
         )
+        recorder.model = self.model
+        return recorder
 
-    def run(self, callbacks: Sequence[BaseCallback]) -> int:
-        """Train to the end, to a signal, or to a failure; say how it went; return the exit code."""
-        if self.directory:
-            self.display.say(f"{self._title()} → {self.directory.path}")
-        if self.state:
-            fresh = "" if "environments" in self.state else "; environments start fresh episodes"
-            self.display.say(f"resuming after update {self.model.num_updates:,}{fresh}")
-        try:
-            with self.display, self.stop.listening(self.display.say):
-                failure = self._train(callbacks)
-        except Exception:  # a fault of the environment or of ours: W&B, too, learns that the run failed
-            for sink in self.sinks:
-                sink.finish({}, 1)
-            raise
-        stopped = self.recorder.transitions < self.config.total_transitions and self.stop.signal_number
-        exit_code = 1 if failure else 128 + stopped if stopped else 0
-        if self.directory:
-            self._tell(self.directory, exit_code)
-            try:
-                self._close(self.directory, exit_code)
-            except OSError as error:
-                failure = failure or _words(error)
-        if failure and self.ranks.is_first:
-            print(f"error: {failure}", file=sys.stderr)
-        return exit_code or int(failure is not None)
+    def close(self) -> None:
+        """Close the environments."""
+        self._environments.close()
 
-    def _train(self, callbacks: Sequence[BaseCallback]) -> str | None:
-        """Learn and save; what went wrong, in words, if anything did."""
-        try:
-            self.model.learn(
-                math.ceil(self.config.total_transitions / self.ranks.size) - self.model.num_timesteps,
-                callback=CallbackList([*([self.noise] if self.config.measure else []), self.recorder, *callbacks]),
-                log_interval=None,  # type: ignore[arg-type]  # SB3 takes None for "never"; its annotation does not say so
-                reset_num_timesteps=self.state is None,
-            )
-            self.recorder.save()
-        except (TrainingDivergedError, ValueError) as error:
-            if not _is_divergence(error):
-                raise
-            return (
-                f"training diverged at update {self.model.num_updates + 1}: {str(error).splitlines()[0]}; "
-                "the last checkpoint is kept; try a smaller --learning-rate"
-            )
-        except OSError as error:
-            return _words(error)
-        return None
-
-    def _tell(self, directory: RunDirectory, exit_code: int) -> None:
-        """The closing words, on standard output."""
-        config = self.config
-        assert config.num_envs and config.num_steps, "resolved"
-        shape = config.num_envs, config.num_steps
-        print("\n".join(summary_lines(self.noise.history, self._losses, shape=shape, unit=config.unit)))
-        print("\n".join(goal_lines(self.recorder.goals)), end="\n" if config.goals else "")
-        if exit_code:
-            print(f"stopped after update {self.model.num_updates:,}; continue with --resume {directory.path}")
-
-    def _close(self, directory: RunDirectory, exit_code: int) -> None:
-        """Summary and figures to the run directory and to W&B."""
-        summary = self.recorder.progress() | self.recorder.goals.summary() | {"exit_code": exit_code}
-        if self.noise.history.measurements:
-            summary |= summary_numbers(self.noise.history, self._losses, self.config.batch_size)
-        summary = plain(summary)  # a mean return may be nan
-        try:
-            write_json(directory / SUMMARY, summary)
-            self._draw(directory)
-        finally:
-            for sink in self.sinks:
-                sink.finish({key: value for key, value in summary.items() if value is not None}, exit_code)
-
-    def _draw(self, directory: RunDirectory) -> None:
-        from rlgns.report.run_figures import noise_scale_figure
-
-        records = read_records(directory / METRICS)
-        if not self.noise.history.measurements:
-            return
-        paths = [directory / f"{FIGURE}{ending}" for ending in (".png", ".svg")]
-        noise_scale_figure(
-            records, self._losses, title=self._title(), measure=RETURN, batch_size=self.config.batch_size, paths=paths
-        )
-        for sink in self.sinks:
-            sink.log_figure(f"figures/{FIGURE}", paths[0], self.model.num_updates)
+    # --- how far it is
 
     @property
-    def _losses(self) -> tuple[str, ...]:
-        """What the noise scale is told of."""
-        return tuple(name for name in (*LOSSES, TRAINED) if self.noise.history.moments(name))
-
-    def _title(self) -> str:
-        config = self.config
-        return f"{config.algo.upper()} on {config.task}, {config.num_envs} × {config.num_steps}, seed {config.seed}"
-
-    def _open_sinks(self, directory: RunDirectory) -> list[Sink]:
-        config = self.config
-        told = {
-            "task": f"{config.algo.upper()} on {config.task}",
+    def facts(self) -> Mapping[str, Any]:
+        """Task, batch, budget and machine."""
+        return {
+            "task": self.subject,
             "unit": "transitions",
             "goal_measure": RETURN,
-            "batch_size": config.batch_size,
-            "max_examples": config.total_transitions,
-            "effective_learning_rate": config.effective_learning_rate,
+            "batch_size": self.config.batch_size,
+            "max_examples": self.config.total_transitions,
+            "effective_learning_rate": self.config.effective_learning_rate,
             "device": str(self.model.device),
             "num_torch_threads": torch.get_num_threads(),
             "num_ranks": self.ranks.size,
         }
-        return open_sinks(
-            directory,
-            as_mapping(config),
-            told,
-            group=f"{config.task}-{config.algo}",
-            resumed_at=self.state["num_updates"] if self.state else None,
-            say=self.display.say,
-        )
+
+    @property
+    def steps(self) -> int:
+        """Updates made."""
+        return self.model.num_updates
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all transitions are behind it, or the last goal."""
+        return self.recorder.transitions >= self.config.total_transitions or self.recorder.goals.all_reached
+
+    def progress(self) -> Record:
+        """How far the run has come, by record key."""
+        return self.recorder.progress()
+
+    def status(self) -> Status:
+        """Speed, return and noise scale."""
+        return self.recorder.status()
+
+    # --- training
+
+    def train(self, run: Run) -> None:
+        """Let Stable-Baselines3's loop run; the recorder hands over what it makes."""
+        self.recorder.keeper = run
+        try:
+            self.model.learn(
+                math.ceil(self.config.total_transitions / self.ranks.size) - self.model.num_timesteps,
+                callback=CallbackList(
+                    [*([self.noise] if self.config.measure else []), self.recorder, *self._callbacks]
+                ),
+                log_interval=None,  # type: ignore[arg-type]  # SB3 takes None for "never"; its annotation does not say so
+                reset_num_timesteps=self._resumed is None,
+            )
+        except (TrainingDivergedError, ValueError) as error:
+            if not _is_divergence(error):
+                raise
+            raise DivergenceError(str(error)) from None
+
+    def state(self) -> State:
+        """All that the run needs to go on."""
+        return self.recorder.state()
+
+    def restore(self, state: State, records: Sequence[Record]) -> str:
+        """Go on from there; environments that cannot be restored play other games than before."""
+        self._resumed = state
+        # a seed that follows from the run's own, so that games are not played again
+        self._seed_environments(_environment_seed(self.config.seed, state))
+        restore(self.model, state)
+        self.noise.history = History.from_records(records)
+        self.recorder = self._make_recorder(state)
+        return "" if "environments" in state else "environments start fresh episodes"
+
+    # --- the end
+
+    def summary(self) -> Mapping[str, object]:
+        """Final numbers, by record key."""
+        noise = self.noise.history
+        numbers = summary_numbers(noise, self._losses, self.config.batch_size) if noise.measurements else {}
+        return self.progress() | self.recorder.goals.summary() | numbers
+
+    def closing_lines(self) -> list[str]:
+        """Noise scale, its meaning for the batch, and goals."""
+        config = self.config
+        assert config.num_envs and config.num_steps, "resolved"
+        shape = config.num_envs, config.num_steps
+        return [
+            *summary_lines(self.noise.history, self._losses, shape=shape, unit=config.unit),
+            *goal_lines(self.recorder.goals),
+        ]
+
+    def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
+        """Draw the noise scale over training, if it was measured."""
+        from rlgns.report.run_figures import noise_scale_figure
+
+        if self.noise.history.measurements:
+            size = self.config.batch_size
+            noise_scale_figure(records, self._losses, title=self.title, measure=RETURN, batch_size=size, paths=paths)
+        return bool(self.noise.history.measurements)
+
+    @property
+    def _losses(self) -> tuple[str, ...]:
+        """Losses whose noise scale was measured."""
+        return tuple(name for name in (*LOSSES, TRAINED) if self.noise.history.moments(name))
+
+
+def _task_name(config: TrainConfig) -> str:
+    return f"{config.algo.upper()} on {config.task}"
 
 
 def _envs_of_rank(config: TrainConfig, ranks: Ranks) -> int:
@@ -272,7 +275,3 @@ def _environment_seed(seed: int, state: State) -> int:
 def _is_divergence(error: Exception) -> bool:
     """Whether it tells of numbers that are not finite: our own errors, or torch's on a distribution's parameters."""
     return isinstance(error, TrainingDivergedError | NotFiniteError) or "to satisfy the constraint" in str(error)
-
-
-def _words(error: OSError) -> str:
-    return f"{error.strerror or error}: {error.filename}; what was recorded stays, continue with --resume"

@@ -18,7 +18,7 @@ import numpy as np
 
 from rlgns.noise.history import History, Measurement, record_of
 from rlgns.noise.moments import GradientMoments
-from rlgns.runs.directory import write_json
+from rlgns.runs.files import write_json
 from rlgns.runs.goals import Reached
 from rlgns.runs.goals import record_of as record_of_goal
 from rlgns.runs.records import RecordWriter

@@ -8,7 +8,7 @@ import pytest
 
 from rlgns.agents.config import A2C_DEFAULTS, CHANGEABLE_ON_RESUME, PPO_DEFAULTS, TrainConfig, resolved
 from rlgns.agents.options import parse
-from rlgns.runs.directory import write_json
+from rlgns.runs.files import write_json
 from rlgns.runs.options import as_mapping, from_mapping
 
 FLAGS = {f.name: "--" + f.name.replace("_", "-") for f in fields(TrainConfig)}

@@ -100,7 +100,8 @@ def test_windows_are_consecutive_and_hold_at_least_eight_measurements_where_ther
 def test_every_bound_and_arrow_lies_inside_the_axes(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "rlgns.report.run_figures.Figure.savefig", lambda self, path, **_: drawn.setdefault("figure", self)
+        "rlgns.report.run_figures.Figure.savefig",
+        lambda self, path, **_: (drawn.setdefault("figure", self), path.touch()),
     )
     for case in ("intervals", "lower bounds", "one measurement"):
         drawn.clear()

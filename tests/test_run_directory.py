@@ -7,16 +7,8 @@ from pathlib import Path
 import pytest
 
 import rlgns.runs.directory
-from rlgns.runs.directory import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    PACKAGES,
-    RunDirectory,
-    provenance,
-    read_config,
-    write_json,
-)
+from rlgns.runs.directory import CHECKPOINT, CONFIG, METRICS, PACKAGES, RunDirectory, provenance, read_config
+from rlgns.runs.files import write_json
 
 
 def test_a_directory_is_made_with_its_parents_and_is_free_again_afterwards(tmp_path):
@@ -105,28 +97,6 @@ def test_a_fresh_directory_where_nothing_can_be_written_is_refused(tmp_path):
     (tmp_path / "runs").touch()
     with pytest.raises(ValueError, match=r"runs cannot be written to \(.+\); choose another --out"):
         RunDirectory.fresh(tmp_path / "runs", "pong-a2c")
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "summary.json"
-    write_json(path, {"a": 1})
-
-    def full(self, *_, **__):
-        self.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left") as error:
-        write_json(path, {"a": 2})
-    assert error.value.filename == str(path)
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
-
-
-def test_json_is_strict(tmp_path):
-    with pytest.raises(ValueError, match="Out of range float"):
-        write_json(tmp_path / "summary.json", {"a": float("nan")})
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"options": 3}', "{}"])

@@ -90,7 +90,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
 
 def test_the_plain_line_tells_a_speed_right_after_an_evaluation_too(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rlgns.runs.progress.PLAIN_SECONDS", 0)
-    monkeypatch.setattr("rlgns.tasks.supervised.SHOW_SECONDS", 0)
+    monkeypatch.setattr("rlgns.runs.lifecycle.SHOW_SECONDS", 0)
     assert run_digits(tmp_path / "run", "--max-steps", "20", "--evaluation-growth", "0.001", "--batch-size", "512") == 0
     speeds = re.findall(r"([\d,]+) images/s", capsys.readouterr().err)
     assert len(speeds) == 20

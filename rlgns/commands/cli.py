@@ -20,15 +20,22 @@ COMMANDS = {
 }
 """What each command does; its module is rlgns.commands.NAME."""
 
+PRINTING_THEIR_RESULT = {"bench", "fit", "report", "compare"}
+"""Commands that fail where their output does not arrive; the product of the others is their files."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; exit codes as `exit_code_of` has them."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in {"-h", "--help"}:
-        print("usage: rlgns COMMAND …   (rlgns COMMAND --help lists its options)\n")
-        print("\n".join(f"  {command:8}{what}" for command, what in COMMANDS.items()))
-        return 0
-    return exit_code_of(lambda: _command(name)(rest))
+        return exit_code_of(_help, prints_its_result=True)
+    return exit_code_of(lambda: _command(name)(rest), prints_its_result=name in PRINTING_THEIR_RESULT)
+
+
+def _help() -> int:
+    print("usage: rlgns COMMAND …   (rlgns COMMAND --help lists its options)\n")
+    print("\n".join(f"  {command:8}{what}" for command, what in COMMANDS.items()))
+    return 0
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rlgns.runs.files import write_json
 from rlgns.runs.options import parse_flags
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str]) -> int:
 
     runs = outcomes_named(folders, options.wandb, "rlgns fit")
     found = study_of(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
-    print("\n".join(lines_of(found)))
     if options.json:
-        options.json.write_text(json.dumps(as_mapping(found), indent=2, allow_nan=False) + "\n")
+        write_json(options.json, as_mapping(found))
     if options.csv:
         write_csv(options.csv, as_table(found.fits))
+    print("\n".join(lines_of(found)))
     return 0
 
 

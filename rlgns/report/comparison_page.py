@@ -9,7 +9,7 @@ from pathlib import Path
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.comparison_figures import WITHIN, comparison_figures
 from rlgns.report.sweep_page import FIGURES, ON_DARK, drawing_of, render_page, save_figures, variable
-from rlgns.runs.directory import write_json
+from rlgns.runs.files import write_json, write_text
 from rlgns.study.advice import rounded
 from rlgns.study.comparison import PAPER, Bounds, Defaults, PaperRow, Row, as_mapping, courses_of, rows_of, write_table
 from rlgns.study.fits import Estimate
@@ -48,7 +48,7 @@ def write_comparison(
             light={variable(colour): colour for colour in ON_DARK},
             dark={variable(colour): dark for colour, dark in ON_DARK.items()},
         )
-        page.write_text(content, encoding="utf-8")
+        write_text(page, content)
     except OSError as error:
         raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from None
     return page, rows

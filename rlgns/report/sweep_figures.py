@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.runs.files import replacing
 from rlgns.runs.goals import MEASURES, RETURN, level_in_words
 from rlgns.runs.records import columns
 from rlgns.study.advice import geometric_mean, rounded, unit_of
@@ -81,8 +82,8 @@ class SweepFigure:
 
     def save(self, path: Path) -> None:
         """Write it as the path's ending says; the same figure is the same file."""
-        with mpl.rc_context({"svg.hashsalt": self.name}):
-            self.figure.savefig(path, dpi=DPI, metadata=UNDATED if path.suffix == ".svg" else {})
+        with mpl.rc_context({"svg.hashsalt": self.name}), replacing(path) as file:
+            self.figure.savefig(file, dpi=DPI, metadata=UNDATED if path.suffix == ".svg" else {})
 
     def svg(self) -> str:
         """For a page: no ground of its own, texts as texts, no header."""

@@ -19,7 +19,8 @@ import jinja2
 
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.sweep_figures import INK, SweepFigure, batch_colours, figures_of
-from rlgns.runs.directory import CONFIG, SWEEP_FILE, write_json
+from rlgns.runs.directory import CONFIG, SWEEP_FILE
+from rlgns.runs.files import write_json, write_text
 from rlgns.runs.goals import level_in_words
 from rlgns.study.advice import Row, geometric_mean, rounded, unit_of, write_csv
 from rlgns.study.fits import Estimate
@@ -68,7 +69,7 @@ def write_report(study: Study, out: Path, *, command: str) -> Path:
         write_json(out / STUDY, as_mapping(study))
         write_csv(out / POINTS, as_table(study.fits))
         page = out / PAGE
-        page.write_text(render(study, [drawing_of(figure) for figure in figures], command=command), encoding="utf-8")
+        write_text(page, render(study, [drawing_of(figure) for figure in figures], command=command))
     except OSError as error:
         raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from None
     return page

@@ -12,7 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -91,23 +91,6 @@ def _holds_results(path: Path) -> bool:
     """Whether a run got as far as a record or a checkpoint there; what failed before may be written over."""
     records = path / METRICS
     return (path / CHECKPOINT).exists() or (records.exists() and records.stat().st_size > 0)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file as `write_text` does."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a file whole or not at all; the one that was there stays if the disk is full."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = str(path)
-        raise
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -1,30 +1,74 @@
-"""What a failure means to the shell: one line on standard error and an exit code, the same for every command."""
+"""What the end of a command means to the shell: an exit code and, for a failure, one line on standard error.
+
+    0    done
+    1    a fault: training diverged, a disk is full, a command's result could not be printed
+    2    usage: an option, a file or a directory is not what it has to be; nothing was changed
+    129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM, everything saved
+    141  whoever read a command's result had enough (`rlgns fit runs | head`)
+
+A run's product is its files: what becomes of its words (`| head -1`, `> /dev/full`, `>&-`, an encoding without "Σ")
+changes nothing. Commands whose product is what they print (fit, report, compare, bench, every --help) end with 141 and
+no line where the reader went away, with 1 and a line where the output could not be written. Closed from the start
+(`>&-`), it counts as not wanted, as if sent to /dev/null.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
+from rlgns.runs.terminal import TolerantStream, tolerant_output
 
-def exit_code_of(work: Callable[[], int]) -> int:
-    """What `work` returns, or what its failure means; every failure is one line on standard error.
 
-    0 done; 1 it failed, or the disk is full; 2 usage (ValueError); 130 and 143 stopped by SIGINT and SIGTERM; 141, and
-    no line, where whoever read the output has enough (`rlgns fit runs | head`).
+def exit_code_of(work: Callable[[], int], *, prints_its_result: bool = False) -> int:
+    """Do the work with tolerant output; every failure becomes one line on standard error.
+
+    Args:
+        work: Returns an exit code. ValueError is a usage error, OSError a fault.
+        prints_its_result: Whether what it prints is what it is for, so that output that does not arrive is a failure.
+
+    Returns:
+        The exit code, as the table at the head of this module has it.
+
     """
-    try:
-        code = work()
-        sys.stdout.flush()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
+    with tolerant_output() as output:
+        try:
+            code, prints = work(), prints_its_result
+        except SystemExit as end:  # --help has been printed
+            code, prints = _code_of(end), True
+        except ValueError as error:
+            return _refusal(2, str(error))
+        except BrokenPipeError:
+            return 141
+        except OSError as error:
+            return _refusal(1, f"{in_words(error)}; what was recorded stays")
+        except KeyboardInterrupt:  # before the work took signals as requests
+            return 130
+        output.flush()
+        return code or (_code_of_output(output) if prints else 0)
+
+
+def in_words(error: OSError) -> str:
+    """Say what went wrong with which file, as far as the error knows it."""
+    name = f": {error.filename}" if error.filename is not None else ""
+    return f"{error.strerror or error}{name}"
+
+
+def _code_of_output(output: TolerantStream) -> int:
+    if output.failure is None:
+        return 0
+    if isinstance(output.failure, BrokenPipeError):
         return 141
-    except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename}; what was recorded stays", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # before the work took signals as requests
-        return 130
+    why = output.failure.strerror if isinstance(output.failure, OSError) else str(output.failure)
+    return _refusal(1, f"standard output could not be written ({why}); send it to a place with room")
+
+
+def _code_of(end: SystemExit) -> int:
+    if isinstance(end.code, str):
+        return _refusal(1, end.code)
+    return end.code or 0
+
+
+def _refusal(code: int, reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
     return code

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from rlgns.runs.directory import METRICS, SWEEP_FILE, write_text
+from rlgns.runs.directory import METRICS, SWEEP_FILE
+from rlgns.runs.files import write_text
 from rlgns.runs.progress import SweepDisplay, SweepRow
 from rlgns.runs.records import RecordWriter, read_lines
 from rlgns.study.outcomes import Outcome, outcome_of

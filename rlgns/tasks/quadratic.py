@@ -10,23 +10,24 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlgns.noise.history import record_of
 from rlgns.noise.moments import moments_from_groups
-from rlgns.runs.directory import SUMMARY, RunDirectory, write_json
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.goals import GoalTracker
-from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks
+from rlgns.runs.lifecycle import Plan, carry_out
 from rlgns.runs.options import as_mapping, parse_flags
+from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-from rlgns.runs.sinks import Sink
+from rlgns.runs.summary import goal_lines
+from rlgns.runs.task import Task
 
 Float64 = NDArray[np.float64]
 
@@ -115,48 +116,94 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: QuadraticConfig) -> int:
     """Descend to the last goal or the last step; 0, or 128 + n after signal n."""
-    problem, generator = Quadratic.of(config), np.random.default_rng(config.seed)
-    goals = GoalTracker(config.goals, rises=False)
-    x, started, step = problem.start, time.monotonic(), 0
-    stop = StopRequest()
-    with open_directory(config.out, None, f"quadratic-{config.batch_size}") as directory:
-        sinks = _open_sinks(config, directory)
-        with stop.listening(print):
-            while step < config.max_steps and not goals.all_reached and stop.signal_number is None:
-                time.sleep(config.step_seconds)
-                gradients = _group_gradients(problem, x, config.batch_size // NUM_GROUPS, generator)
-                x = x - config.learning_rate * gradients.mean(0)
-                step += 1
-                record = _progress(step, config.batch_size, time.monotonic() - started)
-                record["train/loss"] = loss = problem.loss(x**2)
-                reached = goals.newly_reached(loss, record)
-                if reached or step % config.log_every == 0:
-                    moments = {"total": moments_from_groups(gradients, config.batch_size / NUM_GROUPS)}
-                    for sink in sinks:
-                        sink.log(record | record_of(moments) | reached, step)
-        code = 128 + stop.signal_number if stop.signal_number else 0
-        summary = _progress(step, config.batch_size, time.monotonic() - started) | goals.summary() | {"exit_code": code}
-        write_json(directory / SUMMARY, summary)
-        for sink in sinks:
-            sink.finish({key: value for key, value in summary.items() if value is not None}, code)
-    return code
+    name = f"quadratic-{config.batch_size}"
+    plan = Plan(options=as_mapping(config), task="quadratic", name=name, group="quadratic")
+    return carry_out(plan, lambda: Descent(config))
+
+
+class Descent(Task):
+    """Steps of SGD on the problem; a run of seconds, which keeps no checkpoint."""
+
+    subject = "quadratic"
+
+    def __init__(self, config: QuadraticConfig) -> None:
+        """Stand at the start.
+
+        Args:
+            config: As it was asked for.
+
+        """
+        self.config, self.problem = config, Quadratic.of(config)
+        self.title = f"quadratic, batch {config.batch_size:,}, seed {config.seed}"
+        self.goals = GoalTracker(config.goals, rises=False)
+        self._x, self._generator = self.problem.start, np.random.default_rng(config.seed)
+        self._steps, self._loss, self._started = 0, 1.0, time.monotonic()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Batch and budget."""
+        return {
+            "task": "quadratic",
+            "unit": "examples",
+            "goal_measure": "train/loss",
+            "batch_size": self.config.batch_size,
+            "max_examples": self.config.max_steps * self.config.batch_size,
+        }
+
+    @property
+    def steps(self) -> int:
+        """Steps made."""
+        return self._steps
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is made or the last goal reached."""
+        return self._steps >= self.config.max_steps or self.goals.all_reached
+
+    def step(self) -> Record | None:
+        """Make one step; the record of every `log_every`-th and of those that reach a goal."""
+        config = self.config
+        time.sleep(config.step_seconds)
+        gradients = _group_gradients(self.problem, self._x, config.batch_size // NUM_GROUPS, self._generator)
+        self._x = self._x - config.learning_rate * gradients.mean(0)
+        self._steps += 1
+        self._loss = self.problem.loss(self._x**2)
+        record = self.progress() | {"train/loss": self._loss}
+        reached = self.goals.newly_reached(self._loss, record)
+        if not reached and self._steps % config.log_every:
+            return None
+        moments = {"total": moments_from_groups(gradients, config.batch_size / NUM_GROUPS)}
+        return record | record_of(moments) | reached
+
+    def progress(self) -> Record:
+        """How far the run has come, by record key."""
+        examples, seconds = self._steps * self.config.batch_size, time.monotonic() - self._started
+        return {
+            "progress/steps": self._steps,
+            "progress/optimizer_steps": self._steps,
+            "progress/examples": examples,
+            "time/seconds": seconds,
+            "time/examples_per_second": examples / max(seconds, 1e-9),
+        }
+
+    def status(self) -> Status:
+        """Speed and loss."""
+        examples, seconds = self._steps * self.config.batch_size, time.monotonic() - self._started
+        return Status(examples, examples / max(seconds, 1e-9), f"loss {self._loss:.4g}", "of every step")
+
+    def summary(self) -> Record:
+        """Progress and goals."""
+        return self.progress() | self.goals.summary()
+
+    def closing_lines(self) -> list[str]:
+        """What the goals took."""
+        return goal_lines(self.goals)
 
 
 def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator: np.random.Generator) -> Float64:
     """[K, P]: the means over groups of so many examples each."""
     noise = generator.standard_normal((NUM_GROUPS, len(x)))
     return np.asarray(problem.h * x + np.sqrt(problem.c / group_size) * noise)
-
-
-def _progress(step: int, batch_size: int, seconds: float) -> Record:
-    counted = {"progress/steps": step, "progress/optimizer_steps": step, "progress/examples": step * batch_size}
-    return {**counted, "time/seconds": seconds, "time/examples_per_second": step * batch_size / max(seconds, 1e-9)}
-
-
-def _open_sinks(config: QuadraticConfig, directory: RunDirectory) -> list[Sink]:
-    told = {"task": "quadratic", "unit": "examples", "goal_measure": "train/loss", "batch_size": config.batch_size}
-    told["max_examples"] = config.max_steps * config.batch_size
-    return open_sinks(directory, as_mapping(config), told, group="quadratic", say=print)
 
 
 def _parse(arguments: Sequence[str]) -> QuadraticConfig:

@@ -8,89 +8,105 @@ become rarer in proportion to the updates made.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections import deque
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlgns.noise.history import TRAINED, History, estimate_record, record_of
-from rlgns.noise.moments import NotFiniteError
 from rlgns.noise.scale import PooledMoments
-from rlgns.runs.checkpoints import State, load_checkpoint, save_checkpoint
-from rlgns.runs.directory import CHECKPOINT, METRICS, SUMMARY, RunDirectory, check_unused, write_json
 from rlgns.runs.goals import MEASURES, GoalTracker, Reached
-from rlgns.runs.lifecycle import StopRequest, open_directory, open_sinks, was_restarted
+from rlgns.runs.lifecycle import Plan, carry_out
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
-from rlgns.runs.progress import ProgressDisplay, Status
+from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
-from rlgns.runs.records import Record, plain, read_records
-from rlgns.runs.sinks import Sink
+from rlgns.runs.records import Record
 from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
+from rlgns.runs.task import DivergenceError, State, Task
 from rlgns.tasks.catalogue import TASKS
-from rlgns.tasks.config import SupervisedConfig
+from rlgns.tasks.config import CHANGEABLE_ON_RESUME, SupervisedConfig
 from rlgns.tasks.data import Examples
 from rlgns.tasks.learning import DivergedError, Learner
-from rlgns.tasks.swap import swap
-
-SHOW_SECONDS = 0.25
+from rlgns.tasks.swap import Swap
 
 
 def run(task: str, config: SupervisedConfig) -> int:
-    """Train to the last goal or to the budget; 0, 1 if training diverged, or 128 + n after signal n.
+    """Train to the last goal or to the budget.
 
     Under torchrun or srun all ranks train together, every batch being divided among them, and the first one writes.
 
-    Raises ValueError on usage errors, before anything is trained or written.
+    Args:
+        task: Name of the task, one of `TASKS`.
+        config: What was asked for.
+
+    Returns:
+        0, or 1 if training diverged, or 128 + n after signal n.
+
+    Raises:
+        ValueError: On usage errors, before anything is trained or written.
+
     """
     ranks = Ranks.from_environment()
     keep_freed_memory()
-    if was_restarted(config.out):
-        config = replace(config, resume=config.out, out=None)
     if config.batch_size % ranks.size:
         raise ValueError(f"batch_size {config.batch_size} cannot be divided among {ranks.size} ranks; use a multiple")
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
     device = ranks.device(config.device)
-    if config.out and ranks.is_first:
-        check_unused(config.out)  # before the data, which may take a while
-    state = load_checkpoint(config.resume / CHECKPOINT) if config.resume else None
+    plan = Plan(
+        options=as_mapping(config),
+        task=task,
+        name=f"{task}-{config.batch_size}",
+        group=task,
+        changeable=CHANGEABLE_ON_RESUME,
+        longer="--max-epochs or --max-steps",
+        ranks=ranks,
+        device=device,
+    )
+    return carry_out(plan, lambda: _training(task, config, torch.device(device), ranks))
+
+
+def _training(task: str, config: SupervisedConfig, device: torch.device, ranks: Ranks) -> Training:
     data = TASKS[task].load(config)
     if config.goals and config.goal_on == "test" and data.test is None:
         raise ValueError(f"goal_on test needs test examples, which {config.data_dir or config.dataset} has not")
-    learner = Learner(TASKS[task], config, data, torch.device(device), ranks, [config.seed])
-    with ExitStack() as stack:
-        name = f"{task}-{config.batch_size}"
-        directory = stack.enter_context(open_directory(config.out, config.resume, name)) if ranks.is_first else None
-        stack.enter_context(ranks.joined(torch.device(device)))
-        return Training(task, learner, directory, state).run()
+    return Training(task, Learner(TASKS[task], config, data, device, ranks, [config.seed]))
 
 
-class Training:
+class Training(Task):
     """One run while it is on."""
 
-    def __init__(self, task: str, learner: Learner, directory: RunDirectory | None, state: State | None) -> None:
-        self.name, self.learner, self.directory = task, learner, directory
+    def __init__(self, task: str, learner: Learner) -> None:
+        """Stand at the start.
+
+        Args:
+            task: Name of the task.
+            learner: Before its first update.
+
+        """
+        self.name, self.learner = task, learner
         self.config, self.unit = learner.config, learner.task.unit
+        self.subject = f"{task} by {self.config.optimizer}"
+        self.title = f"{task}, batch {self.config.batch_size:,}, {self.config.optimizer}, seed {self.config.seed}"
         self.goals = GoalTracker(self.config.goals, rises=False)
         self.history, self.measured = History(), dict[str, float]()
         self.trained, self.losses, self.next_evaluation, self.seconds_before = PooledMoments(), [0.0, 0.0], 1, 0.0
-        self.learning_rate, self.swapped = 0.0, Record()
-        if state:
-            self._restore(state)
-        if state and directory:
-            self.history = History.from_records(read_records(directory / METRICS))
-        self.started = self.saved = self.shown = time.monotonic()
-        self.recorded = deque([(self.started, learner.examples)], maxlen=2)  # the last records' times, evaluation over
-        self.stop = StopRequest()
-        self.display = ProgressDisplay(self.max_examples, self.unit, silent=not learner.ranks.is_first)
-        self.sinks = self._open_sinks(directory, state) if directory else []
+        self.learning_rate = 0.0
+        self.swap, self.swapped = Swap(learner) if self.config.swap_workers else None, Record()
+        self.started = time.monotonic()
+        self.recorded = deque([(self.started, 0)], maxlen=2)  # the last records' times, evaluation over
 
     # --- how far it is
+
+    @property
+    def steps(self) -> int:
+        """Updates made."""
+        return self.learner.steps
 
     @property
     def max_steps(self) -> int:
@@ -119,9 +135,20 @@ class Training:
         return self.seconds_before + time.monotonic() - self.started
 
     @property
-    def is_over(self) -> bool:
-        """Whether its budget is used up, or its last goal reached."""
+    def is_trained(self) -> bool:
+        """Whether the budget is used up, or the last goal reached."""
         return self.learner.steps >= self.max_steps or self.goals.all_reached
+
+    @property
+    def is_over(self) -> bool:
+        """The same, and all workers of SWAP are through."""
+        return self.is_trained and (self.swap is None or self.swap.is_over)
+
+    @property
+    def caveat(self) -> str:
+        """Why the noise scale is not measured."""
+        unmeasured = self.learner.unmeasured if self.config.measure else ""
+        return f"the noise scale is not measured: {unmeasured}" if unmeasured else ""
 
     def progress(self) -> Record:
         """How far the run has come, by record key."""
@@ -133,66 +160,25 @@ class Training:
             "time/seconds": self.seconds,
         }
 
-    # --- the whole run
-
-    def run(self) -> int:
-        """Train to the end, to a signal, or to a failure; say how it went; return the exit code."""
-        if self.directory:
-            self.display.say(f"{self._title()} → {self.directory.path}")
-            if self.config.measure and self.learner.unmeasured:
-                self.display.say(f"the noise scale is not measured: {self.learner.unmeasured}")
-        try:
-            with self.display, self.stop.listening(self.display.say):
-                failure = self._train()
-        except Exception:  # W&B, too, learns that the run failed
-            for sink in self.sinks:
-                sink.finish({}, 1)
-            raise
-        code = 1 if failure else 0 if self.is_over else 128 + (self.stop.signal_number or 0)
-        if self.directory:
-            self._close(self.directory, code)
-        if failure and self.directory:
-            print(f"error: {failure}", file=sys.stderr)
-        return code
-
-    def _train(self) -> str | None:
-        """All updates; what went wrong, in words, if anything did."""
-        try:
-            self._save()
-            while not self.is_over and not self._asked_to_stop():
-                learnt = self.learner.update()
-                self.losses = [self.losses[0] + learnt.loss, self.losses[1] + 1]
-                self.learning_rate = learnt.learning_rate
-                if learnt.moments:
-                    self.trained += PooledMoments.of(learnt.moments)
-                if self.learner.steps >= min(self.next_evaluation, self.max_steps):
-                    self._record()
-                now = time.monotonic()
-                if now - self.shown > SHOW_SECONDS:
-                    self._show(now)
-                if now - self.saved > self.config.checkpoint_seconds:
-                    self._save()
-            self._save()
-            if self.is_over and self.config.swap_workers:
-                self.swapped = swap(self.learner)
-        except (NotFiniteError, DivergedError) as error:
-            return (
-                f"training diverged at update {self.learner.steps + 1}: {error}; the last checkpoint is kept; "
-                "try a smaller --learning-rate"
-            )
-        except OSError as error:
-            return f"{error.strerror or error}: {error.filename}; what was recorded stays, continue with --resume"
-        return None
-
-    def _asked_to_stop(self) -> bool:
-        """Whether a signal has reached any of the ranks: they stop together."""
-        self.stop.signal_number = self.learner.ranks.largest(self.stop.signal_number or 0) or None
-        return self.stop.signal_number is not None
-
     # --- between updates
 
-    def _record(self) -> None:
-        """Evaluate, and write the record of the update just made."""
+    def step(self) -> Record | None:
+        """Make one update, of SWAP's workers once training is over; the record, if an evaluation is due."""
+        if self.is_trained and self.swap:
+            self.swap.step()
+            return None
+        try:
+            update = self.learner.update()
+        except DivergedError as error:
+            raise DivergenceError(str(error)) from None
+        self.losses = [self.losses[0] + update.loss, self.losses[1] + 1]
+        self.learning_rate = update.learning_rate
+        if update.moments:
+            self.trained += PooledMoments.of(update.moments)
+        return self._record() if self.learner.steps >= min(self.next_evaluation, self.max_steps) else None
+
+    def _record(self) -> Record:
+        """Evaluate; the record of the update just made."""
         steps = self.learner.steps
         record = self.progress() | {
             "train/loss": self.losses[0] / self.losses[1],
@@ -203,19 +189,18 @@ class Training:
         if self.config.goal_on == "test":
             record |= self._evaluated("test", self.learner.data.test)
         record |= self.goals.newly_reached(self.measured[self.goal_key], record)
-        if self.is_over and self.config.goal_on == "train":
+        if self.is_trained and self.config.goal_on == "train":
             record |= self._evaluated("test", self.learner.data.test)
         if self.trained.count:
             self.history.measurements.append({TRAINED: self.trained})
             estimate = self.history.noise_scale(TRAINED)
             assert estimate, "just measured"
             record |= {**record_of({TRAINED: self.trained}), **estimate_record(TRAINED, estimate)}
-        for sink in self.sinks:
-            sink.log(record, steps)
         self.trained, self.losses = PooledMoments(), [0.0, 0.0]
         self.recorded.append((time.monotonic(), self.learner.examples))
         at_least = math.ceil(self.config.evaluation_examples / 2 / self.config.batch_size)  # or it would cost too much
         self.next_evaluation = steps + max(at_least, math.ceil(steps * self.config.evaluation_growth))
+        return record
 
     def _evaluated(self, name: str, examples: Examples | None) -> Record:
         """Loss and, where there are answers, error on a split; nothing where there is none."""
@@ -231,95 +216,93 @@ class Training:
         then, examples = mark
         return (self.learner.examples - examples) / max(time.monotonic() - then, 1e-9)
 
-    def _show(self, now: float) -> None:
-        self.shown = now
+    def status(self) -> Status:
+        """Loss or error, speed and noise scale; the worker while SWAP is on."""
         value = self.measured.get(self.goal_key)
         measure = "not evaluated yet" if value is None else f"{MEASURES[self.goal_key]} {value:.4g}"
+        if self.is_trained and self.swap:
+            measure = f"SWAP, worker {self.swap.completed + 1} of {self.config.swap_workers}"
         speed = self._speed_since(self.recorded[0])  # right after a record there has been nothing since the last one
         scale = self.history.noise_scale(TRAINED)
         words = str(scale) if scale else "not measured" if self.learner.unmeasured else "not measured yet"
-        self.display.show(Status(self.learner.examples, speed, measure, words))
+        return Status(self.learner.examples, speed, measure, words)
 
-    def _save(self) -> None:
-        self.saved = time.monotonic()
-        if self.directory is None:
-            return
-        state: State = {
+    def state(self) -> State:
+        """All that it needs to go on."""
+        return {
             **self.learner.state(),
             "next_evaluation": self.next_evaluation,
             "seconds": self.seconds,
             "goals": {level: asdict(reached) for level, reached in self.goals.reached.items()},
             "trained": asdict(self.trained),
             "losses": list(self.losses),
+            "swap": self.swap.state() if self.swap and self.is_trained else None,
         }
-        save_checkpoint(self.directory / CHECKPOINT, state)
 
-    def _restore(self, state: State) -> None:
+    def restore(self, state: State, records: Sequence[Record]) -> str:
+        """Go on from there; history and evaluations are those of the records."""
         self.learner.restore(state)
-        if self.learner.steps >= self.max_steps:
-            raise ValueError(
-                f"{self.config.resume} has its {self.learner.steps:,} updates already; give a larger --max-epochs"
-            )
         self.next_evaluation, self.seconds_before = state["next_evaluation"], state["seconds"]
         self.goals.reached = {level: Reached(**prices) for level, prices in state["goals"].items()}
         self.trained, self.losses = PooledMoments(**state["trained"]), state["losses"]
+        if self.swap and state["swap"] and self.is_trained:
+            self.swap.restore(state["swap"])
+        self.history = History.from_records(records)
+        for record in records:
+            self.measured |= {key: float(record[key] or 0) for key in MEASURES if key[:5] == "eval/" and key in record}
+        self.recorded = deque([(self.started, self.learner.examples)], maxlen=2)
+        return ""
 
     # --- the end
 
-    def _close(self, directory: RunDirectory, code: int) -> None:
-        """The closing words; summary and figure to the run directory and to W&B."""
+    def finish(self) -> None:
+        """Average the weights of SWAP's workers."""
+        if self.swap:
+            self.swapped = self.swap.average()
+
+    def summary(self) -> Mapping[str, object]:
+        """Final numbers, by record key."""
+        numbers = summary_numbers(self.history, self._losses, self.batch_size) if self._losses else {}
+        return self.progress() | self.measured | self.swapped | self.goals.summary() | numbers
+
+    def closing_lines(self) -> list[str]:
+        """Noise scale, evaluations, goals and what SWAP came to."""
         length = self.learner.unit_size
         shape = (self.config.batch_size, length) if length > 1 else (self.config.batch_size,)
-        losses = [TRAINED] if self.history.moments(TRAINED) else []
         unit = "sequence" if length > 1 else "example"
-        print("\n".join(summary_lines(self.history, losses, shape=shape, unit=unit, examples=self.unit)))
-        for key, value in self.measured.items():
-            print(f"  {MEASURES[key]:16}{value:.4g}")
-        print("\n".join(goal_lines(self.goals)), end="\n" if self.config.goals else "")
-        if code > 128:
-            print(f"stopped after update {self.learner.steps:,}; continue with --resume {directory.path}")
-        for key, number in self.swapped.items():
-            print(f"  {key:24}{number:.4g}")
-        summary = self.progress() | self.measured | self.swapped | self.goals.summary() | {"exit_code": code}
-        if losses:
-            summary |= summary_numbers(self.history, losses, self.batch_size)
-        summary = plain(summary)
-        try:
-            write_json(directory / SUMMARY, summary)
-            self._draw(directory)
-        finally:
-            for sink in self.sinks:
-                sink.finish({key: value for key, value in summary.items() if value is not None}, code)
+        return [
+            *summary_lines(self.history, self._losses, shape=shape, unit=unit, examples=self.unit),
+            *(f"  {MEASURES[key]:16}{value:.4g}" for key, value in self.measured.items()),
+            *goal_lines(self.goals),
+            *(f"  {key:24}{value:.4g}" for key, value in self.swapped.items()),
+        ]
 
-    def _draw(self, directory: RunDirectory) -> None:
+    def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
+        """Draw the noise scale over training, if it was measured."""
         from rlgns.report.run_figures import noise_scale_figure
 
-        if not self.history.measurements:
-            return
-        paths = [directory / f"noise_scale{ending}" for ending in (".png", ".svg")]
-        noise_scale_figure(
-            read_records(directory / METRICS),
-            [TRAINED],
-            title=self._title(),
-            measure=self.goal_key,
-            batch_size=self.batch_size,
-            unit=self.unit,
-            paths=paths,
-        )
-        for sink in self.sinks:
-            sink.log_figure("figures/noise_scale", paths[0], self.learner.steps)
+        if self.history.measurements:
+            noise_scale_figure(
+                records,
+                self._losses,
+                title=self.title,
+                measure=self.goal_key,
+                batch_size=self.batch_size,
+                unit=self.unit,
+                paths=paths,
+            )
+        return bool(self.history.measurements)
 
-    def _title(self) -> str:
-        return f"{self.name}, batch {self.config.batch_size:,}, {self.config.optimizer}, seed {self.config.seed}"
+    @property
+    def _losses(self) -> list[str]:
+        return [TRAINED] if self.history.moments(TRAINED) else []
 
-    def _data_name(self) -> str:
-        """What the data is called, wherever it lies on this machine."""
-        if self.name == "digits":
-            return "digits"
-        return self.config.data_dir.resolve().name if self.config.data_dir else str(self.config.dataset)
+    # --- what config.json says
 
-    def _open_sinks(self, directory: RunDirectory, state: State | None) -> list[Sink]:
-        told: dict[str, Any] = {
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Task, batch, budget, data, network and machine."""
+        return {
             "task": self.name,
             "unit": self.unit,
             "goal_measure": self.goal_key,
@@ -335,6 +318,9 @@ class Training:
             "num_torch_threads": torch.get_num_threads(),
             "num_ranks": self.learner.ranks.size,
         }
-        options = as_mapping(self.config)
-        resumed_at = state["num_updates"] if state else None
-        return open_sinks(directory, options, told, group=self.name, resumed_at=resumed_at, say=self.display.say)
+
+    def _data_name(self) -> str:
+        """What the data is called, wherever it lies on this machine."""
+        if self.name == "digits":
+            return "digits"
+        return self.config.data_dir.resolve().name if self.config.data_dir else str(self.config.dataset)

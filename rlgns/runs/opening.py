@@ -1,0 +1,265 @@
+"""How a run begins: which directory it has, whether it goes on with what is there, and where its records go."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlgns.runs.directory import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RESTART_COUNT,
+    SUMMARY,
+    RunDirectory,
+    provenance,
+    read_config,
+)
+from rlgns.runs.files import write_json
+from rlgns.runs.records import Record, read_records
+from rlgns.runs.sinks import EXAMPLES, TRANSITIONS, JsonLines, Sink, WandbOptions, open_wandb
+from rlgns.runs.task import State, Task
+
+RUNS = Path("runs")
+"""Where run directories are made unless one is named."""
+
+SUBJECT = "subject"
+"""Key of a checkpoint: what it is a checkpoint of."""
+
+RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT", RESTART_COUNT)
+"""Environment variables in which torchrun, Slurm and `rlgns sweep` count how often they have started a job before."""
+
+
+def was_restarted(out: Path | None) -> bool:
+    """Whether this job has been started before, and came so far that `out` holds a checkpoint.
+
+    Args:
+        out: The run directory that was asked for.
+
+    Raises:
+        ValueError: If a count is no number.
+
+    """
+    return any(_count(name) for name in RESTART_COUNTS) and out is not None and (out / CHECKPOINT).exists()
+
+
+def _count(name: str) -> int:
+    text = os.environ.get(name, "").strip() or "0"
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name}={text} is no number of restarts; unset it") from None
+
+
+def open_directory(out: Path | None, name: str) -> RunDirectory:
+    """Open the directory of a run that begins.
+
+    Args:
+        out: The directory that was asked for; None for a fresh one under `RUNS`.
+        name: What a fresh one is called, beside the time.
+
+    Returns:
+        The directory, locked.
+
+    Raises:
+        ValueError: If it holds a run, is in use, or cannot be written to.
+
+    """
+    return RunDirectory(out) if out else RunDirectory.fresh(RUNS, name)
+
+
+def check_unchanged(run: Path, options: Mapping[str, Any], task: str, changeable: Collection[str]) -> None:
+    """Check that a run would go on as what it is.
+
+    Args:
+        run: The run's directory.
+        options: The options that it is to go on with, in plain values by name.
+        task: What it is to train, as in its config.json.
+        changeable: Names of options that say only where and how long it runs.
+
+    Raises:
+        ValueError: If the task or another option differs; it names both values and the remedy.
+
+    """
+    config = read_config(run)
+    saved = config["options"]
+    if config.get("task", task) != task:
+        raise ValueError(f"{run} holds a run of {config['task']}, not of {task}; choose another directory")
+    for name in sorted(saved.keys() & options.keys() - {"out", "resume"} - set(changeable)):
+        before, now = (json.loads(json.dumps(one)) for one in (saved[name], options[name]))
+        if before != now:
+            raise ValueError(
+                f"{name} is {now}, but the run in {run} has {name} {before}, which cannot be changed in a run that "
+                f"goes on; {_remedy(name, before)}, or choose another --out"
+            )
+
+
+def _remedy(name: str, value: Any) -> str:
+    """How to give an option the value that it has in the saved run."""
+    flag = name.replace("_", "-")
+    if value is None or value == []:
+        return f"leave out --{flag}"
+    if isinstance(value, bool):
+        return f"give --{'' if value else 'no-'}{flag}"
+    return f"give --{flag} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def has_ended_well(run: Path) -> bool:
+    """Whether the run has a summary, which is written last, and came to its end."""
+    try:
+        summary = json.loads((run / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("exit_code") == 0
+
+
+def records_of(directory: RunDirectory | Path) -> list[Record]:
+    """The records of the run in a directory, in order."""
+    path = directory / METRICS
+    return read_records(path) if path.exists() else []
+
+
+def load_state(path: Path) -> State:
+    """Read a checkpoint; torch is loaded only for runs that have one.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: In one line if the file is missing, damaged, or not a checkpoint of this project.
+
+    """
+    from rlgns.runs.checkpoints import load_checkpoint
+
+    return load_checkpoint(path)
+
+
+def restored(task: Task, run: Path, state: State, reads_records: bool) -> str:
+    """Restore a task, if the checkpoint is of it.
+
+    Args:
+        task: At its start.
+        run: The run's directory.
+        state: Of its checkpoint.
+        reads_records: Whether this process has use for the records.
+
+    Returns:
+        What a person should know about it; empty for nothing.
+
+    Raises:
+        ValueError: If the checkpoint is of something else, or lacks what the task needs; it names the file.
+
+    """
+    path = run / CHECKPOINT
+    subject = state.get(SUBJECT)
+    if subject != task.subject:
+        what = f"a checkpoint of {subject}" if subject else "no checkpoint of a whole run"
+        raise ValueError(f"{path} is {what}, not of {task.subject}; name the run directory that it belongs to")
+    with reading(path):
+        return task.restore(state, records_of(run) if reads_records else [])
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn the errors of content that is not what it should be into one that names the file.
+
+    Args:
+        path: The checkpoint whose content is used inside.
+
+    Raises:
+        ValueError: As the block raises it, or in place of another error that unexpected content causes.
+
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        why = f"it lacks {lines[0]}" if isinstance(error, KeyError) else lines[-1].strip()
+        raise ValueError(f"{path} does not hold what the run needs ({why}); restore it, or start a new run") from None
+
+
+def open_sinks(
+    directory: RunDirectory,
+    options: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    group: str,
+    resumed_at: int | None,
+    say: Callable[[str], None],
+) -> list[Sink]:
+    """Open the records file and, unless disabled, W&B; write config.json, with the run's id, between the two.
+
+    Args:
+        directory: Of the run.
+        options: All options of the run in plain values by name; `wandb`, `wandb_project`, … say how W&B has it.
+        facts: What follows from them and the machine: task, unit, goal_measure, batch_size, max_examples, …
+        group: W&B's group, unless the options name one.
+        resumed_at: The update of the checkpoint that the run goes on from; None for a run that begins.
+        say: Takes a line for the person at the terminal.
+
+    Returns:
+        The sinks, the records file first.
+
+    Raises:
+        OSError: If the directory cannot be written to; it names the file.
+        ValueError: On options that W&B does not allow.
+
+    """
+    saved = {} if resumed_at is None else read_config(directory.path)
+    place = _place(directory.path)
+    content = {
+        "options": {**options, "out": str(directory.path)} | ({"resume": None} if "resume" in options else {}),
+        **facts,
+        "provenance": saved.get("provenance") or provenance(),
+        "resumptions": saved.get("resumptions", []),
+        "wandb_run_id": _wandb_run_id(saved, place),
+        "wandb_run_place": place,
+    }
+    if resumed_at is not None:
+        content["resumptions"] += [{"progress/steps": resumed_at, **provenance()}]
+    write_json(directory / CONFIG, content)
+    records = JsonLines(directory / METRICS, resumed_at)
+    wandb = open_wandb(
+        _wandb_options(
+            options, group, directory.path.name, TRANSITIONS if facts["unit"] == "transitions" else EXAMPLES
+        ),
+        directory.path,
+        {**content["options"], **{key: value for key, value in content.items() if key != "options"}},
+        content["wandb_run_id"],
+        resume=resumed_at is not None,
+        say=say,
+    )
+    if wandb and wandb.run_id != content["wandb_run_id"]:  # a sweep's agent has its own
+        write_json(directory / CONFIG, {**content, "wandb_run_id": wandb.run_id})
+    return [records, wandb] if wandb else [records]
+
+
+def _place(directory: Path) -> dict[str, Any]:
+    """What tells a run directory from its copy: a moved one keeps its inode, a restored one its path."""
+    return {"path": str(directory.resolve()), "inode": directory.stat().st_ino}
+
+
+def _wandb_run_id(saved: Mapping[str, Any], place: Mapping[str, Any]) -> str:
+    """The id that the run has in W&B; a fresh one for a run that begins, and for a copy, which is another run."""
+    before = saved.get("wandb_run_place")
+    is_a_copy = isinstance(before, dict) and all(before.get(key) != value for key, value in place.items())
+    return secrets.token_hex(4) if is_a_copy or not saved.get("wandb_run_id") else str(saved["wandb_run_id"])
+
+
+def _wandb_options(options: Mapping[str, Any], group: str, name: str, x_axis: str) -> WandbOptions:
+    return WandbOptions(
+        mode=options["wandb"],
+        project=options["wandb_project"],
+        entity=options.get("wandb_entity"),
+        group=options.get("wandb_group") or group,
+        job_type=options.get("wandb_job_type", "train"),
+        tags=tuple(options.get("wandb_tags", ())),
+        notes=options.get("wandb_notes"),
+        name=options.get("wandb_name") or name,
+        x_axis=x_axis,
+    )
