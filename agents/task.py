@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.algorithms import A2C, TrainingDivergedError
 from rlgns.agents.atari import find_game
-from rlgns.agents.config import TrainConfig
-from rlgns.agents.environments import is_atari, make_environments
+from rlgns.agents.config import ResolvedConfig
+from rlgns.agents.environments import make_environments
 from rlgns.agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
 from rlgns.agents.models import make_model
 from rlgns.agents.recorder import Recorder, restore
@@ -38,7 +38,7 @@ from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
 FIGURE = "noise_scale"
 
 
-def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
+def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     """Train as configured, with further callbacks of Stable-Baselines3's if any; returns the exit code.
 
     Under torchrun or srun all ranks train together, num_envs being divided among them, and the first one writes. A
@@ -48,14 +48,13 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     """
     ranks = Ranks.from_environment()
     keep_freed_memory()
-    if is_atari(config):
-        config = replace(config, game=find_game(config.env or config.game), env=None)
+    if config.is_atari:
+        config = replace(config, game=find_game(config.task), env=None)
     if was_restarted(config.out):
         config = replace(config, resume=config.out, out=None)
     num_envs = _envs_of_rank(config, ranks)
     measurer = RolloutMeasurer(config.num_groups, config.unit, config.by_layer, config.preconditioned)
     if config.measure:
-        assert config.num_steps, "resolved"
         measurer.check(num_envs, config.num_steps, ranks)
     state = load_checkpoint(config.resume / CHECKPOINT) if config.resume else None
     if state and state["num_updates"] * config.batch_size >= config.total_transitions:
@@ -88,8 +87,8 @@ class _Run:
 
     def __init__(
         self,
-        config: TrainConfig,
-        own: TrainConfig,
+        config: ResolvedConfig,
+        own: ResolvedConfig,
         directory: RunDirectory | None,
         environments: VecEnv,
         measurer: RolloutMeasurer,
@@ -103,7 +102,6 @@ class _Run:
         self.stop = StopRequest()
         self.model = make_model(own, environments, device)
         self.model.ranks = ranks
-        assert own.num_envs, "resolved"
         if isinstance(self.model, A2C) and config.unit == "environment" and _can_be_grouped(own.num_envs, ranks):
             self.model.num_groups = measurer.groups_of_environments(own.num_envs, ranks)
             self.model.grouped_every, self.model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
@@ -123,10 +121,10 @@ class _Run:
             stop=self.stop,
             checkpoint=directory / CHECKPOINT if directory else None,
             checkpoint_seconds=config.checkpoint_seconds,
-            log_every=config.log_every or 1,
+            log_every=config.log_every,
             goals=config.goals,
             episode_window=config.episode_window,
-            frames_per_transition=config.frameskip if is_atari(config) else None,
+            frames_per_transition=config.frameskip if config.is_atari else None,
             resumed=state,
         )
 
@@ -180,7 +178,6 @@ class _Run:
     def _tell(self, directory: RunDirectory, exit_code: int) -> None:
         """The closing words, on standard output."""
         config = self.config
-        assert config.num_envs and config.num_steps, "resolved"
         shape = config.num_envs, config.num_steps
         print("\n".join(summary_lines(self.noise.history, self._losses, shape=shape, unit=config.unit)))
         print("\n".join(goal_lines(self.recorder.goals)), end="\n" if config.goals else "")
@@ -245,8 +242,7 @@ class _Run:
         )
 
 
-def _envs_of_rank(config: TrainConfig, ranks: Ranks) -> int:
-    assert config.num_envs, "resolved"
+def _envs_of_rank(config: ResolvedConfig, ranks: Ranks) -> int:
     if config.num_envs % ranks.size:
         raise ValueError(
             f"num_envs {config.num_envs} cannot be divided among {ranks.size} ranks; "
