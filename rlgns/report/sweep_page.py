@@ -248,13 +248,6 @@ def _made(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     }
 
 
-def _config(run: Outcome) -> dict[str, Any]:
-    try:
-        return dict(json.loads((run.directory / CONFIG).read_text())) if run.directory else {}
-    except (OSError, ValueError):
-        return {}
-
-
 def _sweep_file(run: Outcome) -> str | None:
     path = run.directory.parent / SWEEP_FILE if run.directory else None
     return path.read_text() if path and path.exists() else None
