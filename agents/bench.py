@@ -16,23 +16,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.utils import get_device
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.collecting import act
-from rlgns.agents.config import TrainConfig, resolved
-from rlgns.agents.environments import is_atari, make_environments
+from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
+from rlgns.agents.environments import make_environments
 from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
 from rlgns.agents.models import make_model
 from rlgns.agents.recorder import Recorder
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import in_parts
 from rlgns.noise.grouping import MIN_NUM_GROUPS
+from rlgns.runs.bounds import NumEnvs, Seconds
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.files import write_json
 from rlgns.runs.machine import keep_freed_memory
@@ -48,13 +50,15 @@ PARTS = ("emulator", "acting", "copying", "update", "measuring", "logging", "res
 class BenchConfig(TrainConfig):
     """Time the training loop of a configuration; its options are those of training."""
 
-    seconds: float = 3.0
+    GROUPS: ClassVar[Mapping[str, str]] = {**TrainConfig.GROUPS, "Timing": "seconds"}
+
+    seconds: Seconds = 3.0
     """Seconds that the loop, and each of its parts alone, are timed for in a round."""
-    rounds: int = 5
+    rounds: Annotated[int, Interval(ge=1, le=10_000)] = 5
     """Rounds in which they take turns; medians are shown."""
     search: bool = False
     """Find the fastest num_envs, threads and precision too."""
-    max_num_envs: int = 256
+    max_num_envs: Annotated[NumEnvs, Interval(ge=8)] = 256
     """Largest num_envs that the search tries, doubling from 8."""
     json: Path | None = None
     """File for all figures."""
@@ -68,35 +72,32 @@ def main(arguments: Sequence[str]) -> int:
 def _bench(arguments: Sequence[str]) -> int:
     description = "Where the time of a training loop goes on this machine, and how much is left to gain."
     given = parse_flags(BenchConfig, arguments, description=description, program="rlgns bench atari")
-    config: BenchConfig = resolved(given)  # type: ignore[assignment]
-    for name in ("seconds", "rounds", "max_num_envs"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} {getattr(config, name)} is not positive; give a positive {flag(name)}")
+    config = resolved(given)
     keep_freed_memory()
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
-    found = time_loop(config)
-    print("\n".join(_lines(config, found)))
+    found = time_loop(config, given.seconds, given.rounds)
+    print("\n".join(_lines(config, given.rounds, found)))
     content: dict[str, Any] = {"num_envs": config.num_envs, "num_steps": config.num_steps, **found}
-    if config.search:
-        content["search"] = search(config)
-    if config.json:
-        write_json(config.json, content)
+    if given.search:
+        content["search"] = search(config, given.max_num_envs, given.seconds)
+    if given.json:
+        write_json(given.json, content)
     return 0
 
 
-def time_loop(config: BenchConfig) -> dict[str, Any]:
+def time_loop(config: ResolvedConfig, seconds: float, num_rounds: int) -> dict[str, Any]:
     """The loop's speed, the share of its time that each part takes, each part's speed alone, and the bound; medians.
 
     Speeds are in transitions per second.
     """
     rounds: dict[str, list[float]] = defaultdict(list)
     with _loop(config) as loop:
-        for _ in range(config.rounds):
-            for name, value in loop.time_parts(config.seconds).items():
+        for _ in range(num_rounds):
+            for name, value in loop.time_parts(seconds).items():
                 rounds[name].append(value)
             alone = {"emulator": loop.emulate, "acting": loop.act, "update": loop.model.train}
-            speeds = {name: config.batch_size / _seconds(work, config.seconds) for name, work in alone.items()}
+            speeds = {name: config.batch_size / _seconds(work, seconds) for name, work in alone.items()}
             for name, speed in speeds.items():
                 rounds[f"{name} alone"].append(speed)
             bound = 1 / sum(1 / speed for speed in speeds.values())
@@ -108,7 +109,7 @@ def time_loop(config: BenchConfig) -> dict[str, Any]:
 class _Loop:
     """A model that trains, measures and records, and what its parts take."""
 
-    def __init__(self, config: BenchConfig, model: A2C | PPO, callback: BaseCallback) -> None:
+    def __init__(self, config: ResolvedConfig, model: A2C | PPO, callback: BaseCallback) -> None:
         self.config, self.model, self.callback = config, model, callback
         self.buffer: Any = model.rollout_buffer
         self.environments: Any = in_parts(model.get_env())  # type: ignore[arg-type]
@@ -189,13 +190,12 @@ class _Loop:
 
 
 @contextmanager
-def _loop(config: BenchConfig) -> Iterator[_Loop]:
+def _loop(config: ResolvedConfig) -> Iterator[_Loop]:
     environments = make_environments(config, config.seed)
     with tempfile.TemporaryDirectory() as folder, closing(environments):
         model = make_model(config, environments, str(get_device(config.device)))
         if not isinstance(model.rollout_buffer, DeviceRolloutBuffer):
             raise ValueError("only the fast way is timed by its parts; leave out --no-fast, and use images or vectors")
-        assert config.num_envs, "resolved"
         measurer = RolloutMeasurer(config.num_groups, config.unit)
         if isinstance(model, A2C) and config.unit == "environment" and config.num_envs >= MIN_NUM_GROUPS:
             model.num_groups = measurer.groups_of_environments(config.num_envs)
@@ -204,10 +204,10 @@ def _loop(config: BenchConfig) -> Iterator[_Loop]:
         records = JsonLines(Path(folder) / "metrics.jsonl")
         recorder = Recorder(
             noise=noise if config.measure else None,
-            log_every=config.log_every or 1,
+            log_every=config.log_every,
             goals=(),
             episode_window=config.episode_window,
-            frames_per_transition=config.frameskip if is_atari(config) else None,
+            frames_per_transition=config.frameskip if config.is_atari else None,
         )
         recorder.keeper = _RecordsOnly(records)
         try:
@@ -245,43 +245,43 @@ def _seconds(work: Callable[[], object], seconds: float) -> float:
     return (time.perf_counter() - started) / calls
 
 
-def search(config: BenchConfig) -> list[dict[str, Any]]:
+def search(config: ResolvedConfig, max_num_envs: int, seconds: float) -> list[dict[str, Any]]:
     """Speeds of other configurations, one thing changed after another and the fastest value kept; printed as found."""
     cores, tried = torch.get_num_threads(), []
-    sizes = [2**k for k in range(3, 20) if 2**k <= config.max_num_envs]
+    sizes = [2**k for k in range(3, 20) if 2**k <= max_num_envs]
     choices: dict[str, list[Any]] = {
         "num_envs": sizes,
         "num_parts": [1, 2],
         "num_threads": sorted({max(1, cores // 2), cores}),
-        "precision": ["float32", "bfloat16"] if is_atari(config) else ["float32"],
+        "precision": ["float32", "bfloat16"] if config.is_atari else ["float32"],
     }
     best = config
     print("\ntransitions/s of other configurations, the fastest of each line kept for the next")
     for name, values in choices.items():
         speeds = {}
         for value in values:
-            speeds[value] = _speed(replace(best, **{name: value}))
+            speeds[value] = _speed(replace(best, **{name: value}), seconds)
             tried.append({"num_envs": best.num_envs, name: value, "transitions_per_second": speeds[value]})
         print(f"  {name:12}" + "   ".join(f"{value}: {speed:,.0f}" for value, speed in speeds.items()), flush=True)
         best = replace(best, **{name: max(speeds, key=lambda value: speeds[value])})
     flags = " ".join(f"{flag(name)} {getattr(best, name)}" for name in choices)
-    environment = f"--env {config.env}" if config.env else f"--game {config.game}"
+    environment = f"--env {config.env}" if config.env else f"--game {config.task}"
     print(f"fastest: rlgns train atari {environment} --algo {config.algo} --num-steps {config.num_steps} {flags}")
     print("Another num_envs is another batch size: whether it is worth having is what the noise scale says.")
     return tried
 
 
-def _speed(config: BenchConfig) -> float:
+def _speed(config: ResolvedConfig, seconds: float) -> float:
     """Median over three rounds."""
-    with _loop(resolved(config)) as loop:  # type: ignore[arg-type]
-        return statistics.median(loop.time_parts(config.seconds / 3)["speed"] for _ in range(3))
+    with _loop(resolved(config)) as loop:
+        return statistics.median(loop.time_parts(seconds / 3)["speed"] for _ in range(3))
 
 
-def _lines(config: BenchConfig, found: dict[str, Any]) -> list[str]:
+def _lines(config: ResolvedConfig, num_rounds: int, found: dict[str, Any]) -> list[str]:
     speed = found["speed"]
     lines = [
         f"{config.algo.upper()} on {config.task}, {config.num_envs} × {config.num_steps}, {config.precision}, "
-        f"{torch.get_num_threads()} CPU threads, medians of {config.rounds} rounds",
+        f"{torch.get_num_threads()} CPU threads, medians of {num_rounds} rounds",
         f"{speed:,.0f} transitions/s, {config.batch_size / speed * 1e3:,.1f} ms an update",
         f"  {'part':12}{'share':>8}{'µs a transition':>18}",
     ]

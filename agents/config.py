@@ -1,114 +1,138 @@
-"""What a training run can be told: every option with its unit, its default and where the default comes from.
+"""Options of a training run, each with its unit, its bounds, its default and where the default comes from.
 
-Free of torch, so that `--help` and bad input are answered at once.
+`TrainConfig` is what a user asks for, None where the algorithm's published default is meant; `ResolvedConfig`, made by
+`resolved`, is what a run trains with. Free of torch, so that `--help` and bad input are answered at once.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Interval, MaxLen
 
 from rlgns.noise.grouping import Unit
-from rlgns.runs.options import flag
+from rlgns.runs.bounds import (
+    CountOrZero,
+    FloatOrZero,
+    Goals,
+    Multiline,
+    Name,
+    NumEnvs,
+    NumSteps,
+    NumThreads,
+    OnlyWith,
+    PositiveFloat,
+    PositiveInt,
+    Seconds,
+    Seed,
+    Share,
+    Tag,
+)
+from rlgns.runs.memory import check_memory
+from rlgns.runs.values import check_effect, check_options
+
+DEFAULT_GAME = "breakout"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train A2C or PPO on many environments and measure the gradient noise scale while training."""
 
+    GROUPS: ClassVar[Mapping[str, str]] = {
+        "Task": "game", "Rollout": "num_envs", "Optimisation": "learning_rate", "Atari": "frameskip",
+        "Measuring": "measure", "Run": "out", "Weights & Biases": "wandb", "Machine": "num_threads",
+    }  # fmt: skip
+    """Headings of the help, and the first option below each."""
+
     # What to train on
-    game: str = "breakout"
-    """Atari game by ale-py's name, in any spelling (ms_pacman, MsPacman, ALE/MsPacman-v5)."""
-    env: str | None = None
+    game: Name | None = None
+    """Atari game by ale-py's name, in any spelling (ms_pacman, MsPacman, ALE/MsPacman-v5) [breakout]."""
+    env: Annotated[str, MaxLen(256)] | None = None
     """Any other Gymnasium environment by id (CartPole-v1), instead of a game."""
     algo: Literal["a2c", "ppo"] = "a2c"
     """Algorithm: a2c (Mnih et al. 2016, arXiv:1602.01783), ppo (Schulman et al. 2017, arXiv:1707.06347)."""
-    total_transitions: int = 300_000
+    total_transitions: PositiveInt = 300_000
     """Transitions to train for (decisions of one environment; 4 frames each on Atari); published runs: 10 million."""
-    goals: tuple[float, ...] = ()
+    goals: Goals = ()
     """Mean returns to reach; what each took is recorded, and the run ends at the last."""
-    episode_window: int = 100
+    episode_window: Annotated[int, Interval(ge=1, le=10**6)] = 100
     """Finished episodes that the mean return is taken over; no goal is reached before there are as many."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of networks, actions and environments; environment i gets seed + i."""
 
     # The batch: num_envs × num_steps transitions behind one update
-    num_envs: int | None = None
+    num_envs: NumEnvs | None = None
     """Environments in parallel [A2C 16, PPO 8: Mnih 2016, Schulman 2017]."""
-    num_steps: int | None = None
+    num_steps: NumSteps | None = None
     """Transitions of each environment in one rollout [A2C 5, PPO 128: the same]."""
 
     # The algorithm
-    learning_rate: float | None = None
+    learning_rate: PositiveFloat | None = None
     """Step size [A2C 7e-4, PPO 2.5e-4: Mnih 2016, Schulman 2017]."""
-    lr_batch_scale: float = 0.0
+    lr_batch_scale: FloatOrZero = 0.0
     """B* of the rate learning_rate/(1 + B*/B)^α, in transitions; 0: the same at every batch size [McCandlish 2018]."""
-    lr_batch_exponent: float = 0.5
+    lr_batch_exponent: Annotated[float, Interval(ge=0, le=10)] = 0.5
     """α of that rate [½ for RMSProp and Adam: McCandlish 2018, who give ½ to 1]."""
     anneal_learning_rate: bool | None = None
     """Lower the learning rate linearly to 0 over the run [A2C no, as Stable-Baselines3; PPO yes: Schulman 2017]."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount factor per transition [Mnih 2015]."""
-    gae_lambda: float | None = None
+    gae_lambda: Share | None = None
     """λ of generalised advantage estimation [A2C 1, PPO 0.95: Schulman 2016, arXiv:1506.02438]."""
-    ent_coef: float = 0.01
+    ent_coef: FloatOrZero = 0.01
     """Weight of the entropy bonus in the loss [Mnih 2016, Schulman 2017]."""
-    vf_coef: float | None = None
+    vf_coef: FloatOrZero | None = None
     """Weight of the value loss [A2C 0.25: OpenAI Baselines; PPO 0.5: Huang et al. 2022, "37 details"]."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: PositiveFloat = 0.5
     """Largest norm of the gradient; longer ones are clipped, after measuring [OpenAI Baselines]."""
-    rmsprop_alpha: float = 0.99
+    rmsprop_alpha: Annotated[Share, OnlyWith("algo", "a2c")] = 0.99
     """A2C: decay of RMSProp's mean square [Mnih 2016]."""
-    optimizer_eps: float = 1e-5
+    optimizer_eps: PositiveFloat = 1e-5
     """ε of RMSProp (A2C) or Adam (PPO) [OpenAI Baselines; Huang 2022]."""
-    num_epochs: int = 4
+    num_epochs: Annotated[int, Interval(ge=1, le=10_000), OnlyWith("algo", "ppo")] = 4
     """PPO: passes over a rollout [Schulman 2017, 3 there; 4 in OpenAI Baselines]."""
-    num_minibatches: int = 4
+    num_minibatches: Annotated[PositiveInt, OnlyWith("algo", "ppo")] = 4
     """PPO: minibatches a pass is split into [OpenAI Baselines]."""
-    clip_coef: float = 0.1
+    clip_coef: Annotated[PositiveFloat, OnlyWith("algo", "ppo")] = 0.1
     """PPO: ε of the clipped surrogate [Schulman 2017]."""
-    anneal_clip_coef: bool = True
+    anneal_clip_coef: Annotated[bool, OnlyWith("algo", "ppo")] = True
     """PPO: lower ε linearly to 0 over the run [Schulman 2017]."""
     normalize_advantage: bool | None = None
     """Give advantages mean 0 and variance 1 [A2C no, PPO yes, by minibatch: OpenAI Baselines]."""
 
     # Atari: ale-py's own names
-    frameskip: int = 4
+    frameskip: Annotated[int, Interval(ge=1, le=10_000), OnlyWith("environment", "Atari")] = 4
     """Frames an action is repeated for; a transition is this many frames [Mnih 2015]."""
-    stack_num: int = 4
+    stack_num: Annotated[int, Interval(ge=1, le=64), OnlyWith("environment", "Atari")] = 4
     """Frames stacked in an observation [Mnih 2015]."""
-    noop_max: int = 30
+    noop_max: Annotated[int, Interval(ge=0, le=100_000), OnlyWith("environment", "Atari")] = 30
     """Largest number of no-ops at the start of a game; it makes environments start apart [Mnih 2015]."""
-    episodic_life: bool = True
+    episodic_life: Annotated[bool, OnlyWith("environment", "Atari")] = True
     """A lost life ends the learning episode; the game and its return go on [Mnih 2015]."""
-    reward_clipping: bool = True
+    reward_clipping: Annotated[bool, OnlyWith("environment", "Atari")] = True
     """Train on the sign of the reward; returns are reported unclipped [Mnih 2015]."""
-    repeat_action_probability: float = 0.0
+    repeat_action_probability: Annotated[Share, OnlyWith("environment", "Atari")] = 0.0
     """Probability that a frame repeats the last action [0: Mnih 2015; 0.25: Machado et al. 2018, 1709.06009]."""
-    use_fire_reset: bool = True
+    use_fire_reset: Annotated[bool, OnlyWith("environment", "Atari")] = True
     """Press FIRE at the start of games that wait for it [OpenAI Baselines]."""
-    max_num_frames_per_episode: int = 108_000
+    max_num_frames_per_episode: Annotated[int, Interval(ge=1, le=2**31 - 1), OnlyWith("environment", "Atari")] = 108_000
     """Frames after which a game is cut off, as a truncation [30 minutes: Machado 2018]."""
-    num_threads: int | Literal["auto"] = 0
-    """Emulator threads of each part; 0: one a core; auto: as many as are fastest here, which takes a second to find."""
-    num_parts: int | None = None
-    """Parts of the environments, one emulated while the network acts for another [on a GPU 2, else 1]."""
 
     # Measuring
     measure: bool = True
     """Measure the gradient noise scale, of A2C's own updates every fourth; training is bitwise the same without."""
-    measure_every: int | None = None
+    measure_every: PositiveInt | None = None
     """Updates from one measurement by loss to the next [for 2 % of the time: A2C 105, PPO 28]."""
-    num_groups: int | None = None
+    num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
     """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 8]."""
     unit: Unit = "environment"
     """Independent unit: environment, or transition (treats transitions as independent; all one environment allows)."""
-    window: int = 64
+    window: Annotated[int, Interval(ge=1, le=10**6)] = 64
     """Measurements that the running noise scale is pooled over."""
-    design_effect_every: int = 4
+    design_effect_every: CountOrZero = 4
     """Measurements from one that is also split by transition to the next, for the design effect; 0: never."""
     by_layer: bool = False
     """Record the moments of every layer too."""
@@ -120,52 +144,73 @@ class TrainConfig:
     """Run directory [a fresh one under runs/]."""
     resume: Path | None = None
     """Run directory to continue; its options hold, only where and how long it runs may be changed."""
-    log_every: int | None = None
+    log_every: PositiveInt | None = None
     """Updates from one record to the next; measured updates always leave one [A2C 10, PPO 1]."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: Seconds = 60.0
     """Seconds from one checkpoint to the next: what a killed process loses at most."""
     wandb: Literal["online", "offline", "disabled"] = "online"
     """Weights & Biases; without a key or a network a run goes offline by itself."""
-    wandb_project: str = "rlgns"
+    wandb_project: Name = "rlgns"
     """W&B project."""
-    wandb_entity: str | None = None
+    wandb_entity: Name | None = None
     """W&B user or team [the key's own]."""
-    wandb_group: str | None = None
+    wandb_group: Name | None = None
     """W&B group [the game or environment and the algorithm]."""
-    wandb_job_type: str | None = "train"
+    wandb_job_type: Name | None = "train"
     """W&B job type."""
-    wandb_tags: tuple[str, ...] = ()
+    wandb_tags: tuple[Tag, ...] = ()
     """W&B tags."""
-    wandb_notes: str | None = None
+    wandb_notes: Annotated[str, Multiline()] | None = None
     """W&B notes."""
-    wandb_name: str | None = None
+    wandb_name: Name | None = None
     """W&B display name [the run directory's]."""
 
     # The machine
-    device: str = "auto"
+    num_threads: Annotated[int, Interval(ge=0, le=4096)] | Literal["auto"] = 0
+    """Emulator threads of each part; 0: one a core; auto: as many as are fastest here, which takes a second to find."""
+    num_parts: Annotated[int, Interval(ge=1, le=64)] | None = None
+    """Parts of the environments, one emulated while the network acts for another [on a GPU 2, else 1]."""
+    device: Name = "auto"
     """Where the network runs: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the features' layers (the CNN); parameters, heads, losses and the optimiser stay float32."""
     fast: bool = True
     """Keep rollouts on the device and each frame once, step environments in parts; no: as Stable-Baselines3 does."""
-    num_torch_threads: int | None = None
+    num_torch_threads: NumThreads | None = None
     """CPU threads of the network [one a core]."""
 
     @property
     def task(self) -> str:
         """What is trained on, in one word."""
-        return self.env or self.game
+        return self.env or self.game or DEFAULT_GAME
+
+    @property
+    def is_atari(self) -> bool:
+        """Whether it is one of ale-py's games, also when it is named as a Gymnasium id (ALE/Pong-v5)."""
+        return self.env is None or self.env.startswith("ALE/") or "NoFrameskip" in self.env
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(TrainConfig):
+    """What a run trains with: nothing is left to an algorithm's defaults."""
+
+    num_envs: NumEnvs = field()
+    num_steps: NumSteps = field()
+    learning_rate: PositiveFloat = field()
+    anneal_learning_rate: bool = field()
+    gae_lambda: Share = field()
+    vf_coef: FloatOrZero = field()
+    normalize_advantage: bool = field()
+    log_every: PositiveInt = field()
 
     @property
     def batch_size(self) -> int:
         """Transitions behind one update."""
-        assert self.num_envs and self.num_steps, "resolved"
         return self.num_envs * self.num_steps
 
     @property
     def effective_learning_rate(self) -> float:
         """ε(B) = ε*/(1 + B*/B)^α, the centre of the paper's grids (McCandlish et al. 2018, appendix A.2)."""
-        assert self.learning_rate, "resolved"
         return float(self.learning_rate / (1 + self.lr_batch_scale / self.batch_size) ** self.lr_batch_exponent)
 
 
@@ -198,52 +243,67 @@ CHANGEABLE_ON_RESUME = frozenset(
 """Where and how long a run runs; everything else is what the run is."""
 
 
-def resolved(config: TrainConfig) -> TrainConfig:
-    """The configuration with the algorithm's published defaults in place of None.
+FRAME_BYTES = 84 * 84
+EMULATOR_BYTES = 500_000
+"""Memory of one Atari emulator; 1 MB is measured."""
 
-    Raises ValueError, with the remedy, on values that cannot work.
+
+def resolved(config: TrainConfig) -> ResolvedConfig:
+    """Put the algorithm's published defaults in place of None.
+
+    Args:
+        config: What was asked for.
+
+    Returns:
+        What a run trains with.
+
+    Raises:
+        ValueError: With the remedy, on values that are out of range, have no effect, or cannot work together.
     """
+    check_options(config)
+    if config.game is not None and config.env is not None:
+        raise ValueError(f"game {config.game} and env {config.env} are two tasks; leave out --game or --env")
+    check_effect(config, TrainConfig(), {"environment": "Atari" if config.is_atari else str(config.env)})
     defaults = A2C_DEFAULTS if config.algo == "a2c" else PPO_DEFAULTS
-    config = replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
-    _check_ranges(config)
-    if config.algo == "ppo" and config.batch_size // config.num_minibatches < 2:
+    asked = {one.name: getattr(config, one.name) for one in fields(TrainConfig)}
+    asked["game"] = config.task if config.env is None else None
+    values: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in asked.items()}
+    full = ResolvedConfig(**values)
+    if full.seed > 2**31 - full.num_envs:
+        raise ValueError(f"seed {full.seed} is too large; give --seed from 0 to {2**31 - full.num_envs}")
+    _check_minibatches(full)
+    _check_size(full)
+    return full
+
+
+def _check_minibatches(config: ResolvedConfig) -> None:
+    if config.algo != "ppo":
+        return
+    if config.batch_size // config.num_minibatches < 2:
         raise ValueError(
             f"num_minibatches {config.num_minibatches} leaves fewer than 2 of {config.batch_size} transitions to a "
             "minibatch, which cannot be normalised; use a smaller --num-minibatches"
         )
-    if config.algo == "ppo" and config.batch_size % config.num_minibatches:
-        divisors = [k for k in range(1, config.batch_size + 1) if config.batch_size % k == 0]
-        near = sorted(divisors, key=lambda k: abs(k - config.num_minibatches))[:2]
+    if config.batch_size % config.num_minibatches:
+        near = sorted({_divisor_near(config.batch_size, config.num_minibatches, step) for step in (-1, 1)})
         raise ValueError(
             f"num_minibatches {config.num_minibatches} does not divide the batch of {config.num_envs} × "
             f"{config.num_steps} = {config.batch_size} transitions; use --num-minibatches "
-            + " or ".join(str(k) for k in sorted(near))
+            + " or ".join(str(k) for k in near)
         )
-    return config
 
 
-def _check_ranges(config: TrainConfig) -> None:
-    positive = (
-        "total_transitions", "num_envs", "num_steps", "learning_rate", "max_grad_norm", "num_epochs",
-        "num_minibatches", "clip_coef", "frameskip", "stack_num", "max_num_frames_per_episode", "measure_every",
-        "num_groups", "window", "episode_window", "log_every", "checkpoint_seconds", "num_torch_threads",
-        "optimizer_eps", "num_parts",
-    )  # fmt: skip
-    for name in positive:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} {value} is not positive; give a positive {flag(name)}")
-    if not all(math.isfinite(goal) for goal in config.goals):
-        raise ValueError(f"goals {config.goals} are not all finite; give mean returns, as in --goals 5 20")
-    for name in (
-        "ent_coef", "vf_coef", "noop_max", "num_threads", "design_effect_every", "seed", "lr_batch_scale",
-        "lr_batch_exponent",
-    ):  # fmt: skip
-        if getattr(config, name) != "auto" and not getattr(config, name) >= 0:
-            raise ValueError(f"{name} {getattr(config, name)} is negative; give {flag(name)} 0 or more")
-    assert config.num_envs, "resolved"
-    if config.seed > 2**31 - config.num_envs:
-        raise ValueError(f"seed {config.seed} is too large; give --seed from 0 to {2**31 - config.num_envs}")
-    for name in ("gamma", "gae_lambda", "repeat_action_probability", "rmsprop_alpha"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} {getattr(config, name)} is outside 0 … 1; give {flag(name)} within")
+def _divisor_near(number: int, start: int, step: int) -> int:
+    """The next divisor of a number below or above one that is none."""
+    return next(k for k in range(start, number + 1 if step > 0 else 0, step) if number % k == 0)
+
+
+def _check_size(config: ResolvedConfig) -> None:
+    """Refuse rollouts that this machine cannot hold."""
+    transition, environment = (FRAME_BYTES, EMULATOR_BYTES) if config.is_atari else (16, 1000)
+    stacks = config.num_envs * config.stack_num * FRAME_BYTES if config.is_atari else 0
+    check_memory(
+        config.batch_size * transition + config.num_envs * environment + stacks,
+        f"a rollout of num_envs {config.num_envs:,} × num_steps {config.num_steps:,}",
+        "use a smaller --num-envs or --num-steps",
+    )

@@ -12,23 +12,22 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.atari import AtariVecEnv, find_game
-from rlgns.agents.config import TrainConfig
+from rlgns.agents.config import ResolvedConfig
 
 
-def make_environments(config: TrainConfig, seed: int) -> VecEnv:
+def make_environments(config: ResolvedConfig, seed: int) -> VecEnv:
     """num_envs environments, environment i seeded with seed + i at its next reset.
 
     Raises ValueError, nearest names suggested, if there is no such game or environment.
     """
-    assert config.num_envs, "resolved"
-    if not is_atari(config):
+    if not config.is_atari:
         return _gymnasium_environments(str(config.env), config.num_envs, seed)
     if config.num_threads == "auto":
         return _atari(config, seed, fastest_num_threads(config))
     return _atari(config, seed, config.num_threads)
 
 
-def fastest_num_threads(config: TrainConfig, seconds: float = 0.3) -> int:
+def fastest_num_threads(config: ResolvedConfig, seconds: float = 0.3) -> int:
     """Emulator threads of a part with which the environments alone are fastest here: all cores, one less, or half.
 
     Trajectories do not depend on threads, so that a run is the same whatever turns out. Of many environments eight for
@@ -37,7 +36,6 @@ def fastest_num_threads(config: TrainConfig, seconds: float = 0.3) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     candidates = {max(1, threads) for threads in (cores, cores - 1, cores // 2)}
     parts = config.num_parts or 1
-    assert config.num_envs, "resolved"
     few = replace(config, num_envs=parts * min(config.num_envs // parts, 8 * cores))
     return max(sorted(candidates), key=lambda threads: _steps_made(_atari(few, 0, threads), seconds))
 
@@ -53,10 +51,9 @@ def _steps_made(environments: AtariVecEnv, seconds: float) -> int:
     return steps
 
 
-def _atari(config: TrainConfig, seed: int, num_threads: int) -> AtariVecEnv:
-    assert config.num_envs, "resolved"
+def _atari(config: ResolvedConfig, seed: int, num_threads: int) -> AtariVecEnv:
     return AtariVecEnv(
-        find_game(config.env or config.game),
+        find_game(config.task),
         config.num_envs,
         seed=seed,
         num_threads=num_threads,
@@ -70,11 +67,6 @@ def _atari(config: TrainConfig, seed: int, num_threads: int) -> AtariVecEnv:
         use_fire_reset=config.use_fire_reset,
         max_num_frames_per_episode=config.max_num_frames_per_episode,
     )
-
-
-def is_atari(config: TrainConfig) -> bool:
-    """Whether the environment is one of ale-py's games, also when it is named as a Gymnasium id (ALE/Pong-v5)."""
-    return config.env is None or config.env.startswith("ALE/") or "NoFrameskip" in config.env
 
 
 def _gymnasium_environments(name: str, num_envs: int, seed: int) -> VecEnv:

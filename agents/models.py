@@ -14,12 +14,12 @@ from torch import nn
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.atari import AtariVecEnv
-from rlgns.agents.config import TrainConfig
+from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 
 
-def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | PPO:
+def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C | PPO:
     """A2C or PPO with a CNN for images, an MLP for vectors, several inputs for dicts, seeded by the configuration.
 
     Convolutions keep their weights channels last in memory, where they are fastest, and ReLUs work in place; numbers
@@ -53,7 +53,7 @@ def make_model(config: TrainConfig, environments: VecEnv, device: str) -> A2C | 
     return model
 
 
-def _rollouts(config: TrainConfig, environments: VecEnv) -> dict[str, Any]:
+def _rollouts(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
     """Which rollout buffer: ours for what it takes, if it is wanted."""
     observations, actions = environments.observation_space, environments.action_space
     if not (config.fast and isinstance(observations, spaces.Box) and isinstance(actions, spaces.Discrete)):
@@ -62,7 +62,7 @@ def _rollouts(config: TrainConfig, environments: VecEnv) -> dict[str, Any]:
     return {"rollout_buffer_class": DeviceRolloutBuffer, "rollout_buffer_kwargs": {"frames_once": frames_once}}
 
 
-def _features(config: TrainConfig, policy: str | type[ActorCriticPolicy]) -> dict[str, Any]:
+def _features(config: ResolvedConfig, policy: str | type[ActorCriticPolicy]) -> dict[str, Any]:
     if config.precision == "float32":
         return {}
     if policy is not ImagePolicy:
@@ -71,13 +71,13 @@ def _features(config: TrainConfig, policy: str | type[ActorCriticPolicy]) -> dic
     return {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
 
 
-def _a2c(config: TrainConfig, common: dict[str, Any]) -> A2C:
+def _a2c(config: ResolvedConfig, common: dict[str, Any]) -> A2C:
     rmsprop = {"alpha": config.rmsprop_alpha, "eps": config.optimizer_eps}
     policy: dict[str, Any] = {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rmsprop}
     return A2C(**common, policy_kwargs={**policy, **_features(config, common["policy"])})
 
 
-def _ppo(config: TrainConfig, common: dict[str, Any]) -> PPO:
+def _ppo(config: ResolvedConfig, common: dict[str, Any]) -> PPO:
     return PPO(
         **common,
         n_epochs=config.num_epochs,
@@ -96,7 +96,6 @@ def _policy(space: spaces.Space[Any]) -> str | type[ActorCriticPolicy]:
     return ImagePolicy if is_image_space(space) else "MlpPolicy"
 
 
-def _schedule(start: float | None, anneal: bool | None) -> float | Schedule:
+def _schedule(start: float, anneal: bool) -> float | Schedule:
     """`start`, or its product with the share of training that remains."""
-    assert start is not None, "resolved"
     return (lambda progress_remaining: progress_remaining * start) if anneal else start

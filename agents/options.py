@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlgns.agents.config import CHANGEABLE_ON_RESUME, TrainConfig, resolved
+from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig, TrainConfig, resolved
 from rlgns.runs.options import parse_run
 
 DESCRIPTION = (
     "Train A2C or PPO on many environments and measure the gradient noise scale while training.\n"
-    "--config FILE.yaml holds the same options by name; flags win. [..] names defaults that depend."
+    "[..] names defaults that depend on other options."
 )
 
 
-def parse(arguments: Sequence[str]) -> TrainConfig:
+def parse(arguments: Sequence[str]) -> ResolvedConfig:
     """The configuration that flags, a YAML file (`--config FILE`) and, with `--resume`, the run itself describe.
 
     Raises ValueError with one line on bad input; `--help` exits.

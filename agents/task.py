@@ -14,8 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from rlgns.agents.algorithms import A2C, TrainingDivergedError
 from rlgns.agents.atari import find_game
-from rlgns.agents.config import CHANGEABLE_ON_RESUME, TrainConfig
-from rlgns.agents.environments import is_atari, make_environments
+from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig
+from rlgns.agents.environments import make_environments
 from rlgns.agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
 from rlgns.agents.models import make_model
 from rlgns.agents.recorder import Recorder, restore
@@ -33,7 +33,7 @@ from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
 from rlgns.runs.task import DivergenceError, State, Task
 
 
-def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
+def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     """Train as configured; under torchrun or srun all ranks train together, num_envs being divided among them.
 
     Args:
@@ -50,12 +50,11 @@ def run(config: TrainConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     """
     ranks = Ranks.from_environment()
     keep_freed_memory()
-    if is_atari(config):
-        config = replace(config, game=find_game(config.env or config.game), env=None)
+    if config.is_atari:
+        config = replace(config, game=find_game(config.task), env=None)
     num_envs = _envs_of_rank(config, ranks)
     measurer = RolloutMeasurer(config.num_groups, config.unit, config.by_layer, config.preconditioned)
     if config.measure:
-        assert config.num_steps, "resolved"
         measurer.check(num_envs, config.num_steps, ranks)
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
@@ -85,8 +84,8 @@ class Training(Task):
 
     def __init__(
         self,
-        config: TrainConfig,
-        own: TrainConfig,
+        config: ResolvedConfig,
+        own: ResolvedConfig,
         measurer: RolloutMeasurer,
         device: str,
         ranks: Ranks,
@@ -108,7 +107,6 @@ class Training(Task):
         self.title = f"{self.subject}, {config.num_envs} × {config.num_steps}, seed {config.seed}"
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         self._resumed: State | None = None
-        assert own.num_envs, "resolved"
         self._environments = make_environments(own, config.seed + ranks.rank * own.num_envs)
         try:
             self.model = make_model(own, self._environments, device)
@@ -123,17 +121,16 @@ class Training(Task):
             raise
 
     def _seed_environments(self, seed: int) -> None:
-        assert self._own.num_envs, "resolved"
         self._environments.seed(seed + self.ranks.rank * self._own.num_envs)
 
     def _make_recorder(self, state: State | None) -> Recorder:
         config = self.config
         recorder = Recorder(
             noise=self.noise if config.measure else None,
-            log_every=config.log_every or 1,
+            log_every=config.log_every,
             goals=config.goals,
             episode_window=config.episode_window,
-            frames_per_transition=config.frameskip if is_atari(config) else None,
+            frames_per_transition=config.frameskip if config.is_atari else None,
             resumed=state,
         )
         recorder.model = self.model
@@ -222,7 +219,6 @@ class Training(Task):
     def closing_lines(self) -> list[str]:
         """Noise scale, its meaning for the batch, and goals."""
         config = self.config
-        assert config.num_envs and config.num_steps, "resolved"
         shape = config.num_envs, config.num_steps
         return [
             *summary_lines(self.noise.history, self._losses, shape=shape, unit=config.unit),
@@ -244,12 +240,11 @@ class Training(Task):
         return tuple(name for name in (*LOSSES, TRAINED) if self.noise.history.moments(name))
 
 
-def _task_name(config: TrainConfig) -> str:
+def _task_name(config: ResolvedConfig) -> str:
     return f"{config.algo.upper()} on {config.task}"
 
 
-def _envs_of_rank(config: TrainConfig, ranks: Ranks) -> int:
-    assert config.num_envs, "resolved"
+def _envs_of_rank(config: ResolvedConfig, ranks: Ranks) -> int:
     if config.num_envs % ranks.size:
         raise ValueError(
             f"num_envs {config.num_envs} cannot be divided among {ranks.size} ranks; "

@@ -30,25 +30,25 @@ from torch.distributions import Categorical
 from torch.optim import Adam, Optimizer, RMSprop
 
 from rlgns.agents.atari import find_game
-from rlgns.agents.config import TrainConfig
+from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.environments import make_environments
 
 
-def stock_sb3(config: TrainConfig, seconds: float) -> float:
+def stock_sb3(config: ResolvedConfig, seconds: float) -> float:
     """Transitions per second of Stable-Baselines3 as its documentation and its zoo train Atari."""
     gymnasium.register_envs(ale_py)  # inherited by the forked workers
-    game = "".join(part.capitalize() for part in find_game(config.game).split("_")) + "NoFrameskip-v4"
+    game = "".join(part.capitalize() for part in find_game(config.task).split("_")) + "NoFrameskip-v4"
     fork = {"start_method": "fork"}
     separate = make_atari_env(game, config.num_envs, config.seed, vec_env_cls=SubprocVecEnv, vec_env_kwargs=fork)
     return _speed_of_sb3(config, VecFrameStack(separate, 4), seconds)
 
 
-def stock_sb3_on_our_environments(config: TrainConfig, seconds: float) -> float:
+def stock_sb3_on_our_environments(config: ResolvedConfig, seconds: float) -> float:
     """Transitions per second of unmodified Stable-Baselines3 on `rlgns.agents.atari.AtariVecEnv`."""
     return _speed_of_sb3(config, make_environments(config, config.seed), seconds)
 
 
-def _speed_of_sb3(config: TrainConfig, environments: VecEnv, seconds: float) -> float:
+def _speed_of_sb3(config: ResolvedConfig, environments: VecEnv, seconds: float) -> float:
     same = ("learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "device")
     options: dict[str, Any] = {name: getattr(config, name) for name in same} | {"n_steps": config.num_steps}
     model, clock = stable_baselines3.A2C, UpdateClock(seconds)
@@ -82,7 +82,7 @@ class UpdateClock(BaseCallback):
         return (last - first) / (ended - started)
 
 
-def cleanrl_style(config: TrainConfig, seconds: float) -> float:
+def cleanrl_style(config: ResolvedConfig, seconds: float) -> float:
     """Transitions per second of a loop in the manner of CleanRL's `ppo_atari_envpool.py`.
 
     Its A2C, which CleanRL leaves out, is the same loop with one epoch of one minibatch, RMSProp and the plain policy
@@ -111,10 +111,10 @@ def cleanrl_style(config: TrainConfig, seconds: float) -> float:
 class Games:
     """ale-py's vector environment, what is to be acted on next, and statistics of the last 100 whole games."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         same = ("num_envs", "num_threads", "frameskip", "noop_max", "repeat_action_probability", "use_fire_reset")
         self.emulators = AtariVectorEnv(
-            find_game(config.game),
+            find_game(config.task),
             **{name: getattr(config, name) for name in same},
             max_num_frames_per_episode=config.max_num_frames_per_episode,
             life_loss_info=config.episodic_life,  # envpool's episodic_life; ale-py's own starts a new game
@@ -167,7 +167,7 @@ class Agent(nn.Module):
         return Categorical(logits=self.actor(features)), self.critic(features).flatten()
 
 
-def make_optimizer(agent: Agent, config: TrainConfig) -> Optimizer:
+def make_optimizer(agent: Agent, config: ResolvedConfig) -> Optimizer:
     """RMSProp for A2C, Adam for PPO."""
     if config.algo == "a2c":
         return RMSprop(agent.parameters(), config.learning_rate, config.rmsprop_alpha, config.optimizer_eps)
@@ -186,7 +186,7 @@ class Transitions(NamedTuple):
     advantages: Tensor
 
     @classmethod
-    def zeros(cls, config: TrainConfig, device: torch.device) -> Transitions:
+    def zeros(cls, config: ResolvedConfig, device: torch.device) -> Transitions:
         """Storage on the device that every rollout is written into."""
         shapes = [(4, 84, 84), *[()] * 6]
         return cls(*(torch.zeros(config.num_steps, config.num_envs, *shape, device=device) for shape in shapes))
@@ -218,7 +218,7 @@ def gae(rollout: Transitions, last_values: Tensor, last_starts: Tensor, gamma: f
     return advantages
 
 
-def losses_of(agent: Agent, batch: Transitions, config: TrainConfig) -> dict[str, Tensor]:
+def losses_of(agent: Agent, batch: Transitions, config: ResolvedConfig) -> dict[str, Tensor]:
     """Means of the policy's and the value's loss, clipped for PPO, and of the entropy; and the loss they make."""
     distribution, values = agent(batch.observations)
     log_probs, A = distribution.log_prob(batch.actions), batch.advantages
@@ -236,7 +236,7 @@ def losses_of(agent: Agent, batch: Transitions, config: TrainConfig) -> dict[str
     return {"policy": policy, "value": value, "entropy": entropy, "loss": loss}
 
 
-def optimise(agent: Agent, optimizer: Optimizer, batch: Transitions, config: TrainConfig) -> dict[str, float]:
+def optimise(agent: Agent, optimizer: Optimizer, batch: Transitions, config: ResolvedConfig) -> dict[str, float]:
     """PPO's epochs of minibatches, or A2C's one step; returns the last minibatch's losses."""
     num_epochs, num_minibatches = (1, 1) if config.algo == "a2c" else (config.num_epochs, config.num_minibatches)
     for _ in range(num_epochs):

@@ -56,7 +56,7 @@ def test_the_search_names_the_fastest_of_what_it_tried_as_a_command(tmp_path, ca
     [
         (["bench"], "atari"),
         (["bench", "atri"], "did you mean atari"),
-        (["bench", "atari", "--seconds=0"], "seconds 0.0 is not positive"),
+        (["bench", "atari", "--seconds=0"], "seconds 0 is out of range; give --seconds above 0"),
         (["bench", "atari", "--game=brekout"], "did you mean breakout"),
     ],
 )

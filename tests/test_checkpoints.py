@@ -14,7 +14,7 @@ from environments import PowerCutError, RandomWalks, SavedRandomWalks
 
 import rlgns.agents.task
 from rlgns.agents import A2C
-from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.options import parse
 from rlgns.agents.recorder import restore
 from rlgns.runs.checkpoints import FORMAT, generator_state, load_checkpoint, restore_generators, save_checkpoint
@@ -158,7 +158,7 @@ OPTIONS = {
 NUM_UPDATES = 12
 
 
-def config_of(kind: str, out: Path) -> TrainConfig:
+def config_of(kind: str, out: Path) -> ResolvedConfig:
     config = TrainConfig(
         env="RandomWalks", num_envs=4, wandb="disabled", out=out, checkpoint_seconds=1e-9, log_every=1, seed=7,
         device="cpu", **OPTIONS[kind],

@@ -124,7 +124,7 @@ def test_a_single_run_has_a_table_and_a_reason(tmp_path, capsys):
         (["{sweep}", "--goal", "7"], "no run had the goal 7; there are: 5, 20"),
         (["{sweep}", "--task", "chess"], "no run is of task 'chess'; there are: A2C on breakout"),
         (["{sweep}", "--by", "size"], "num_envs"),
-        (["{sweep}", "--level", "95"], "level 95.0 is not a probability; use for instance 0.95"),
+        (["{sweep}", "--level", "95"], "level 95 is out of range; give --level from 0.01 to 0.9999"),
         (["{sweep}", "--goals", "20"], "did you mean --goal?"),
         (["--wandb", "project"], "'project' names no sweep or project of W&B; use ENTITY/PROJECT/SWEEP"),
     ],

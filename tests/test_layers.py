@@ -21,19 +21,19 @@ class Room(NamedTuple):
 
 ROOMS = {
     "noise": Room(set(), {"numpy", "scipy"}),
-    "runs": Room({"noise"}, {"numpy", "pydantic", "rich", "torch", "tyro", "wandb", "yaml"}),
+    "runs": Room({"noise"}, {"annotated_types", "numpy", "pydantic", "rich", "torch", "wandb", "yaml"}),
     "gradients": Room({"noise", "runs"}, {"numpy", "torch"}),
     "study": Room({"noise", "runs"}, {"numpy", "scipy"}),
     "sweeps": Room({"runs", "study"}, {"sweeps"}),
     "report": Room({"noise", "runs", "study"}, {"jinja2", "matplotlib", "numpy"}),
     "tasks": Room(
         {"noise", "runs", "gradients", "report"},
-        {"cv2", "datasets", "numpy", "pytorch_optimizer", "scipy", "sklearn", "tokenizers", "torch"},
+        {"annotated_types", "cv2", "datasets", "numpy", "pytorch_optimizer", "scipy", "sklearn", "tokenizers", "torch"},
     ),
-    "commands": Room({"runs", "study", "sweeps", "report", "tasks"}, set()),
+    "commands": Room({"runs", "study", "sweeps", "report", "tasks"}, {"annotated_types"}),
     "agents": Room(
         {"noise", "runs", "gradients", "report"},
-        {"ale_py", "gymnasium", "numpy", "stable_baselines3", "torch", "typing_extensions"},
+        {"annotated_types", "ale_py", "gymnasium", "numpy", "stable_baselines3", "torch", "typing_extensions"},
     ),
     "": Room({"noise", "runs", "gradients", "commands"}, set()),  # rlgns/__init__.py and __main__.py
 }

@@ -10,7 +10,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from rlgns.agents.atari import AtariVecEnv
-from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.losses import normalised
 
 SOURCE = importlib.util.spec_from_file_location("peers", Path(__file__).parents[1] / "scripts" / "peers.py")
@@ -22,11 +22,11 @@ LOOPS = [peers.stock_sb3, peers.stock_sb3_on_our_environments, peers.cleanrl_sty
 ALGOS = pytest.mark.parametrize("algo", SMALL)
 
 
-def small(algo: str, **options: object) -> TrainConfig:
+def small(algo: str, **options: object) -> ResolvedConfig:
     return resolved(TrainConfig(game="breakout", algo=algo, device="cpu", **{**SMALL[algo], **options}))
 
 
-def rollout_of(config: TrainConfig):
+def rollout_of(config: ResolvedConfig):
     """The agent, its games after one rollout, and the rollout with its advantages."""
     torch.manual_seed(0)
     games = peers.Games(config)

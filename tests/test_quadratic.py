@@ -69,8 +69,8 @@ def test_group_means_scatter_as_their_size_says():
     ("flags", "said"),
     [
         (["--batch-size=20"], "batch_size 20 is no multiple of 8; use --batch-size 16"),
-        (["--batch-size=0"], "use --batch-size 8"),
-        (["--learning-rate=-1"], "learning_rate -1.0 is not positive"),
+        (["--batch-size=4"], "use --batch-size 8"),
+        (["--learning-rate=-1"], "learning_rate -1 is out of range; give --learning-rate above 0"),
         (["--nose=1"], "--noise"),
     ],
 )
@@ -112,4 +112,4 @@ def test_every_demo_has_its_file_and_an_unknown_one_is_refused(capsys):
     assert "unknown demo 'cartpol'; use cartpole" in capsys.readouterr().err
     for name in DEMOS:
         assert main(["demo", name, "--workers=0"]) == 2
-        assert "workers 0 is not positive" in capsys.readouterr().err
+        assert "workers 0 is out of range; give --workers from 1" in capsys.readouterr().err

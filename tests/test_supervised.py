@@ -152,12 +152,16 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
 @pytest.mark.parametrize(
     ("task", "flags", "words"),
     [
-        ("mnist", ("--batch-size", "0"), "batch_size 0 is not positive; give a positive --batch-size"),
-        ("mnist", ("--goals", "nan"), "are not all finite"),
-        ("mnist", ("--momentum", "1"), "momentum 1.0 is outside 0 … 1"),
+        ("mnist", ("--batch-size", "0"), "batch_size 0 is out of range; give --batch-size from 1 to"),
+        ("mnist", ("--goals", "nan"), "goals nan is out of range; give --goals a finite number"),
+        ("mnist", ("--momentum", "1"), "momentum 1 is out of range; give --momentum from 0 to below 1"),
         ("vae", ("--goal-measure", "error"), "vae has none of"),
-        ("mnist", ("--momentum-form", "absorbed"), "is of --optimizer momentum, not of sgd"),
-        ("mnist", ("--weight-decay", "-1"), "weight_decay -1.0 is negative"),
+        (
+            "mnist",
+            ("--momentum-form", "absorbed"),
+            "has no effect with optimizer sgd, only with momentum; leave out --momentum-form",
+        ),
+        ("mnist", ("--weight-decay", "-1"), "weight_decay -1 is out of range; give --weight-decay 0 or more"),
         ("mnist", ("--learning-rat", "1"), "did you mean --learning-rate?"),
         ("mnist", ("--data-dir", "/nowhere"), "--data-dir /nowhere is no directory"),
         ("billion_word", (), "name its directory with --data-dir"),

@@ -255,7 +255,7 @@ def assert_refused(ended: Ended, words: str) -> None:
         (["--env", "CartPoal-v1", "--num-envs", "4"], "environment 'CartPoal-v1' cannot be made"),
         (["--env", "CartPole-v1", "--num-envs", "6", "--num-groups", "4"], "use one of [2, 3, 6]"),
         (["--env", "CartPole-v1", "--num-envs", "1"], "use --num-envs 4, or --unit transition"),
-        (["--num-envs", "0"], "num_envs 0 is not positive; give a positive --num-envs"),
+        (["--num-envs", "0"], "num_envs 0 is out of range; give --num-envs from 1"),
         (["--algo", "ppo", "--num-minibatches", "3"], "use --num-minibatches 2 or 4"),
         ([*CARTPOLE, "--out", "file/run"], "cannot be written to (Not a directory); choose another --out"),
         ([*CARTPOLE, "--out", "/proc/run"], "cannot be written to"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlgns.commands.fit import folders_first, outcomes_named
+from rlgns.runs.bounds import Confidence, Name
 from rlgns.runs.options import parse_flags
 
 DESCRIPTION = (
@@ -23,11 +24,11 @@ class CompareOptions:
 
     out: Path = Path("runs/comparison")
     """Directory to write to."""
-    level: float = 0.95
+    level: Confidence = 0.95
     """Nominal coverage of the intervals."""
     log_to_wandb: Literal["online", "offline", "disabled"] = "disabled"
     """The table and figures to Weights & Biases as well."""
-    wandb_project: str = "rlgns"
+    wandb_project: Name = "rlgns"
     """Its project."""
 
 

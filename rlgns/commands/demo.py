@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from rlgns.commands import report, sweep
 from rlgns.runs.options import nearest, parse_flags
@@ -26,7 +29,7 @@ class DemoFlags:
 
     out: Path | None = None
     """Directory of the runs; the page goes to report/ in it [runs/demo-NAME]."""
-    workers: int = os.cpu_count() or 1
+    workers: Annotated[int, Interval(ge=1, le=1024)] = os.cpu_count() or 1
     """Runs at once."""
 
 

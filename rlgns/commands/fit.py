@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rlgns.runs.bounds import Confidence, Goals
 from rlgns.runs.files import write_json
 from rlgns.runs.options import parse_flags
 
@@ -29,9 +30,9 @@ class FitOptions:
 
     by: Literal["batch_size", "num_envs", "num_steps"] = "batch_size"
     """What the batch size is varied by: in any way, or by one of its dimensions while the other is fixed."""
-    goal: tuple[float, ...] = ()
+    goal: Goals = ()
     """Goals to fit [all that the runs had]."""
-    level: float = 0.95
+    level: Confidence = 0.95
     """Nominal coverage of the intervals."""
     task: str | None = None
     """Task to fit where the runs are of several."""

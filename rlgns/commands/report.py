@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlgns.commands.fit import folders_first, outcomes_named
+from rlgns.runs.bounds import Confidence, Goals, Name
 from rlgns.runs.options import parse_flags
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ class ReportOptions:
 
     out: Path | None = None
     """Directory to write to [report/ in the first DIR]."""
-    goal: tuple[float, ...] = ()
+    goal: Goals = ()
     """Goals to report [all that the runs had]."""
-    level: float = 0.95
+    level: Confidence = 0.95
     """Nominal coverage of the intervals."""
     task: str | None = None
     """Task to report where the runs are of several."""
@@ -40,7 +41,7 @@ class ReportOptions:
     """Runs of a W&B sweep (ENTITY/PROJECT/SWEEP) or project (ENTITY/PROJECT)."""
     log_to_wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Figures and tables to Weights & Biases as well [auto: as the runs themselves did]."""
-    wandb_project: str | None = None
+    wandb_project: Name | None = None
     """Its project [that of the runs]."""
 
 

@@ -6,7 +6,6 @@ ground; texts in them stay texts. Beside it lie the figures as PNG and SVG, poin
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ import jinja2
 
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.sweep_figures import INK, SweepFigure, batch_colours, figures_of
-from rlgns.runs.directory import CONFIG, SWEEP_FILE
+from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_json, write_text
 from rlgns.runs.goals import level_in_words
 from rlgns.study.advice import Row, geometric_mean, rounded, unit_of, write_csv
@@ -231,7 +230,7 @@ _STATES = {
 
 def _made(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Commands, versions, commits and machines that the runs were made by, each once."""
-    configs = [config for run in outcomes if (config := _config(run))]
+    configs = [run.told for run in outcomes if run.directory]
     provenances = [config.get("provenance", {}) for config in configs]
     versions = [", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items() if v) for p in provenances]
     created = sorted(p["created"] for p in provenances if p.get("created"))
@@ -247,13 +246,6 @@ def _made(outcomes: Iterable[Outcome]) -> dict[str, Any]:
         "period": f"{created[0][:16]} to {created[-1][:16]} UTC".replace("T", " ") if created else None,
         "sweep": next((file for run in outcomes if (file := _sweep_file(run))), None),
     }
-
-
-def _config(run: Outcome) -> dict[str, Any]:
-    try:
-        return dict(json.loads((run.directory / CONFIG).read_text())) if run.directory else {}
-    except (OSError, ValueError):
-        return {}
 
 
 def _sweep_file(run: Outcome) -> str | None:

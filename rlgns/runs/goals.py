@@ -6,9 +6,11 @@ recorded in the update that reached it; a goal that was not reached is censored,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlgns.runs.json_files import is_number
 from rlgns.runs.records import Record, Value
 
 PRICES = {
@@ -104,8 +106,19 @@ def goals_of(record: Mapping[str, object]) -> dict[float, Reached | None]:
 
     Raises ValueError on a goal that is no number, or was reached at a price that is not all there.
     """
-    levels = [key.split("/")[1] for key in record if key.startswith("goal/") and key.endswith("/steps_to_goal")]
-    return {float(level): _reached(record, level) for level in levels}
+    keys = [key for key in record if key.startswith("goal/") and key.endswith("/steps_to_goal") and key.count("/") == 2]
+    levels = [key.split("/")[1] for key in keys]
+    return {_level(level): _reached(record, level) for level in levels}
+
+
+def _level(words: str) -> float:
+    try:
+        level = float(words)
+    except ValueError:
+        level = math.nan
+    if not math.isfinite(level):
+        raise ValueError(f"goal {words[:50]!r} is not a finite number")
+    return level
 
 
 def _price(reached: Reached | None, name: str) -> Value:
@@ -117,7 +130,7 @@ def _reached(record: Mapping[str, object], level: str) -> Reached | None:
     prices = {name: record.get(f"goal/{level}/{name}_to_goal") for name in PRICES}
     if prices["steps"] is None:
         return None
-    numbers = {name: float(value) for name, value in prices.items() if isinstance(value, int | float)}
+    numbers = {name: float(value) for name, value in prices.items() if is_number(value) and value >= 0}  # type: ignore[arg-type, operator]
     if missing := sorted(set(PRICES) - set(numbers)):
-        raise ValueError(f"goal {level} was reached, but its {missing[0]} are not told")
+        raise ValueError(f"goal {level} was reached, but its {missing[0]} are missing or no count")
     return Reached(int(numbers["steps"]), int(numbers["optimizer_steps"]), int(numbers["examples"]), numbers["seconds"])

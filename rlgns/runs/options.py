@@ -1,114 +1,110 @@
-"""From flags and YAML files to a dataclass of options, and back to plain values; what cannot be is told in one line.
+"""From flags, YAML files and saved runs to a dataclass of options, and back to plain values.
 
-Every command of the project describes its options as a frozen dataclass: a field a flag, its docstring the help. Flags
-are taken as people write them (`--num-envs 8`, `--num_envs=8`) and as W&B's agents print them (`--measure=True`).
+Every command describes its options as a frozen dataclass: a field a flag, its docstring the help, its type the values
+that it may have. Whatever the source, values pass the same check (`rlgns.runs.values`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlgns.runs.flags import CONFIG_FILE, nearest, read_flags
+from rlgns.runs.values import flag, path_of, shown, validated
+
 T = TypeVar("T")
 
-
-def flag(name: str) -> str:
-    """The flag of an option."""
-    return "--" + name.replace("_", "-")
+__all__ = ["as_mapping", "flag", "from_mapping", "nearest", "parse_flags", "parse_run", "read_yaml"]
 
 
 def parse_flags(
     kind: type[T], arguments: Sequence[str], *, description: str, default: T | None = None, program: str | None = None
 ) -> T:
-    """The options that flags describe, those of `default` where there is no flag.
+    """Read options from flags.
 
-    program  how the command is called in its help
+    Args:
+        kind: The dataclass of the options.
+        arguments: What was typed.
+        description: The help's first lines.
+        default: The options where there is no flag [those of the class].
+        program: How the command is called in its help.
 
-    Raises ValueError with one line on bad input, the nearest option suggested; `--help` exits.
+    Raises:
+        ValueError: With one line on bad input, the nearest option suggested.
+        SystemExit: After `--help`.
     """
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                kind,
-                prog=program,
-                description=description,
-                args=_plain_flags(kind, arguments),
-                default=tyro.MISSING_NONPROP if default is None else default,
-            )
-    except SystemExit as end:
-        if end.code != 2:  # --help
-            raise
-        raise ValueError(_in_one_line(kind, said.getvalue())) from None
+    base = kind() if default is None else default
+    given = read_flags(kind, arguments, defaults=base, description=description, program=program)
+    return _changed(base, given)
 
 
 def parse_run(
-    arguments: Sequence[str], *, default: T, changeable: Collection[str], description: str, program: str | None = None
+    arguments: Sequence[str],
+    *,
+    default: T,
+    changeable: Collection[str],
+    description: str,
+    program: str | None = None,
+    circumstances: Mapping[str, str] | None = None,
 ) -> T:
-    """The options of a run: those of `default`, of the run that is resumed, of a YAML file, of flags; the last wins.
+    """Read the options of a run: of `default`, of the run that is resumed, of a YAML file, of flags; the last wins.
 
-    default     of a dataclass with `resume` and `out`
-    changeable  names of what may differ in a run that is resumed
+    Args:
+        arguments: What was typed.
+        default: The options of a run that nothing is said about; a dataclass with `resume` and `out`.
+        changeable: Names of what may differ in a run that is resumed.
+        description: The help's first lines.
+        program: How the command is called in its help.
+        circumstances: By name, what hides the options that mean nothing with it, as `OnlyWith` has it.
 
-    Raises ValueError with one line on bad input; `--help` exits.
+    Raises:
+        ValueError: With one line on bad input.
+        SystemExit: After `--help`.
     """
     kind = type(default)
-    arguments, config_file = take_option(arguments, "--config")
-    options = {} if config_file is None else read_yaml(Path(config_file))
-
-    def parsed(base: T) -> T:
-        told = from_mapping(kind, {**as_mapping(base), **options}, str(config_file)) if options else base
-        return parse_flags(kind, arguments, description=description, default=told, program=program)
-
-    given: Any = parsed(default)
-    if given.resume is None:
-        return given  # type: ignore[no-any-return]  # it is a T
+    given = read_flags(
+        kind, arguments, defaults=default, description=description, program=program, circumstances=circumstances,
+        config_file=True,
+    )  # fmt: skip
+    file = given.pop(CONFIG_FILE, None)
+    of_file = {} if file is None else _validated(kind, read_yaml(path_of(file, flag(CONFIG_FILE))), file)
+    of_flags = _validated(kind, given, "")
+    changes = {**of_file, **of_flags}
+    if (resume := changes.get("resume", getattr(default, "resume"))) is None:  # noqa: B009  # T has it by contract
+        return _with(default, changes)
     from rlgns.runs.directory import read_config
 
-    saved = from_mapping(kind, read_config(given.resume)["options"], str(given.resume))
-    resumed: Any = parsed(saved)
-    for name in sorted(f.name for f in fields(resumed)):
-        if name not in changeable and getattr(resumed, name) != getattr(saved, name):
+    saved = from_mapping(kind, read_config(resume)["options"], str(resume))
+    out = changes.pop("out", None)
+    if out is not None and out.resolve() != resume.resolve():
+        raise ValueError(f"--out {out} beside --resume {resume}: a resumed run stays where it is; leave out --out")
+    for name in sorted(changes):
+        if name not in changeable and changes[name] != getattr(saved, name):
             raise ValueError(
-                f"{name} {getattr(resumed, name)} cannot be changed in a run that is resumed (it has "
+                f"{name} {changes[name]} cannot be changed in a run that is resumed (it has "
                 f"{getattr(saved, name)}); leave out {flag(name)} or start a new run"
             )
-    return replace(resumed, out=None)  # type: ignore[no-any-return]
+    return _with(saved, {**changes, "out": None})
 
 
 def from_mapping(kind: type[T], options: Mapping[str, Any], source: str) -> T:
-    """The options from plain values by name, types checked.
+    """Make options from plain values by name, types and bounds checked.
 
-    source  names the file in errors
+    Args:
+        kind: The dataclass of the options.
+        options: Values by name.
+        source: Names the file in errors.
 
-    Raises ValueError on unknown names (nearest suggested) and wrong types.
+    Raises:
+        ValueError: On unknown names (nearest suggested), wrong types and values out of range.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    for name in options:
-        if name not in names:
-            near = nearest(name, names)
-            hint = f"did you mean {near}?" if near else "--help lists the options"
-            raise ValueError(f"unknown option '{name}' in {source}; {hint}")
-    try:
-        return TypeAdapter(kind).validate_python(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"option '{where}' in {source} is {first['input']!r}: {first['msg'].lower()}") from None
+    return kind(**_validated(kind, options, source))
 
 
 def as_mapping(options: Any) -> dict[str, Any]:
-    """Plain values by name, for JSON and W&B; the inverse of `from_mapping`."""
+    """Give plain values by name, for JSON and W&B; the inverse of `from_mapping`."""
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in asdict(options).items()
@@ -133,57 +129,19 @@ def read_yaml(path: Path, option: str = "--config") -> Mapping[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
-def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
-    """The arguments without one option, and its value if it is among them."""
-    arguments = list(arguments)
-    for i, argument in enumerate(arguments):
-        if argument.startswith(option + "="):
-            return arguments[:i] + arguments[i + 1 :], argument.partition("=")[2]
-        if argument == option:
-            if i + 1 == len(arguments):
-                raise ValueError(f"{option} needs a file, for instance {option} run.yaml")
-            return arguments[:i] + arguments[i + 2 :], arguments[i + 1]
-    return arguments, None
+def _validated(kind: type[Any], options: Mapping[str, Any], source: str) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    for name in options:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"did you mean {near}?" if near else "--help lists the options"
+            raise ValueError(f"unknown option {shown(name)} in {source}; {hint}")
+    return {name: validated(kind, name, value, source) for name, value in options.items()}
 
 
-def nearest(name: str, names: set[str]) -> str | None:
-    """The one most like a name that is not among them, if any is like it."""
-    return next(iter(difflib.get_close_matches(name, sorted(names), n=1)), None)
+def _changed(base: T, given: Mapping[str, Any]) -> T:
+    return _with(base, _validated(type(base), given, ""))
 
 
-def _in_one_line(kind: type[Any], box: str) -> str:
-    """The parser's framed complaint: its first paragraph below the title, with the flag most like an unknown one."""
-    lines = [line.strip("╭╮╰╯│ ") for line in box.splitlines()[1:]]
-    below_title = itertools.dropwhile(_is_rule, lines)
-    complaint = " ".join(itertools.takewhile(lambda line: not _is_rule(line), below_title)).rstrip(".")
-    near = None
-    if complaint.startswith("Unrecognized options: --"):
-        unknown = complaint.split()[2].strip("-,").replace("-", "_")
-        near = nearest(unknown, {f.name for f in fields(kind)})
-    return f"{complaint}; {f'did you mean {flag(near)}?' if near else '--help lists the options'}"
-
-
-def _is_rule(line: str) -> bool:
-    return not line.strip("─-")
-
-
-def _plain_flags(kind: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Flags as W&B's `${args}` prints them (`--measure=True`, `--wandb_tags=['a', 'b']`) in the parser's own form."""
-    import yaml
-
-    booleans = {f.name for f in fields(kind) if f.type == "bool"}  # `bool | None` takes a value as it is
-    lists = {f.name for f in fields(kind) if str(f.type).startswith("tuple")}
-    plain: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if argument.startswith("--") and equals and name in booleans and value in {"True", "False", "true", "false"}:
-            plain.append(flag(name if value.lower() == "true" else f"no_{name}"))
-        elif argument.startswith("--") and name in lists and value.startswith("["):
-            try:
-                plain += [flag(name), *(str(item) for item in yaml.safe_load(value))]
-            except yaml.YAMLError:
-                raise ValueError(f"{argument} is not a list; give {flag(name)} a b") from None
-        else:
-            plain.append(argument)
-    return plain
+def _with(base: T, changes: Mapping[str, Any]) -> T:
+    return replace(base, **changes)  # type: ignore[type-var]  # T is a dataclass

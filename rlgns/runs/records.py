@@ -6,20 +6,27 @@ checkpoint writes a mark instead of erasing what came after that checkpoint; the
 Every figure and report is made from these records alone.
 """
 
-import gzip
 import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlgns.runs.json_files import LARGEST_RECORDS, is_number, kind_of, parse_json, read_file
 
 Value = float | int | str | bool | None
 Record = dict[str, Value]
 
 STEPS = "progress/steps"
+
+NUMERIC = ("progress/", "time/", "goal/", "noise/", "eval/", "rollout/episode_return", "train/loss")
+"""Beginnings of keys whose values are numbers, or null where there is none; callbacks may record text under others."""
+
+STATE = "_state"
+"""Ending of keys that say in a word what a number is worth."""
 
 
 def plain(record: Mapping[str, object]) -> Record:
@@ -101,39 +108,93 @@ def _ends_a_line(path: Path) -> bool:
         return file.read() == b"\n"
 
 
-def read_lines(path: Path) -> tuple[list[Record], int]:
-    """Every readable line of a records file as it was written, events included, and the number of unreadable lines.
+class ReadRecords(NamedTuple):
+    """The records of a file.
 
-    A file whose name ends in .gz, as studies keep them, is unpacked.
+    Attributes:
+        records: In order.
+        num_damaged: Lines that cannot be used.
+        damage: What is wrong with the first of these.
     """
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        content = gzip.decompress(content)
-    lines = [line for line in content.split(b"\n") if line.strip()]
-    records = [record for record in map(_parse, lines) if record is not None]
-    return records, len(lines) - len(records)
+
+    records: list[Record]
+    num_damaged: int
+    damage: str
 
 
-def _parse(line: bytes) -> Record | None:
+def read_lines(path: Path) -> tuple[list[Record], int]:
+    """Read every usable line of a records file as it was written, events included.
+
+    Args:
+        path: The file; one whose name ends in .gz, as studies keep them, is unpacked.
+
+    Returns:
+        The records, and the number of lines that cannot be used.
+
+    Raises:
+        ValueError: With path and reason, where the file cannot be read.
+    """
+    read = _read(path)
+    return read.records, read.num_damaged
+
+
+def _read(path: Path) -> ReadRecords:
     try:
-        record = json.loads(line.decode(), parse_constant=_refuse_constant)
-    except ValueError:  # half-written, or overwritten with zeros by a file system that crashed
-        return None
-    return record if isinstance(record, dict) else None
+        content = read_file(path, LARGEST_RECORDS)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    records, damage = [], []
+    for line in content.split(b"\n"):
+        if line.strip():
+            try:
+                records.append(_parse(line))
+            except ValueError as error:  # half-written, overwritten with zeros by a crash, or never a record
+                damage.append(str(error))
+    return ReadRecords(records, len(damage), damage[0] if damage else "")
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _parse(line: bytes) -> Record:
+    value = parse_json(line)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {kind_of(value)}, not a mapping")
+    check_record(value)
+    return value
+
+
+def check_record(record: Mapping[str, object]) -> None:
+    """Refuse what is no record: nested values, and text or truth values where a number belongs.
+
+    Args:
+        record: Values by key.
+
+    Raises:
+        ValueError: With the key.
+    """
+    for key, value in record.items():
+        if isinstance(value, (dict, list)):
+            raise ValueError(f"{key[:100]} is {kind_of(value)}, and records are flat")
+        if value is not None and key.startswith(NUMERIC) and not key.endswith(STATE) and not is_number(value):
+            raise ValueError(f"{key[:100]} is {kind_of(value)} where a finite number belongs")
 
 
 def read_records(path: Path, *, events: bool = False) -> list[Record]:
     """The records of a run in order, without what a later resumption superseded and without unreadable lines.
 
     A line `{"event": "resume", "progress/steps": k}` drops the records before it whose `progress/steps` exceed k.
-    With `events=True` the event lines stay in the list; `read_lines` counts unreadable lines.
+    With `events=True` the event lines stay in the list; `read_records_and_damage` says what cannot be used.
     """
+    return _without_superseded(_read(path).records, events=events)
+
+
+def read_records_and_damage(path: Path) -> ReadRecords:
+    """Read the same, with the number of lines that cannot be used."""
+    read = _read(path)
+    return read._replace(records=_without_superseded(read.records, events=False))
+
+
+def _without_superseded(lines: Iterable[Record], *, events: bool) -> list[Record]:
     records: list[Record] = []
-    for record in read_lines(path)[0]:
+    for record in lines:
         if record.get("event") == "resume":
             records = [earlier for earlier in records if not _is_after(earlier, record.get(STEPS))]
         if events or "event" not in record:

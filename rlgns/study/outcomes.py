@@ -1,29 +1,26 @@
 """What did the runs of a sweep come to? One `Outcome` a run, from its directory or from W&B.
 
 An outcome holds what the run was (batch size and shape, learning rate, seed) and what each of its goals took. A goal
-that was not reached is None: never a zero, never dropped. A damaged run is told of and left out; the others stay.
+that was not reached is None: never a zero, never dropped. A run that cannot be used is named and left out, with the
+reason; the others stay. What a run's files may hold is said, and checked, by `rlgns.runs.saved_run`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlgns.runs.goals import RETURN, Reached, goals_of
-from rlgns.runs.records import Record, read_records
+from rlgns.runs.directory import CONFIG, METRICS
+from rlgns.runs.goals import RETURN, Reached
+from rlgns.runs.records import Record, check_record, read_records
+from rlgns.runs.saved_run import SavedRun, read_run, records_path, saved_run
 
 State = Literal["finished", "stopped", "failed", "running"]
 """finished: at its last goal or its budget; stopped: pruned, or by a signal; failed: diverged or crashed; running: no
 summary yet, or records after it."""
-
-CONFIG, RECORDS, SUMMARY = "config.json", ("metrics.jsonl", "metrics.jsonl.gz"), "summary.json"
-
-STEPS, EXAMPLES, SECONDS = "progress/steps", "progress/examples", "time/seconds"
 
 Say = Callable[[str], None]
 
@@ -68,8 +65,8 @@ class Outcome:
 
     def records(self) -> list[Record]:
         """All records of the run, in order; none where there are none any more."""
-        found = [] if self.directory is None else [self.directory / name for name in RECORDS]
-        return next((read_records(path) for path in found if path.exists()), list(self.history))
+        path = records_path(self.directory) if self.directory else None
+        return list(self.history) if path is None else read_records(path)
 
 
 def outcomes_of(folders: Iterable[Path], say: Say = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
@@ -84,7 +81,7 @@ def outcomes_of(folders: Iterable[Path], say: Say = lambda line: print(line, fil
         read = {path.parent.resolve(): _read(path.parent, say) for path in sorted(folder.rglob(CONFIG))}
         good = {path: outcome for path, outcome in read.items() if outcome}
         if not good:
-            sought = f"{CONFIG} and {RECORDS[0]} are sought in and below it"
+            sought = f"{CONFIG} and {METRICS} are sought in and below it"
             raise ValueError(f"{folder} {'holds no runs' if folder.is_dir() else 'is no directory'} ({sought})")
         found |= good
     return sorted_outcomes(found.values())
@@ -96,60 +93,36 @@ def sorted_outcomes(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def outcome_of(run: Path) -> Outcome:
-    """What one run directory tells; ValueError where it is damaged."""
-    try:
-        config = json.loads((run / CONFIG).read_text())
-        summary = json.loads((run / SUMMARY).read_text()) if (run / SUMMARY).exists() else None
-        records = next(read_records(run / name) for name in RECORDS if (run / name).exists())
-        return outcome_from(run.name, config["options"], config, records, summary, directory=run)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error, StopIteration) as error:
-        raise ValueError(f"{run} holds a damaged run ({_words(error)}); move it away") from None
+    """Read one run directory.
 
-
-def outcome_from(
-    name: str,
-    options: Mapping[str, Any],
-    config: Mapping[str, Any],
-    records: Sequence[Record],
-    summary: Mapping[str, Any] | None,
-    *,
-    directory: Path | None = None,
-) -> Outcome:
-    """What a run's own words, in plain values, tell.
-
-    options  what it was told: learning_rate, seed, goals, and num_envs and num_steps or batch_size
-    config   what follows from them: task, batch_size, unit, goal_measure, effective_learning_rate
-    summary  None while it runs
-
-    Raises KeyError, ValueError or TypeError where something is missing or is not what it should be.
+    Raises:
+        ValueError: With the reason, where it cannot be used.
     """
-    goals: dict[float, Reached | None] = dict.fromkeys(map(float, options.get("goals") or ()))
-    for record in records:
-        goals.update(goals_of(record))
-    last: Mapping[str, Any] = records[-1] if records else {}
-    if summary is not None and _number(summary, STEPS) >= _number(last, STEPS):
-        goals |= {level: reached for level, reached in goals_of(summary).items() if reached or level not in goals}
-        last = summary
-    else:  # resumed since
-        summary = None
+    try:
+        return _outcome(run.name, read_run(run), run)
+    except ValueError as error:
+        raise ValueError(f"{error}; move it away") from None
+
+
+def _outcome(name: str, saved: SavedRun, directory: Path | None = None, history: Sequence[Record] = ()) -> Outcome:
     return Outcome(
         name=name,
-        task=str(config.get("task", options.get("task", ""))),
-        batch_size=int(config["batch_size"]),
-        shape=_shape(options),
-        learning_rate=float(config.get("effective_learning_rate") or options["learning_rate"]),
-        seed=int(options.get("seed") or 0),
-        goals=goals,
-        steps=int(_number(last, STEPS)),
-        examples=int(_number(last, EXAMPLES)),
-        seconds=_number(last, SECONDS),
-        state=_state(summary),
+        task=saved.task,
+        batch_size=saved.batch_size,
+        shape=saved.shape,
+        learning_rate=saved.learning_rate,
+        seed=saved.seed,
+        goals=saved.goals,
+        steps=saved.steps,
+        examples=saved.examples,
+        seconds=saved.seconds,
+        state=_state(saved.exit_code),
         directory=directory,
-        options=options,
-        told={key: value for key, value in config.items() if key != "options"},
-        unit=str(config.get("unit") or ("transitions" if _shape(options) else "examples")),
-        measure=str(config.get("goal_measure") or RETURN),
-        history=() if directory else records,
+        options=saved.options,
+        told=saved.facts,
+        unit=saved.unit,
+        measure=saved.measure,
+        history=history,
     )
 
 
@@ -166,47 +139,40 @@ def outcomes_of_wandb(
         over: dict[str, int] = {"finished": 0, "failed": 1, "crashed": 1, "killed": 128 + 15}
         if run["state"] in over:
             summary.setdefault("exit_code", over[run["state"]])
+        history = [row for row in run["history"] if _is_record(row)]
         try:
-            summary_if_over = summary if "exit_code" in summary else None
-            found.append(outcome_from(run["name"], config, config, run["history"], summary_if_over))
-        except (ValueError, KeyError, TypeError) as error:
-            say(f"{run['name']} holds a damaged run ({_words(error)}); it is left out")
+            saved = saved_run(config, config, history, summary if "exit_code" in summary else None)
+        except ValueError as error:
+            say(f"{run['name']} holds a damaged run ({error}); it is left out")
+        else:
+            found.append(_outcome(run["name"], saved, history=history))
     return sorted_outcomes(found)
 
 
+def _is_record(row: Record) -> bool:
+    try:
+        check_record(row)
+    except ValueError:
+        return False
+    return True
+
+
 def _read(run: Path, say: Say) -> Outcome | None:
-    if not any((run / name).exists() for name in RECORDS):
-        say(f"{run} has no records ({RECORDS[0]}); it is left out")
+    if records_path(run) is None:
+        say(f"{run} has no records ({METRICS}); it is left out")
         return None
     try:
-        return outcome_of(run)
+        saved = read_run(run)
     except ValueError as error:
-        say(f"{str(error).removesuffix('; move it away')}; it is left out")
+        say(f"{error}; it is left out")
         return None
+    if saved.num_damaged:
+        lines = "1 line" if saved.num_damaged == 1 else f"{saved.num_damaged:,} lines"
+        say(f"{run}: {lines} of its records cannot be used ({saved.damage}); the others are")
+    return _outcome(run.name, saved, run)
 
 
-def _words(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} is missing"
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}"
-    return f"{type(error).__name__}: {error}"
-
-
-def _number(values: Mapping[str, Any], key: str) -> float:
-    """0 where there is none: a run that has not made its first record."""
-    value = values.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _shape(options: Mapping[str, Any]) -> tuple[int, int] | None:
-    if options.get("num_envs") is None or options.get("num_steps") is None:
-        return None
-    return int(options["num_envs"]), int(options["num_steps"])
-
-
-def _state(summary: Mapping[str, Any] | None) -> State:
-    if summary is None:
+def _state(exit_code: int | None) -> State:
+    if exit_code is None:
         return "running"
-    code = int(summary.get("exit_code", 0))
-    return "finished" if code == 0 else "stopped" if code > 128 else "failed"
+    return "finished" if exit_code == 0 else "stopped" if exit_code > 128 else "failed"

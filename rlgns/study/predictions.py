@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from rlgns.noise.history import TRAINED, History, last_half
 from rlgns.noise.scale import Moments, NoiseScale, PooledMoments, noise_scale
-from rlgns.runs.records import Record
+from rlgns.runs.records import STEPS, Record
 from rlgns.study.fits import Estimate
-from rlgns.study.outcomes import STEPS, Outcome
+from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point
 
 LOSSES = (TRAINED, "total", "loss", "policy", "value")

@@ -13,16 +13,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from rlgns.noise.history import record_of
 from rlgns.noise.moments import moments_from_groups
+from rlgns.runs.bounds import Goals, Name, PositiveFloat, PositiveInt, Seed
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.goals import GoalTracker
 from rlgns.runs.lifecycle import Plan, carry_out
+from rlgns.runs.memory import check_memory
 from rlgns.runs.options import as_mapping, parse_flags
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
@@ -38,31 +41,31 @@ NUM_GROUPS = 8
 class QuadraticConfig:
     """Descend a noisy quadratic by SGD, measuring the noise scale at every step."""
 
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Examples behind one step; a multiple of 8, the groups that the noise scale is measured by."""
-    learning_rate: float = 0.1
+    learning_rate: PositiveFloat = 0.1
     """Step size; above 2 (the largest curvature is 1) it diverges."""
-    num_dimensions: int = 10_000
+    num_dimensions: Annotated[int, Interval(ge=1, le=10**8)] = 10_000
     """Dimensions, their curvatures evenly spaced on a logarithmic scale; enough that losses hardly fluctuate."""
-    condition_number: float = 100.0
+    condition_number: Annotated[float, Interval(ge=1, le=1e12)] = 100.0
     """Largest curvature over the smallest."""
-    noise: float = 30.0
+    noise: PositiveFloat = 30.0
     """Variance of an example's gradient in each dimension, as a multiple of its curvature."""
-    goals: tuple[float, ...] = (0.15, 0.1)
+    goals: Goals = (0.15, 0.1)
     """Losses to reach, relative to the start; the run ends at the last."""
-    max_steps: int = 20_000
+    max_steps: PositiveInt = 20_000
     """Steps after which the run ends in any case."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Steps from one record to the next."""
-    step_seconds: float = 0.0
+    step_seconds: Annotated[float, Interval(ge=0, le=3600)] = 0.0
     """Pause at every step: a stand-in for a slow task."""
     out: Path | None = None
     """Run directory [a fresh one under runs/]."""
     wandb: Literal["online", "offline", "disabled"] = "disabled"
     """Weights & Biases."""
-    wandb_project: str = "rlgns"
+    wandb_project: Name = "rlgns"
     """W&B project."""
 
 
@@ -212,11 +215,11 @@ def _parse(arguments: Sequence[str]) -> QuadraticConfig:
     if config.batch_size < NUM_GROUPS or config.batch_size % NUM_GROUPS:
         near = NUM_GROUPS * max(1, round(config.batch_size / NUM_GROUPS))
         raise ValueError(f"batch_size {config.batch_size} is no multiple of {NUM_GROUPS}; use --batch-size {near}")
-    for name in ("learning_rate", "num_dimensions", "condition_number", "noise", "max_steps", "log_every"):
-        if not getattr(config, name) > 0:
-            raise ValueError(
-                f"{name} {getattr(config, name)} is not positive; give a positive --{name.replace('_', '-')}"
-            )
+    check_memory(
+        8 * (NUM_GROUPS + 4) * config.num_dimensions,
+        f"gradients of num_dimensions {config.num_dimensions:,}",
+        "use a smaller --num-dimensions",
+    )
     return config
 
 

@@ -1,0 +1,63 @@
+"""Which values an option may have, declared on its type.
+
+    num_envs: Annotated[int, Interval(ge=1, le=16_384)] = 16
+    clip_coef: Annotated[PositiveFloat, OnlyWith("algo", "ppo")] = 0.1
+
+Flags, YAML files, saved runs and objects made in Python are checked against the same declaration, by
+`rlgns.runs.values`. Upper bounds stand where a larger number would make a run hang or exhaust a machine's memory; what
+depends on several options is estimated by `rlgns.runs.memory`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Interval, MaxLen
+
+MANY = 10**15
+"""More updates or examples than any run makes, and still an integer that JSON and float64 hold exactly."""
+
+PositiveInt = Annotated[int, Interval(ge=1, le=MANY)]
+CountOrZero = Annotated[int, Interval(ge=0, le=MANY)]
+PositiveFloat = Annotated[float, Gt(0)]
+FloatOrZero = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+"""From 0 to 1, both included."""
+ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+Confidence = Annotated[float, Interval(ge=0.01, le=0.9999)]
+"""Nominal coverage of an interval."""
+Seconds = Annotated[float, Interval(gt=0, le=10**9)]
+Seed = Annotated[int, Interval(ge=0, lt=2**31)]
+NumThreads = Annotated[int, Interval(ge=1, le=4096)]
+NumEnvs = Annotated[int, Interval(ge=1, le=16_384)]
+NumSteps = Annotated[int, Interval(ge=1, le=2**24)]
+BatchSize = Annotated[int, Interval(ge=1, le=2**28)]
+LayerSize = Annotated[int, Interval(ge=1, le=2**16)]
+Name = Annotated[str, MaxLen(128)]
+"""What W&B takes for a name."""
+Tag = Annotated[str, MaxLen(64)]
+Goals = Annotated[tuple[float, ...], MaxLen(1000)]
+
+
+@dataclass(frozen=True)
+class OnlyWith:
+    """Says that an option has an effect only with certain values of another.
+
+    Attributes:
+        option: The name of the other option, or of a circumstance that the command states, such as its task.
+        values: Values of it with which the option means something.
+    """
+
+    option: str
+    values: tuple[str, ...]
+
+    def __init__(self, option: str, *values: str) -> None:
+        """Name the other option and its values."""
+        object.__setattr__(self, "option", option)
+        object.__setattr__(self, "values", values)
+
+
+@dataclass(frozen=True)
+class Multiline:
+    """Says that a text may hold line breaks."""

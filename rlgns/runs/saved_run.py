@@ -1,0 +1,227 @@
+"""A run as its directory has it, typed and checked in one place.
+
+Configurations, records and summaries are written by this project, but copied, edited, cut off and damaged by anyone.
+Whoever reads a run (fit, report, compare, the launcher) gets a `SavedRun` whose every value is what its type says, or
+one ValueError with path and reason, so that one bad run never takes the others down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlgns.runs.directory import CONFIG, METRICS, SUMMARY
+from rlgns.runs.goals import MEASURES, RETURN, Reached, goals_of
+from rlgns.runs.json_files import is_number, kind_of, read_json
+from rlgns.runs.records import Record, read_records_and_damage
+from rlgns.runs.values import shown
+
+RECORDS = (METRICS, f"{METRICS}.gz")
+
+STEPS, EXAMPLES, SECONDS = "progress/steps", "progress/examples", "time/seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRun:
+    """What a run was asked for, and how far it came.
+
+    Attributes:
+        options: All options by name.
+        facts: What follows from the options: data, num_train, provenance, …
+        task: What was trained.
+        unit: What an example is called.
+        measure: The record key that goals are levels of, one of `goals.MEASURES`.
+        batch_size: Examples behind one update.
+        shape: (num_envs, num_steps); None where examples are independent.
+        learning_rate: At the start of the run, at its batch size.
+        seed: Of everything random in it.
+        goals: By level, what each took; None where it was not reached.
+        steps: Updates made.
+        examples: Examples consumed.
+        seconds: Of wall-clock time.
+        exit_code: That of its summary; None while it runs.
+        num_damaged: Lines of its records that could not be used.
+        damage: What was wrong with the first of these.
+    """
+
+    options: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    task: str
+    unit: str
+    measure: str
+    batch_size: int
+    shape: tuple[int, int] | None
+    learning_rate: float
+    seed: int
+    goals: Mapping[float, Reached | None]
+    steps: int
+    examples: int
+    seconds: float
+    exit_code: int | None
+    num_damaged: int = 0
+    damage: str = ""
+
+
+def records_path(run: Path) -> Path | None:
+    """The file with the records of a run; None if it has none."""
+    return next((run / name for name in RECORDS if (run / name).exists()), None)
+
+
+def read_run(run: Path) -> SavedRun:
+    """Read a run's directory.
+
+    Args:
+        run: The directory.
+
+    Returns:
+        What its configuration, records and summary say.
+
+    Raises:
+        ValueError: With path and reason, where something is missing or is not what it has to be.
+    """
+    try:
+        return _read_run(run)
+    except ValueError as error:
+        raise ValueError(f"{run} holds a damaged run ({str(error).removeprefix(f'{run}/')})") from None
+
+
+def _read_run(run: Path) -> SavedRun:
+    config = read_json(run / CONFIG)
+    summary = read_json(run / SUMMARY) if (run / SUMMARY).exists() else None
+    path = records_path(run)
+    if path is None:
+        raise ValueError(f"it has no records ({METRICS})")
+    read = read_records_and_damage(path)
+    options = config.get("options")
+    if not isinstance(options, dict):
+        raise ValueError(f"options {_fault(config, 'options')}, not a mapping")
+    return saved_run(options, config, read.records, summary, read.num_damaged, read.damage)
+
+
+def saved_run(
+    options: Mapping[str, Any],
+    config: Mapping[str, Any],
+    records: Sequence[Record],
+    summary: Mapping[str, Any] | None,
+    num_damaged: int = 0,
+    damage: str = "",
+) -> SavedRun:
+    """Check plain values.
+
+    Args:
+        options: What was asked for: learning_rate, seed, goals, and num_envs and num_steps.
+        config: What follows from the options: task, batch_size, unit, goal_measure, effective_learning_rate.
+        records: Those of the run, each as `rlgns.runs.records` reads it.
+        summary: What the run ended with; None while it runs.
+        num_damaged: Lines of its records that could not be used.
+        damage: What was wrong with the first of these.
+
+    Raises:
+        ValueError: With the name of what is missing or is not what it has to be.
+    """
+    shape = _shape(options)
+    goals: dict[float, Reached | None] = dict.fromkeys(_goals(options))
+    for record in records:
+        goals.update(goals_of(record))
+    last: Mapping[str, Any] = records[-1] if records else {}
+    if summary is not None and _count(summary, STEPS) >= _count(last, STEPS):
+        goals |= {level: reached for level, reached in goals_of(summary).items() if reached or level not in goals}
+        last = summary
+    else:  # resumed since
+        summary = None
+    rate = config if config.get("effective_learning_rate") is not None else options
+    measure = _text(config, "goal_measure", RETURN)
+    if measure not in MEASURES:
+        raise ValueError(f"goal_measure {shown(measure)} is none of {', '.join(MEASURES)}")
+    facts = {key: value for key, value in config.items() if key != "options"}
+    _check_provenance(facts)
+    return SavedRun(
+        options=options,
+        facts=facts,
+        task=_text(config, "task", _text(options, "task", "")),
+        unit=_text(config, "unit", "transitions" if shape else "examples"),
+        measure=measure,
+        batch_size=_integer(config, "batch_size", least=1),
+        shape=shape,
+        learning_rate=_positive(rate, "effective_learning_rate" if rate is config else "learning_rate"),
+        seed=_integer(options, "seed", least=0) if options.get("seed") is not None else 0,
+        goals=goals,
+        steps=int(_count(last, STEPS)),
+        examples=int(_count(last, EXAMPLES)),
+        seconds=_count(last, SECONDS),
+        exit_code=None if summary is None else _exit_code(summary),
+        num_damaged=num_damaged,
+        damage=damage,
+    )
+
+
+def _fault(values: Mapping[str, Any], key: str) -> str:
+    return f"is {kind_of(values[key])}" if key in values else "is missing"
+
+
+def _text(values: Mapping[str, Any], key: str, default: str) -> str:
+    value = values.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise ValueError(f"{key} {_fault(values, key)}, not text")
+    return value
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key)
+    if value is None:
+        raise ValueError(f"{key} is missing")
+    if not is_number(value):
+        raise ValueError(f"{key} {shown(value)} is not a finite number")
+    return float(value)
+
+
+def _positive(values: Mapping[str, Any], key: str) -> float:
+    number = _number(values, key)
+    if not number > 0:
+        raise ValueError(f"{key} {number:g} is not above 0")
+    return number
+
+
+def _integer(values: Mapping[str, Any], key: str, *, least: int) -> int:
+    number = _number(values, key)
+    if number != int(number) or number < least:
+        raise ValueError(f"{key} {number:g} is not a whole number of {least} or more")
+    return int(values[key])
+
+
+def _count(values: Mapping[str, Any], key: str) -> float:
+    """0 where there is none: a run that has not made its first record."""
+    if values.get(key) is None:
+        return 0.0
+    number = _number(values, key)
+    if number < 0:
+        raise ValueError(f"{key} {number:g} is below 0")
+    return number
+
+
+def _exit_code(summary: Mapping[str, Any]) -> int:
+    return _integer(summary, "exit_code", least=-256) if summary.get("exit_code") is not None else 0
+
+
+def _goals(options: Mapping[str, Any]) -> list[float]:
+    goals = options.get("goals") or ()
+    if not isinstance(goals, (list, tuple)) or not all(is_number(goal) for goal in goals):
+        raise ValueError(f"goals {shown(goals)} are not a list of finite numbers")
+    return [float(goal) for goal in goals]
+
+
+def _shape(options: Mapping[str, Any]) -> tuple[int, int] | None:
+    if options.get("num_envs") is None or options.get("num_steps") is None:
+        return None
+    return _integer(options, "num_envs", least=1), _integer(options, "num_steps", least=1)
+
+
+def _check_provenance(facts: Mapping[str, Any]) -> None:
+    made_by = facts.get("provenance")
+    versions = made_by.get("versions") if isinstance(made_by, dict) else None
+    if not isinstance(made_by, (dict, type(None))) or not isinstance(versions, (dict, type(None))):
+        raise ValueError("provenance is not a mapping with the mapping versions")
