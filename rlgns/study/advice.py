@@ -5,10 +5,8 @@ Rows are plain values for CSV, JSON and the terminal; sentences claim no more th
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.runs.goals import level_in_words
@@ -29,14 +27,6 @@ def as_table(fits: Sequence[GoalFit]) -> list[Row]:
     steps_over_min, examples_over_min  of the curve: the price of the batch size in updates and in examples
     """
     return [_row(fit, point) for fit in fits for point in fit.points]
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A table of points as a file."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _row(fit: GoalFit, point: Point) -> Row:
