@@ -27,7 +27,8 @@ ROOMS = {
     "report": Room({"noise", "runs", "study"}, {"jinja2", "matplotlib", "numpy"}),
     "tasks": Room(
         {"noise", "runs", "gradients", "report"},
-        {"cv2", "datasets", "numpy", "pytorch_optimizer", "scipy", "sklearn", "tokenizers", "torch"},
+        {"PIL", "cv2", "datasets", "huggingface_hub", "numpy", "pyarrow", "pytorch_optimizer", "scipy", "sklearn"}
+        | {"tokenizers", "torch"},
     ),
     "commands": Room({"runs", "study", "sweeps", "report", "tasks"}, set()),
     "agents": Room(
