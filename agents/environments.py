@@ -76,3 +76,5 @@ def _gymnasium_environments(name: str, num_envs: int, seed: int) -> VecEnv:
         raise ValueError(f"environment '{name}' cannot be made: {' '.join(str(error).split())}") from None
     except ModuleNotFoundError as error:
         raise ValueError(f"environment '{name}' needs the package {error.name}, which is not installed") from None
+    except ImportError as error:
+        raise ValueError(f"environment '{name}' cannot be imported: {' '.join(str(error).split())}") from None

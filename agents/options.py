@@ -7,14 +7,19 @@ file, flags. Free of torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig, TrainConfig, resolved
 from rlgns.runs.options import parse_run
 
 DESCRIPTION = (
     "Train A2C or PPO on many environments and measure the gradient noise scale while training.\n"
-    "[..] names defaults that depend on other options."
+    "[..] names defaults that depend on other options.\n"
+    "--allow-env-module lets a run that is resumed import the module that its environment's name begins with."
 )
+
+ALLOW_ENV_MODULE = "--allow-env-module"
+"""Flag that holds for the command it is typed in alone: no run's own config.json can give it."""
 
 
 def parse(arguments: Sequence[str]) -> ResolvedConfig:
@@ -22,6 +27,24 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
 
     Raises ValueError with one line on bad input; `--help` exits.
     """
-    return resolved(
+    is_allowed = ALLOW_ENV_MODULE in arguments
+    arguments = [argument for argument in arguments if argument != ALLOW_ENV_MODULE]
+    config = resolved(
         parse_run(arguments, default=TrainConfig(), changeable=CHANGEABLE_ON_RESUME, description=DESCRIPTION)
+    )
+    if not is_allowed:
+        _check_env_module(config.env, config.resume, arguments)
+    return config
+
+
+def _check_env_module(env: str | None, resume: Path | None, arguments: Sequence[str]) -> None:
+    """Raise ValueError if a run that is resumed, and not the user, names a module that Gymnasium would import."""
+    if resume is None or env is None or ":" not in env:
+        return
+    if f"--env={env}" in arguments or env in arguments:  # typed here as well
+        return
+    module = env.partition(":")[0]
+    raise ValueError(
+        f"{resume} names the environment {env!r}, and to make it the module {module} would be imported and run; if you "
+        f"trust it, add {ALLOW_ENV_MODULE}"
     )

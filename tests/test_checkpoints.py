@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -17,7 +18,14 @@ from rlgns.agents import A2C
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.options import parse
 from rlgns.agents.recorder import restore
-from rlgns.runs.checkpoints import FORMAT, generator_state, load_checkpoint, restore_generators, save_checkpoint
+from rlgns.runs.checkpoints import (
+    FORMAT,
+    CheckpointError,
+    generator_state,
+    load_checkpoint,
+    restore_generators,
+    save_checkpoint,
+)
 from rlgns.runs.records import columns, read_lines, read_records
 
 STATE = {"policy": {"weight": torch.arange(4.0)}, "num_updates": 3, "names": ["a", None, 2.5, True]}
@@ -122,6 +130,117 @@ def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match="not a checkpoint that this project wrote") as error:
             load_checkpoint(tmp_path / name)
         assert "\n" not in str(error.value), name
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def test_a_checkpoint_of_which_any_one_byte_has_changed_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    assert len(whole) < 3000
+    for at in range(len(whole)):
+        path.write_bytes(flipped(whole, at))
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged") as error:
+            load_checkpoint(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_is_cut_or_longer_anywhere_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    for content in (*(whole[:end] for end in range(len(whole))), whole + b"\0", b"\0" + whole, whole + whole):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="put back a copy, or start a new run with another --out"):
+            load_checkpoint(path)
+
+
+def test_the_checksum_is_the_archives_comment_and_covers_all_before_it(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, STATE)
+    content = path.read_bytes()
+    assert content[-77:] == b"rlgns sha256 " + hashlib.sha256(content[:-77]).hexdigest().encode()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.comment == content[-77:]
+    assert torch.load(path)["num_updates"] == 3  # it stays a file that torch reads by itself
+
+
+def test_a_checkpoint_from_before_there_was_a_checksum_loads_and_its_entries_are_verified(tmp_path):
+    path, weight = tmp_path / "checkpoint.pt", torch.arange(1000.0)
+    torch.save({"format": FORMAT, "weight": weight}, path)
+    whole = path.read_bytes()
+    assert torch.equal(load_checkpoint(path)["weight"], weight)
+    path.write_bytes(flipped(whole, whole.index(weight.numpy().tobytes()) + 1234))
+    assert not torch.equal(torch.load(path)["weight"], weight)  # torch does not look
+    with pytest.raises(CheckpointError, match=r"is damaged .the entry checkpoint/data/0 differs from its checksum"):
+        load_checkpoint(path)
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"weight": torch.zeros(1).expand(1 << 50)},
+        {"weight": torch.empty(1 << 40, device="meta")},
+        {"weight": torch.zeros(3).to_sparse()},
+        {"weight": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)},
+        {"weight": torch.nn.Parameter(torch.zeros(1)), "when": complex(1, 2)},
+        {"shape": torch.Size([1]), "kind": torch.float32},
+    ],
+    ids=["expanded", "meta", "sparse", "nested", "complex", "dtype"],
+)
+def test_what_this_project_never_stores_is_refused_in_one_line(state, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"format": FORMAT, **state}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint that this project wrote") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_values_that_hold_themselves_or_a_thousand_others_are_looked_through_once(tmp_path):
+    path, ring = tmp_path / "checkpoint.pt", []
+    ring.append(ring)
+    torch.save({"format": FORMAT, "ring": ring, "deep": nested(200)}, path)
+    assert load_checkpoint(path)["deep"] == nested(200)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_not_unpacked(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"format": FORMAT, "weight": torch.zeros(1_000_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match="its entries are compressed"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_is_a_device_or_a_pipe_is_not_read(tmp_path):
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("zero", "pipe"):
+        with pytest.raises(CheckpointError, match="is no file"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_saving_writes_through_no_link_that_lies_in_its_way(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / ".checkpoint.pt.tmp").symlink_to(precious)
+    (tmp_path / "checkpoint.pt").symlink_to(precious)
+    save_checkpoint(tmp_path / "checkpoint.pt", STATE)
+    assert precious.read_text() == "mine"
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["num_updates"] == 3
 
 
 def test_random_generators_go_on_where_their_states_were_taken(tmp_path):

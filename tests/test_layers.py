@@ -28,7 +28,19 @@ ROOMS = {
     "report": Room({"noise", "runs", "study"}, {"jinja2", "matplotlib", "numpy"}),
     "tasks": Room(
         {"noise", "runs", "gradients", "report"},
-        {"annotated_types", "cv2", "datasets", "numpy", "pytorch_optimizer", "scipy", "sklearn", "tokenizers", "torch"},
+        {
+            "PIL",
+            "annotated_types",
+            "cv2",
+            "datasets",
+            "huggingface_hub",
+            "numpy",
+            "pyarrow",
+            "pytorch_optimizer",
+            "scipy",
+            "sklearn",
+        }
+        | {"tokenizers", "torch"},
     ),
     "commands": Room({"runs", "study", "sweeps", "report", "tasks"}, {"annotated_types"}),
     "agents": Room(

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     folders, flags = folders_first(arguments)
     options = parse_flags(FitOptions, flags, description=DESCRIPTION, program="rlgns fit [DIR …]")
-    from rlgns.study.advice import write_csv
+    from rlgns.study.csv_files import write_csv
     from rlgns.study.study import as_mapping, as_table, study_of
 
     runs = outcomes_named(folders, options.wandb, "rlgns fit")

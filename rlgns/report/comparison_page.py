@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.comparison_figures import WITHIN, comparison_figures
-from rlgns.report.sweep_page import FIGURES, ON_DARK, drawing_of, render_page, save_figures, variable
+from rlgns.report.markup import ON_DARK, drawing_of, render_page, variable
+from rlgns.report.sweep_page import FIGURES, save_figures
 from rlgns.runs.files import write_json, write_text
 from rlgns.study.advice import rounded
 from rlgns.study.comparison import PAPER, Bounds, Defaults, PaperRow, Row, as_mapping, courses_of, rows_of, write_table

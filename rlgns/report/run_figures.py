@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from rlgns.noise.history import History, measurement_of
 from rlgns.noise.scale import NoiseScale, noise_scale
+from rlgns.report.literal import any_letters, make_literal
 from rlgns.runs.files import replacing
 from rlgns.runs.goals import MEASURES, RETURN
 from rlgns.runs.records import Record, columns
@@ -71,9 +72,11 @@ def noise_scale_figure(
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    for path in paths:
-        with replacing(path) as file:
-            figure.savefig(file, dpi=150)
+    make_literal(figure)
+    with any_letters():
+        for path in paths:
+            with replacing(path) as file:
+                figure.savefig(file, dpi=150)
 
 
 def _draw_noise_scale(axes: Axes, measured: Sequence[Record], loss: str, place: int) -> list[NoiseScale]:

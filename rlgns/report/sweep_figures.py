@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.report.literal import any_letters, make_literal
 from rlgns.runs.files import replacing
 from rlgns.runs.goals import MEASURES, RETURN, level_in_words
 from rlgns.runs.records import columns
@@ -80,15 +81,18 @@ class SweepFigure:
     figure: Figure
     colours: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        make_literal(self.figure)
+
     def save(self, path: Path) -> None:
         """Write it as the path's ending says; the same figure is the same file."""
-        with mpl.rc_context({"svg.hashsalt": self.name}), replacing(path) as file:
+        with mpl.rc_context({"svg.hashsalt": self.name}), any_letters(), replacing(path) as file:
             self.figure.savefig(file, dpi=DPI, metadata=UNDATED if path.suffix == ".svg" else {})
 
     def svg(self) -> str:
         """For a page: no ground of its own, texts as texts, no header."""
         file = io.StringIO()
-        with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
+        with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}), any_letters():
             self.figure.savefig(file, format="svg", transparent=True, metadata=UNDATED)
         text = file.getvalue()
         return text[text.index("<svg") :]

@@ -6,22 +6,20 @@ ground; texts in them stay texts. Beside it lie the figures as PNG and SVG, poin
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from rlgns.noise.scale import NoiseScale, in_words
-from rlgns.report.sweep_figures import INK, SweepFigure, batch_colours, figures_of
+from rlgns.report.markup import ON_DARK, Drawing, drawing_of, render_page, variable
+from rlgns.report.sweep_figures import SweepFigure, batch_colours, figures_of
 from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_json, write_text
 from rlgns.runs.goals import level_in_words
-from rlgns.study.advice import Row, geometric_mean, rounded, unit_of, write_csv
+from rlgns.study.advice import Row, geometric_mean, rounded, unit_of
+from rlgns.study.csv_files import write_csv
 from rlgns.study.fits import Estimate
 from rlgns.study.goal_fits import GoalFit
 from rlgns.study.outcomes import Outcome
@@ -31,28 +29,8 @@ from rlgns.study.study import Study, as_mapping, as_table
 
 PAGE, POINTS, STUDY, FIGURES = "report.html", "points.csv", "study.json", "figures"
 
-ON_DARK = {
-    INK: "#e6e8eb",
-    "#0072b2": "#56b4e9",
-    "#d55e00": "#ff9a4d",
-    "#009e73": "#2fd6a5",
-    "#cc79a7": "#f0a6cc",
-    "#8c6d1f": "#f0e442",
-    "#5e3c99": "#b39ddb",
-    "#7a1c2e": "#ff7a85",
-    "#6b7280": "#a9b0ba",
-}
-"""What the figures' colours become on a dark ground."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure as the page has it."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
+LARGEST_SWEEP_FILE = 1 << 20
+"""Bytes of a sweep's file that a page shows at most."""
 
 
 def write_report(study: Study, out: Path, *, command: str) -> Path:
@@ -82,16 +60,6 @@ def save_figures(figures: Iterable[SweepFigure], folder: Path) -> None:
             figure.save(folder / f"{figure.name}.{ending}")
 
 
-def drawing_of(figure: SweepFigure) -> Drawing:
-    """The figure as SVG in which colours are variables of the page's style sheet."""
-    svg = figure.svg()
-    for colour in (*ON_DARK, *figure.colours):
-        svg = svg.replace(colour, f"var({variable(colour)})")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{figure.title}"', svg, count=1)
-    return Drawing(figure.name, figure.title, figure.caption, svg)
-
-
 def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
     """The page."""
     return render_page(
@@ -107,20 +75,6 @@ def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
         light=_colours(study, dark=False),
         dark=_colours(study, dark=True),
     )
-
-
-def render_page(template: str, **content: Any) -> str:
-    """A page of the package's templates; a name that the template needs and is not given is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlgns.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    return environment.get_template(template).render(**content)
-
-
-def variable(colour: str) -> str:
-    """The style sheet's name of a colour."""
-    return f"--c{colour.removeprefix('#')}"
 
 
 def _colours(study: Study, *, dark: bool) -> dict[str, str]:
@@ -231,15 +185,15 @@ _STATES = {
 def _made(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Commands, versions, commits and machines that the runs were made by, each once."""
     configs = [run.told for run in outcomes if run.directory]
-    provenances = [config.get("provenance", {}) for config in configs]
-    versions = [", ".join(f"{k} {v}" for k, v in p.get("versions", {}).items() if v) for p in provenances]
-    created = sorted(p["created"] for p in provenances if p.get("created"))
+    provenances = [_mapping(config.get("provenance")) for config in configs]
+    versions = [", ".join(f"{k} {v}" for k, v in _mapping(p.get("versions")).items() if v) for p in provenances]
+    created = sorted(str(p["created"]) for p in provenances if p.get("created"))
     return {
-        "command": next((p["command"] for p in provenances if p.get("command")), None),
+        "command": next((str(p["command"]) for p in provenances if p.get("command")), None),
         "versions": _each_once(versions),
         "commits": _each_once(p.get("git_commit") for p in provenances),
         "machines": _each_once(
-            f"{p['platform']}, {p['cpu_count']} cores, {config.get('device', 'cpu')}"
+            f"{p['platform']}, {p.get('cpu_count', '?')} cores, {config.get('device', 'cpu')}"
             for p, config in zip(provenances, configs, strict=True)
             if p.get("platform")
         ),
@@ -248,9 +202,17 @@ def _made(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     }
 
 
+def _mapping(value: object) -> dict[str, Any]:
+    """The value if it is a mapping; an empty one for whatever else a foreign file may hold."""
+    return value if isinstance(value, dict) else {}
+
+
 def _sweep_file(run: Outcome) -> str | None:
+    """What the sweep was started from; never through a link, which would copy another file into a page."""
     path = run.directory.parent / SWEEP_FILE if run.directory else None
-    return path.read_text() if path and path.exists() else None
+    if path is None or path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_SWEEP_FILE:
+        return None
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _each_once(values: Iterable[Any]) -> list[str]:

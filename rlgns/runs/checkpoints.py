@@ -1,4 +1,9 @@
-"""Checkpoints that are whole or not there, and that never run code when they are read.
+"""Checkpoints that are whole or not there, that tell when a byte has changed, and that never run code.
+
+A checkpoint is what `torch.save` writes, a ZIP archive of uncompressed entries, and opens with `torch.load`. Its
+archive comment, the last 77 bytes of the file, is `rlgns sha256 ` and the SHA-256 of all bytes before the comment in
+hexadecimal digits; it is verified before anything is read. Checkpoints of versions that wrote no comment are read as
+well: of them the CRC-32 of every entry, which a ZIP archive has anyway, is verified.
 
 Only tensors and plain values are stored, so that `torch.load(weights_only=True)` reads them; an archive from elsewhere
 that holds anything else is refused, not unpickled.
@@ -6,31 +11,53 @@ that holds anything else is refused, not unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import pickle
 import random
+import struct
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 FORMAT = "rlgns checkpoint 1"
 
+MARK = b"rlgns sha256 "
+"""What the archive comment begins with."""
+
+COMMENT_SIZE = len(MARK) + 2 * hashlib.sha256().digest_size
+
+END_OF_ARCHIVE = b"PK\x05\x06"
+"""What the last record of a ZIP archive begins with: 22 bytes, the last two the length of the comment that follows."""
+
 State = dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be gone on from; the message names the file and the remedy in one line."""
 
 
 def save_checkpoint(path: Path, state: State) -> None:
     """Write a checkpoint beside the old one, bring it to disk, then put it in its place.
 
-    Raises OSError that names the file, the old checkpoint untouched, for instance on a full disk.
+    Args:
+        path: The checkpoint.
+        state: Tensors and plain values, nested in dictionaries and lists.
+
+    Raises:
+        OSError: If it cannot be written, for instance on a full disk; it names the file, and the old checkpoint is
+            untouched.
+
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x+b") as file:  # never through a link that somebody else has put there
             torch.save({"format": FORMAT, **state}, file)
+            _seal(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -43,23 +70,120 @@ def save_checkpoint(path: Path, state: State) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
-    """The state that was saved, tensors on `device`.
+    """The state that was saved.
 
-    Raises ValueError in one line if the file is missing, damaged, or not a checkpoint of this project.
+    Args:
+        path: The checkpoint.
+        device: Where its tensors are put.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or not a checkpoint of this project.
+
     """
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; the run stopped before its first checkpoint, start it anew")
+    if not path.is_file():
+        raise _refused(path, "is no file")
+    if damage := _damage(path):
+        raise _refused(path, f"is damaged ({damage})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders aloud at foreign files, which are refused below
             state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing; the run stopped before its first checkpoint, start it anew") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # a reader of foreign bytes fails in as many ways as there are bytes
         refused = "weights" in str(error).lower() and "only" in str(error).lower()
-        why = "holds more than tensors and plain values and is not opened" if refused else "is damaged"
-        raise ValueError(f"{path} {why}; it is not a checkpoint that this project wrote") from None
+        why = "holds more than tensors and plain values and is not opened" if refused else "cannot be read"
+        raise _refused(path, why) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint that this project wrote (expected format '{FORMAT}')")
+        raise _refused(path, f"has no format '{FORMAT}'")
+    if unusable := _unusable(state):
+        raise _refused(path, f"holds {unusable}")
     return state
+
+
+# --- whole and unchanged ----------------------------------------------------------------------------------------------
+
+
+def _seal(file: IO[bytes]) -> None:
+    """Append the checksum of the archive in the file as its comment."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(end - 2)
+    file.write(struct.pack("<H", COMMENT_SIZE))
+    file.flush()
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any buffered file will do
+    file.seek(end)
+    file.write(MARK + digest.encode())
+
+
+def _damage(path: Path) -> str | None:
+    """What shows that the file is not as it was written, in words; None if every byte is."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - COMMENT_SIZE))
+            comment = file.read()
+            is_sealed = comment.startswith(MARK)
+            if is_sealed and comment != MARK + _digest(file, end - COMMENT_SIZE):
+                return "its checksum is another"
+            if not is_sealed and (comment[-22:-18] != END_OF_ARCHIVE or comment[-2:] != b"\0\0"):
+                return "it does not end as a checkpoint does"
+            return _damaged_entry(file, end)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+    except Exception as error:  # an archive from elsewhere fails in as many ways as there are bytes
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _digest(file: IO[bytes], count: int) -> bytes:
+    """SHA-256 of the first so many bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while count > 0 and (part := file.read(min(count, 1 << 20))):
+        digest.update(part)
+        count -= len(part)
+    return digest.hexdigest().encode()
+
+
+def _damaged_entry(file: IO[bytes], size: int) -> str | None:
+    """An entry that differs from its CRC-32, or that unpacks to more than the file of so many bytes holds."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
+            return "its entries are compressed"
+        entry = None if archive.comment else archive.testzip()
+        return entry and f"the entry {entry} differs from its checksum"
+
+
+def _refused(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} {why}; it is not a checkpoint that this project wrote, or not as it was written: put back a copy, or "
+        "start a new run with another --out"
+    )
+
+
+def _unusable(state: State) -> str | None:
+    """The first thing in it that this project never stores, in words; None if there is none."""
+    seen: set[int] = set()
+    waiting: list[Any] = [state]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            if value.is_nested or value.layout != torch.strided or value.is_meta or value.is_quantized:
+                return "a tensor that is nested, sparse, quantised or empty of values"
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                return f"a tensor of shape {list(value.shape)} with fewer values than that"
+        elif isinstance(value, dict | list | tuple):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
+        elif value is not None and not isinstance(value, bool | int | float | str | bytes):
+            return f"a {type(value).__name__}"
+    return None
+
+
+# --- random generators ------------------------------------------------------------------------------------------------
 
 
 def generator_state() -> State:

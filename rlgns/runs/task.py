@@ -62,7 +62,8 @@ class Task(Protocol):
             DivergenceError: If the update cannot be made with finite numbers.
 
         """
-        raise NotImplementedError(f"{type(self).__name__} has to implement step, or train")
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} has to implement step, or train")
 
     def train(self, run: Run) -> None:
         """Make updates as long as the run goes on; for tasks whose loop belongs to somebody else."""

@@ -5,14 +5,10 @@ Rows are plain values for CSV, JSON and the terminal; sentences claim no more th
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rlgns.noise.scale import NoiseScale, in_words
-from rlgns.runs.files import write_text
 from rlgns.runs.goals import level_in_words
 from rlgns.study.fits import CriticalBatchSize, Estimate
 from rlgns.study.goal_fits import GoalFit
@@ -31,15 +27,6 @@ def as_table(fits: Sequence[GoalFit]) -> list[Row]:
     steps_over_min, examples_over_min  of the curve: the price of the batch size in updates and in examples
     """
     return [_row(fit, point) for fit in fits for point in fit.points]
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A table of points as a file."""
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, file.getvalue())
 
 
 def _row(fit: GoalFit, point: Point) -> Row:

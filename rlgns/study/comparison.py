@@ -9,16 +9,14 @@ Source: McCandlish et al. 2018, arXiv:1812.06162, table 1.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlgns.runs.files import write_text
 from rlgns.runs.goals import RETURN, level_in_words
 from rlgns.study.advice import finite
+from rlgns.study.csv_files import write_csv
 from rlgns.study.fits import Estimate
 from rlgns.study.goal_fits import GoalFit
 from rlgns.study.predictions import Stretch, noise_scales_along
@@ -276,9 +274,4 @@ def as_mapping(rows: Sequence[Row], courses: Sequence[Course]) -> dict[str, Any]
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """The table as CSV."""
-    table = as_table(rows)
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(table[0]))
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(path, file.getvalue())
+    write_csv(path, as_table(rows))

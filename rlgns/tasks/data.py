@@ -14,25 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.request import getproxies
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlgns.runs.network import is_reachable
-
-HUB = "https://huggingface.co"
+from rlgns.tasks.images import UInt8, bytes_of, decoded, file_beneath
+from rlgns.tasks.labels import test_labels, training_labels
+from rlgns.tasks.splits import TESTS, TRAIN, Table, candidates, splits_of
 
 IN_MEMORY = 4 << 30
 """Bytes of decoded images that are kept in memory."""
 
-SPLITS = {"train": ("train",), "test": ("test", "valid", "val", "dev")}
-"""What the files of a split are named after, the first that is there."""
-
-UInt8 = NDArray[np.uint8]
+IMAGE, LABEL, TEXT = ("image", "img"), ("label", "labels", "fine_label"), ("text",)
+"""Columns, the first that is there."""
 
 
 class Examples(Protocol):
@@ -63,8 +59,8 @@ class InMemory:
 class Stored:
     """Images that stay as they are on disk, and are decoded as they are drawn."""
 
-    def __init__(self, rows: Any, image: str, targets: Tensor, decode: Callable[[bytes], UInt8]) -> None:
-        self._rows, self._image, self._targets, self._decode = rows, image, targets, decode
+    def __init__(self, read: Callable[[int, Any], UInt8], rows: Any, image: str, targets: Tensor) -> None:
+        self._read, self._rows, self._image, self._targets = read, rows, image, targets
         self._threads = ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
@@ -72,8 +68,8 @@ class Stored:
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Those at `index`, decoded side by side."""
-        cells = self._rows[index.tolist()][self._image]
-        images = self._threads.map(lambda cell: self._decode(_bytes(cell)), cells)
+        places = index.tolist()
+        images = self._threads.map(self._read, places, self._rows[places][self._image])
         return _as_images(list(images)), self._targets[index]
 
 
@@ -133,35 +129,58 @@ def load_images(
 ) -> Data:
     """Images with labels as [D, channels, size, size] bytes; the shorter side is scaled to `size`, the middle cut out.
 
-    dataset, config  name on the hub, where there is no `data_dir`
-    data_dir         directory with parquet files, or with a folder of images by class in train/ and test/ (or val/)
-    num_train, num_test  take the first so many only
+    The first of the other splits that has labels is tested on.
 
-    Raises ValueError where there is no such data, and says where it was sought.
+    Args:
+        dataset: Name on the hub, where there is no `data_dir`.
+        data_dir: Directory with parquet files, or with a folder of images by class in train/ and test/ (or val/).
+        config: Which of several data sets, where there are several.
+        size: Height and width.
+        channels: 1 for grey, 3 for colour.
+        num_train: Take the first so many training examples only.
+        num_test: Take the first so many test examples only.
+
+    Raises:
+        ValueError: Where there is no such data, or a row of it cannot be used; it says where.
+
     """
+    loaders = splits_of(dataset, config, data_dir)
 
-    def decode(content: bytes) -> UInt8:
-        return _decoded(content, size, channels)
+    def examples(table: Table, labels: NDArray[np.int64], count: int | None) -> Examples:
+        return _examples(table, torch.as_tensor(labels[:count]), size, channels)
 
-    splits = _rows(dataset, config, data_dir, {"train": num_train, "test": num_test})
-    train, names = _examples(splits["train"], decode, channels * size * size)
-    test = _examples(splits["test"], decode, channels * size * size)[0] if "test" in splits else None
+    table = loaders[TRAIN]()
+    labels, num_classes = training_labels(table, LABEL)
+    train, test = examples(table, labels, num_train), None
+    for table in candidates(loaders):
+        found = test_labels(table, LABEL, num_classes)
+        if found is not None:
+            test = examples(table, found, num_test)
+            break
     sample = train.take(torch.arange(min(len(train), 10_000)))[0].double() / 255
-    return Data(
-        train, test, names, sample.mean((0, 2, 3)).float(), sample.std((0, 2, 3), correction=0).clamp(min=1e-3).float()
-    )
+    mean, std = sample.mean((0, 2, 3)).float(), sample.std((0, 2, 3), correction=0).clamp(min=1e-3).float()
+    return Data(train, test, num_classes, mean, std)
 
 
 def load_texts(dataset: str | None, data_dir: Path | None, *, config: str | None) -> dict[str, list[str]]:
-    """Documents by split; files of text, a document a line, or parquet with a column of text.
+    """Documents by split, `train` and, where there is one, `test`.
 
-    Raises ValueError as `load_images` does.
+    Args:
+        dataset: Name on the hub, where there is no `data_dir`.
+        data_dir: Directory with files of text, a document a line, or parquet files with a column of text.
+        config: Which of several data sets, where there are several.
+
+    Raises:
+        ValueError: As `load_images` does.
+
     """
     files = _text_files(data_dir) if data_dir else {}
-    if files:
-        return {split: [line for path in paths for line in _lines(path)] for split, paths in files.items()}
-    splits = _rows(dataset, config, data_dir, {})
-    return {split: [text for text in rows[_column(rows, ("text",))] if text.strip()] for split, rows in splits.items()}
+    if data_dir and files:
+        return {split: [line for path in paths for line in _lines(path, data_dir)] for split, paths in files.items()}
+    loaders = splits_of(dataset, config, data_dir)
+    texts = {TRAIN: _documents(loaders[TRAIN]())}
+    tested = next((documents for table in candidates(loaders) if (documents := _documents(table))), None)
+    return texts | ({"test": tested} if tested else {})
 
 
 def load_digits(test_share: float = 0.2) -> Data:
@@ -178,77 +197,49 @@ def load_digits(test_share: float = 0.2) -> Data:
     return Data(train, test, 10, pixels.mean().float()[None], pixels.std().float()[None])
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(
-    dataset: str | None, config: str | None, data_dir: Path | None, first: dict[str, int | None]
-) -> dict[str, Any]:
-    """The tables of the splits, images as bytes."""
-    if data_dir is None and not dataset:
-        raise ValueError(
-            "no data: name its directory with --data-dir, or a dataset of the Hugging Face hub with --dataset"
-        )
-    if data_dir is None and not _hub_is_reachable():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # what the hub's cache has is taken, without waiting
+def _examples(table: Table, targets: Tensor, size: int, channels: int) -> Examples:
+    """The first images of the table, one for every target."""
+    import datasets
+
+    name = table.needed_column(IMAGE)
     try:
-        import datasets
-    except ImportError:
-        raise ValueError("reading this data needs the package datasets; pip install 'rlgns[data]'") from None
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    what: dict[str, Any] = _local(data_dir, config) if data_dir else {"path": dataset, "name": config}
-    try:
-        found = datasets.load_dataset(**what)
-    except Exception as error:  # the library's errors are of many kinds, each of its readers' own
-        said = str(error).strip().splitlines()
-        sought = f"{data_dir}" if data_dir else f"the Hugging Face hub's {dataset} and its cache here"
-        raise ValueError(
-            f"no data: {sought} cannot be read ({said[0] if said else type(error).__name__}); "
-            "name a directory with its parquet files with --data-dir"
-        ) from None
-    splits = {}
-    for split, names in SPLITS.items():
-        name = next((one for wanted in names for one in found if one.startswith(wanted)), None)
-        if name is None:
-            continue
-        rows, count = found[name], first.get(split)
-        splits[split] = rows.select(range(min(count, len(rows)))) if count else rows
-    if "train" not in splits:
-        raise ValueError(f"no data: {data_dir or dataset} has no training split, only {', '.join(found)}")
-    return splits
+        rows = table.rows.cast_column(name, datasets.Image(decode=False)).select_columns([name])
+    except Exception:  # the library's errors are of many kinds
+        kind = table.rows.features[name]
+        raise ValueError(f"no data: the column {name} holds no images but {kind} ({table.source})") from None
+
+    def read(row: int, cell: Any) -> UInt8:
+        try:
+            return decoded(bytes_of(cell, table.roots), size, channels)
+        except ValueError as error:
+            raise ValueError(f"no data: {table.place(row)}: {error}") from None
+
+    if channels * size * size * len(targets) > IN_MEMORY:
+        return Stored(read, rows, name, targets)
+    rows = rows.select(range(len(targets)))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        images = list(threads.map(read, range(len(rows)), rows[name]))
+    return InMemory(_as_images(images), targets)
 
 
-def _local(data_dir: Path, config: str | None) -> dict[str, Any]:
-    """What of a directory is to be loaded: of the folder of that configuration, where it has one."""
-    if not data_dir.is_dir():
-        raise ValueError(f"no data: --data-dir {data_dir} is no directory; name one with parquet files or images")
-    data_dir = data_dir / config if config and (data_dir / config).is_dir() else data_dir
-    files = sorted(data_dir.rglob("*.parquet"))
-    if files:
-        by_split = {
-            split: chosen
-            for split, names in SPLITS.items()
-            if (chosen := next((some for name in names if (some := _named(files, name, data_dir))), None))
-        }
-        if "train" not in by_split:
-            raise ValueError(f"no data: {data_dir} has parquet files, but none is named train*")
-        folders = sorted({str(path.parent) for path in by_split["train"] if path.name.startswith(SPLITS["train"])})
-        if len(folders) > 1:
-            raise ValueError(f"no data: {data_dir} holds several data sets; name one with --data-dir {folders[0]}")
-        data_files = {split: [str(path) for path in paths] for split, paths in by_split.items()}
-        return {"path": "parquet", "data_files": data_files}
-    if any(data_dir.glob("train/*/*")):
-        return {"path": "imagefolder", "data_dir": str(data_dir)}
-    raise ValueError(
-        f"no data: {data_dir} holds neither parquet files nor images in train/CLASS/; name another --data-dir"
-    )
+def _as_images(images: Sequence[UInt8]) -> Tensor:
+    """[n, C, H, W], channels last in memory."""
+    return torch.as_tensor(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def _named(files: Sequence[Path], name: str, data_dir: Path) -> list[Path]:
-    """Files of that name, or else those in folders of that name below the directory."""
-    named = [path for path in files if path.name.startswith(name)]
-    return named or [path for path in files if path.relative_to(data_dir).parts[0].startswith(name)]
+def _documents(table: Table) -> list[str]:
+    """Texts of the table that are not blank."""
+    texts = list(table.rows[table.needed_column(TEXT)])
+    for row, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"no data: {table.place(row)}: the text is {str(text)[:40]!r}, no text")
+    return [text for text in texts if text and text.strip()]
+
+
+# --- files of text ----------------------------------------------------------------------------------------------------
 
 
 def _text_files(data_dir: Path) -> dict[str, list[Path]]:
@@ -258,7 +249,7 @@ def _text_files(data_dir: Path) -> dict[str, list[Path]]:
         return {}
     texts = [path for path in files if path.suffix == ".txt" or path.name.startswith("news.en")]
     held_out = [
-        path for path in texts if "held" in str(path.relative_to(data_dir)) or path.name.startswith(SPLITS["test"])
+        path for path in texts if "held" in str(path.relative_to(data_dir)) or path.name.startswith(("test", *TESTS))
     ]
     train = [path for path in texts if path not in held_out]
     if not train:
@@ -266,64 +257,16 @@ def _text_files(data_dir: Path) -> dict[str, list[Path]]:
     return {"train": train} | ({"test": held_out} if held_out else {})
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        yield from (line for line in file if line.strip())
-
-
-def _hub_is_reachable() -> bool:
-    return is_reachable(os.environ.get("HF_ENDPOINT", HUB), getproxies())
-
-
-# --- images -----------------------------------------------------------------------------------------------------------
-
-
-def _examples(rows: Any, decode: Callable[[bytes], UInt8], size: int) -> tuple[Examples, int]:
-    """The images, and how many classes they have."""
-    import datasets
-
-    image, label = _column(rows, ("image", "img")), _column(rows, ("label", "labels"))
-    targets = torch.as_tensor(np.asarray(rows[label])).long()
-    known = rows.features[label]
-    num_classes = known.num_classes if hasattr(known, "num_classes") else int(targets.max()) + 1
-    rows = rows.cast_column(image, datasets.Image(decode=False)).select_columns([image])
-    if size * len(targets) > IN_MEMORY:
-        return Stored(rows, image, targets, decode), num_classes
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        images = list(threads.map(lambda cell: decode(_bytes(cell)), rows[image]))
-    return InMemory(_as_images(images), targets), num_classes
-
-
-def _column(rows: Any, names: Sequence[str]) -> str:
-    found = next((name for name in names if name in rows.column_names), None)
-    if found is None:
-        raise ValueError(f"no data: its columns are {', '.join(rows.column_names)}; {' or '.join(names)} is not there")
-    return found
-
-
-def _bytes(cell: dict[str, Any]) -> bytes:
-    content: bytes = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-    return content
-
-
-def _decoded(content: bytes, size: int, channels: int) -> UInt8:
-    """[size, size, channels] in RGB."""
-    image = cv2.imdecode(
-        np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    )
-    if image is None:
-        raise ValueError("an image of the data cannot be decoded; the file is damaged")
-    height, width = image.shape[:2]
-    if min(height, width) != size:
-        scale = size / min(height, width)
-        shape = max(size, round(width * scale)), max(size, round(height * scale))
-        image = cv2.resize(image, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        height, width = image.shape[:2]
-    top, left = (height - size) // 2, (width - size) // 2
-    cut: UInt8 = image[top : top + size, left : left + size].reshape(size, size, channels).astype(np.uint8)
-    return cut
-
-
-def _as_images(images: Sequence[UInt8]) -> Tensor:
-    """[n, C, H, W], channels last in memory."""
-    return torch.as_tensor(np.stack(images)).permute(0, 3, 1, 2)
+def _lines(path: Path, data_dir: Path) -> Iterator[str]:
+    """Lines of a file beneath the directory that are not blank."""
+    try:
+        content = file_beneath(path.absolute(), (data_dir,)).read_bytes()
+    except ValueError as error:
+        raise ValueError(f"no data: {error}") from None
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"no data: {path}, line {number}: the text is not UTF-8 ({error.reason})") from None
+        if text.strip():
+            yield text

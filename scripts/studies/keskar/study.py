@@ -8,7 +8,6 @@ the training set, Adam, a number of seeds. What was found goes to sharpness.csv 
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 
 from rlgns.report.sweep_figures import GOALS, STYLE
 from rlgns.runs.ranks import ALONE
+from rlgns.study.csv_files import write_csv
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
@@ -70,14 +70,14 @@ def main() -> None:
             print(rows[-1], flush=True)
             ends[name] = flat_parameters(learner.model)
         lines.append(_line(learner, ends["small"], ends["large"]))
-    _write(options.out / "sharpness.csv", rows)
+    write_csv(options.out / "sharpness.csv", rows)
     alphas = _alphas()
     means = np.mean(lines, axis=0)
     names = ("train_loss", "train_error", "test_loss", "test_error")
     table = [
         {"alpha": alpha, **dict(zip(names, values, strict=True))} for alpha, values in zip(alphas, means, strict=True)
     ]
-    _write(options.out / "line.csv", table)
+    write_csv(options.out / "line.csv", table)
     _draw(options.out / "line.png", alphas, np.array(lines))
 
 
@@ -130,13 +130,6 @@ def _draw(path: Path, alphas: Float64, lines: Float64) -> None:
         handles = [*axes.get_lines(), *errors.get_lines()]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
         figure.savefig(path, dpi=150)
-
-
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""How is text drawn and shown as what it is? The name of a run is letters: no mathematics, no markup, no control."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+LONGEST = 120
+"""Characters of one text in a figure; of longer ones the beginning is drawn."""
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, line feed and carriage return
+    "\ud800-\udfff\ufffe\uffff"  # no characters at all; UTF-8 and XML have no way to write them
+    "\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"  # invisible; they turn the direction in which a text is read
+)
+
+
+def printable(text: str) -> str:
+    """The text with a mark (U+FFFD) in place of what is no character, or one that cannot be seen."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def make_literal(figure: Figure) -> None:
+    """Let every text of the figure stand for itself: no formulas between dollar signs, nothing unprintable, no novels.
+
+    The numbers at the ticks are left as they are: formatters make them, from numbers alone, when the figure is drawn.
+    """
+    numbers = {
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for label in (tick.label1, tick.label2)
+    }
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in numbers:
+            text.set_parse_math(False)
+            words = printable(text.get_text())
+            text.set_text(words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…")
+
+
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """Draw without a warning for every letter that the font lacks, and for texts that leave no room for axes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
+        yield

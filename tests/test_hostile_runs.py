@@ -1,0 +1,228 @@
+"""Runs that somebody else wrote: what their files say is shown as text, and neither drawn, run nor believed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jinja2
+import pytest
+from synthetic_runs import write_sweep
+
+from rlgns.commands.cli import main
+from rlgns.report.comparison_page import write_comparison
+from rlgns.report.literal import LONGEST, make_literal, printable
+from rlgns.report.markup import Svg, inline_svg, render_page
+from rlgns.report.run_figures import noise_scale_figure
+from rlgns.report.sweep_figures import SweepFigure, new_axes
+from rlgns.report.sweep_page import LARGEST_SWEEP_FILE, render, write_report
+from rlgns.runs.goals import RETURN
+from rlgns.study.csv_files import cell, write_csv
+from rlgns.study.outcomes import outcomes_of
+from rlgns.study.study import study_of
+
+SCRIPTS = '"><script>alert(2)</script><img src=x onerror=alert(3)>'
+PAYLOADS = {
+    "scripts": SCRIPTS,
+    "ends": "--></text></svg></style></title></textarea>]]><script>alert(1)</script><a href='javascript:alert(1)'>",
+    "formulas": r"$\frac$ $\1 \g<0> #0072b2 {{ 7 * 7 }} {% raw %}",
+    "no characters": "\x00\x1b[31m\u202e\ud800\uffff",
+    "long": "W\n" * 5000,
+    "other letters": "画像 🎲",
+}
+SHAPES = ((4, 10), (16, 10), (64, 10))
+
+
+class Page(HTMLParser):
+    """Elements and attributes of a page, as a browser takes them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: set[str] = set()
+        self.attributes: set[tuple[str, str | None]] = set()
+        self.shown: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.attributes |= set(attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.shown.append(data)
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.attributes}
+
+    @property
+    def links(self) -> set[str | None]:
+        return {value for name, value in self.attributes if name.rpartition(":")[2] in {"href", "src", "action"}}
+
+
+def hostile(content: Any, payload: str) -> Any:
+    """The same with the payload in place of every string that no choice hangs on."""
+    match content:
+        case dict():
+            return {key: hostile(value, payload) for key, value in content.items()}
+        case list():
+            return [hostile(value, payload) for value in content]
+        case str():
+            return payload
+    return content
+
+
+def write_hostile_sweep(folder: Path, payload: str) -> Path:
+    """A sweep in whose files every text is the payload."""
+    provenance = {
+        "command": "rlgns train", "created": "2024-01-01T00:00:00", "git_commit": "abc", "python": "3",
+        "platform": "Linux", "cpu_count": 2, "versions": {"torch": "2"},
+    }  # fmt: skip
+    for run in write_sweep(folder, shapes=SHAPES, rates=(0.5, 1, 2), seeds=1, noise=0.05):
+        config = json.loads((run / "config.json").read_text()) | {"unit": "x", "data": "x", "device": "cpu"}
+        config["options"] |= {"wandb": "disabled", "env": "x", "game": "x", "wandb_project": "x", "wandb_entity": "x"}
+        config["provenance"] = provenance
+        changed = hostile(config, payload)
+        changed["options"]["wandb"] = "disabled"
+        (run / "config.json").write_text(json.dumps(changed))
+    (folder / "sweep.yaml").write_bytes(b"\xff" + payload.encode(errors="replace"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def harmless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
+    """The pages of a sweep whose texts are plain words."""
+    return pages(write_hostile_sweep(tmp_path_factory.mktemp("harmless"), "word"))
+
+
+def pages(sweep: Path) -> dict[str, Page]:
+    study, out = study_of(outcomes_of([sweep])), sweep / "page"
+    first = write_report(study, out, command="rlgns report " + study.task)
+    second, _ = write_comparison([study], out, command="rlgns compare " + study.task, defaults={})
+    return {path.name: Page(path) for path in (first, second)}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+def test_no_text_of_a_run_becomes_an_element_or_an_attribute_of_a_page(payload, tmp_path, harmless):
+    found = pages(write_hostile_sweep(tmp_path, payload))
+    for name, page in found.items():
+        assert page.elements <= harmless[name].elements, name
+        assert page.names <= harmless[name].names, name
+        assert all(str(link).startswith(("#", "https://arxiv.org/")) for link in page.links), name
+        assert any(printable(payload)[:20].strip() in text for text in page.shown), name  # it is shown as what it is
+    for figure in tmp_path.glob("page/figures/*.svg"):
+        names = {element.tag.rpartition("}")[2] for element in ElementTree.parse(figure).iter()}
+        assert not names & {"script", "foreignObject", "a", "img"}, figure.name
+
+
+def test_a_title_in_a_label_of_a_figure_ends_no_attribute():
+    figure, axes = new_axes()
+    axes.set_title(SCRIPTS)
+    content = SweepFigure("name", SCRIPTS, "caption", figure)
+    svg = str(inline_svg(content))
+    assert "<script" not in svg
+    assert ElementTree.fromstring(svg).get("aria-label") == SCRIPTS
+    assert SCRIPTS in {element.text for element in ElementTree.fromstring(svg).iter()}
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<svg><script>alert(1)</script></svg>",
+        "<svg><g onclick='alert(1)'/></svg>",
+        "<svg><use href='javascript:alert(1)'/></svg>",
+        "<svg><image href='https://example.org/x.png'/></svg>",
+        "<svg><foreignObject/></svg>",
+    ],
+)
+def test_markup_that_no_figure_consists_of_enters_no_page(markup):
+    with pytest.raises(ValueError, match="which no page takes in"):
+        Svg(ElementTree.fromstring(markup))
+
+
+def test_no_template_can_call_a_value_safe(monkeypatch):
+    monkeypatch.setattr(jinja2, "PackageLoader", lambda name: jinja2.DictLoader({"page": "{{ value | safe }}"}))
+    with pytest.raises(jinja2.TemplateAssertionError, match="No filter named 'safe'"):
+        render_page("page", value="<b>")
+
+
+def test_the_figure_of_one_run_draws_its_title_letter_by_letter(tmp_path):
+    records = [{"progress/examples": 10 * k, RETURN: float(k)} for k in range(1, 5)]
+    for payload in PAYLOADS.values():
+        paths = [tmp_path / "figure.svg", tmp_path / "figure.png"]
+        noise_scale_figure(records, [payload], title=payload, unit=payload, measure=RETURN, batch_size=10, paths=paths)
+        assert not {e.tag.rpartition("}")[2] for e in ElementTree.parse(paths[0]).iter()} & {"script", "a", "image"}
+
+
+def test_texts_of_a_figure_are_no_formulas_and_no_novels():
+    figure, axes = new_axes()
+    axes.set_xlabel("$x^2$")
+    axes.set_ylabel("y" * 1000)
+    make_literal(figure)
+    assert axes.xaxis.label.get_parse_math() is False
+    assert len(axes.get_ylabel()) == LONGEST
+
+
+def test_a_sweep_file_that_is_a_link_a_pipe_or_huge_is_not_copied_into_the_page(tmp_path):
+    write_sweep(tmp_path / "sweep", shapes=SHAPES, rates=(1,), seeds=1, noise=0.05)
+    secret, file = tmp_path / "secret", tmp_path / "sweep" / "sweep.yaml"
+    secret.write_text("machine example.org password 12345")
+    study = study_of(outcomes_of([tmp_path / "sweep"]))
+    file.symlink_to(secret)
+    assert "12345" not in render(study, [], command="")
+    file.unlink()
+    file.write_text("# 12345\n" + "#" * LARGEST_SWEEP_FILE)
+    assert "12345" not in render(study, [], command="")
+    file.write_text("# 12345")
+    assert "12345" in render(study, [], command="")
+
+
+@pytest.mark.parametrize("value", [[], 5, "x", None, {"versions": 5, "created": 7, "platform": [1], "command": {}}])
+def test_provenance_of_another_type_leaves_its_lines_out(value, tmp_path):
+    runs = write_sweep(tmp_path, shapes=SHAPES, rates=(1,), seeds=1, noise=0.05)
+    for place, run in enumerate(runs):
+        config = json.loads((run / "config.json").read_text())
+        if place:
+            config["provenance"] = value
+        (run / "config.json").write_text(json.dumps(config))
+    assert "How it was made" in render(study_of(outcomes_of([tmp_path])), [], command="")
+
+
+# --- CSV
+
+
+FORMULAS = ["=1+1", "+1-cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1+1", "=\ud800"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_text_that_a_spreadsheet_would_run_has_an_apostrophe_before_it(text, tmp_path):
+    write_csv(tmp_path / "table.csv", [{"name": text, "=key": 1}])
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        heading, row = csv.reader(file)
+    assert row[0] == "'" + text.replace("\ud800", "?")
+    assert heading == ["name", "'=key"]
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, 1e-9, True, None, "-0.5", "+3", "1e-5", "Pong", "num_envs=4", "a-b", ""])
+def test_numbers_and_plain_words_stand_in_a_csv_as_they_are(value):
+    assert cell(value) == value
+
+
+def test_the_tables_of_report_compare_and_fit_are_neutral(tmp_path):
+    sweep = write_hostile_sweep(tmp_path, "=HYPERLINK(1)")
+    pages(sweep)
+    assert main(["fit", str(sweep), f"--csv={tmp_path / 'fit.csv'}"]) == 0
+    tables = [tmp_path / "fit.csv", tmp_path / "page/points.csv", tmp_path / "page/comparison.csv"]
+    cells = [text for path in tables for row in csv.reader(path.read_text().splitlines()) for text in row]
+    assert "'=HYPERLINK(1)" in cells
+    assert not [text for text in cells if text.startswith(("=", "@", "+", "\t", "\r"))]
+
+
+def test_no_csv_of_the_project_is_written_past_the_one_place():
+    root = Path(__file__).parents[1]
+    sources = [path for room in ("rlgns", "agents", "scripts") for path in (root / room).rglob("*.py")]
+    writers = {path.name for path in sources if "csv.writer" in (text := path.read_text()) or "DictWriter" in text}
+    assert writers == {"csv_files.py"}
