@@ -15,6 +15,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlgns.runs.yaml_files import read_options
+
 T = TypeVar("T")
 
 
@@ -62,7 +64,7 @@ def parse_run(
     """
     kind = type(default)
     arguments, config_file = take_option(arguments, "--config")
-    options = {} if config_file is None else read_yaml(Path(config_file))
+    options = {} if config_file is None else read_options(Path(config_file))
 
     def parsed(base: T) -> T:
         told = from_mapping(kind, {**as_mapping(base), **options}, str(config_file)) if options else base
@@ -113,24 +115,6 @@ def as_mapping(options: Any) -> dict[str, Any]:
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in asdict(options).items()
     }
-
-
-def read_yaml(path: Path, option: str = "--config") -> Mapping[str, Any]:
-    """The mapping in a YAML file, names with underscores; ValueError, naming the option, where there is none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ValueError(f"{option} {path} cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{option} {path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{option} {path} holds a {type(content).__name__}; expected options by name, 'num_envs: 16'")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
 def take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:

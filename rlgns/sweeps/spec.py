@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlgns.runs.options import flag, nearest, read_yaml
+from rlgns.runs.options import flag, nearest
+from rlgns.runs.yaml_files import read_options
 
 DEFAULT_COMMAND = ("${interpreter}", "${program}", "${args}")
 """W&B's own, without `/usr/bin/env`."""
@@ -61,7 +62,7 @@ class Sweep:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = dict(read_yaml(path, "sweep file"))
+        self.config = dict(read_options(path, "sweep file"))
         self._check()
 
     @property
