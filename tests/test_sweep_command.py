@@ -110,7 +110,7 @@ def test_workers_share_the_cores(tmp_path, monkeypatch):
 
 
 def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rlgns.sweeps.launcher.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("rlgns.sweeps.jobs.LONGEST_PAUSE", 0.0)
     program = tmp_path / "flaky.py"
     program.write_text(FLAKY)
     path = sweep_file(
@@ -127,11 +127,19 @@ def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, mon
     assert count(tmp_path / "out", "started")["failures=9"] == 10
 
 
-def test_a_run_that_its_program_refuses_ends_the_sweep_with_the_programs_words(tmp_path, capsys):
-    path = sweep_file(tmp_path, {**EASY, "batch_size": {"values": [64, 20]}, "learning_rate": {"value": 0.2}})
-    assert sweep(path) == 2
-    assert "batch_size=20 was refused: batch_size 20 is no multiple of 8; use --batch-size" in capsys.readouterr().err
+def test_a_run_that_its_program_refuses_does_not_keep_the_others_from_starting(tmp_path, capsys):
+    path = sweep_file(tmp_path, {**EASY, "batch_size": {"values": [20, 64, 12]}, "learning_rate": {"value": 0.2}})
+    assert sweep(path) == 1
+    printed = capsys.readouterr()
+    assert (
+        "batch_size=20: was refused by its program: batch_size 20 is no multiple of 8; use --batch-size" in printed.err
+    )
+    assert "1 finished, 2 failed" in printed.out
+    assert "batch_size=12 failed: batch_size 12 is no multiple of 8" in printed.out
     assert (tmp_path / "out/batch_size=64/summary.json").exists()
+    assert set(count(tmp_path / "out", "started").values()) == {1}
+    assert sweep(path) == 1  # what was refused is tried again: what it lacked may be there now
+    assert count(tmp_path / "out", "started") == {"batch_size=20": 2, "batch_size=64": 1, "batch_size=12": 2}
 
 
 def test_a_hopeless_rate_is_stopped_and_not_taken_up_again(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +59,27 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--shard divides a grid; {path} is a {sweep.method} search, leave it out")
     launcher = Launcher(sweep, options, SweepDisplay())
     if flags.dry_run:
-        launcher.plan(launcher.events())
+        launcher.plan()
         print("\n".join(_plan_lines(launcher, flags.speed)))
         return 0
     some = sweep.grid()[0] if sweep.method == "grid" else sweep.next([])
     if some:
         sweep.check_flags(some)
     code = launcher.run()
-    print(", ".join(f"{number} {state}" for state, number in launcher.counts().items() if number) or "no runs")
-    print(f"rlgns fit {options.out}   rlgns report {options.out}")
+    with suppress(OSError):  # of a reader that has seen enough: the sweep is over
+        print("\n".join(_closing_lines(launcher)), flush=True)
     return code
+
+
+def _closing_lines(launcher: Launcher) -> list[str]:
+    """How many runs ended how, why those that failed did, and what can be done now."""
+    counts = [f"{number} {state}" for state, number in launcher.counts().items() if number]
+    failed = [job for job in launcher.jobs.values() if job.state == "failed"]
+    return [
+        ", ".join(counts) or "no runs",
+        *(f"  {job.spec.name} failed: {job.reason} (log: {job.log})" for job in failed),
+        f"rlgns fit {launcher.options.out}   rlgns report {launcher.options.out}",
+    ]
 
 
 def _options(flags: SweepFlags, path: Path) -> LaunchOptions:
@@ -124,14 +136,19 @@ def _plan_lines(launcher: Launcher, speed: float | None) -> list[str]:
 
 def _budget(job: Job) -> float | None:
     parameters = job.spec.parameters
-    if isinstance(total := parameters.get("total_transitions"), int | float):
-        return float(total)
-    steps, size = parameters.get("max_steps"), parameters.get("batch_size")
-    return float(steps) * float(size) if steps and size else None
+    if (total := _number(parameters.get("total_transitions"))) is not None:
+        return total
+    steps, size = _number(parameters.get("max_steps")), _number(parameters.get("batch_size"))
+    return steps * size if steps and size else None
 
 
 def _measured_speed(jobs: Iterable[Job]) -> float | None:
     """Of the finished runs, examples over seconds."""
     done = [job.summary for job in jobs if job.state == "finished"]
-    seconds = sum(float(summary.get("time/seconds") or 0) for summary in done)
-    return sum(float(summary.get("progress/examples") or 0) for summary in done) / seconds if seconds else None
+    seconds = sum(_number(summary.get("time/seconds")) or 0.0 for summary in done)
+    return sum(_number(summary.get("progress/examples")) or 0.0 for summary in done) / seconds if seconds else None
+
+
+def _number(value: object) -> float | None:
+    """The value if it is a number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

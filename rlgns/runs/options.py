@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from rlgns.runs.flags import CONFIG_FILE, nearest, read_flags
 from rlgns.runs.values import flag, path_of, shown, validated
+from rlgns.runs.yaml_files import read_options
 
 T = TypeVar("T")
 
-__all__ = ["as_mapping", "flag", "from_mapping", "nearest", "parse_flags", "parse_run", "read_yaml"]
+__all__ = ["as_mapping", "flag", "from_mapping", "nearest", "parse_flags", "parse_run"]
 
 
 def parse_flags(
@@ -69,7 +70,7 @@ def parse_run(
         config_file=True,
     )  # fmt: skip
     file = given.pop(CONFIG_FILE, None)
-    of_file = {} if file is None else _validated(kind, read_yaml(path_of(file, flag(CONFIG_FILE))), file)
+    of_file = {} if file is None else _validated(kind, read_options(path_of(file, flag(CONFIG_FILE))), file)
     of_flags = _validated(kind, given, "")
     changes = {**of_file, **of_flags}
     if (resume := changes.get("resume", getattr(default, "resume"))) is None:  # noqa: B009  # T has it by contract
@@ -109,24 +110,6 @@ def as_mapping(options: Any) -> dict[str, Any]:
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in asdict(options).items()
     }
-
-
-def read_yaml(path: Path, option: str = "--config") -> Mapping[str, Any]:
-    """The mapping in a YAML file, names with underscores; ValueError, naming the option, where there is none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ValueError(f"{option} {path} cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{option} {path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{option} {path} holds a {type(content).__name__}; expected options by name, 'num_envs: 16'")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
 def _validated(kind: type[Any], options: Mapping[str, Any], source: str) -> dict[str, Any]:

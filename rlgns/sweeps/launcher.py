@@ -1,44 +1,46 @@
-"""Runs a sweep's commands on this machine: several at once, none twice.
+"""Runs a sweep's commands on this machine: several at once, none twice, and none lost by what befalls another.
 
 Everything is found again after a kill at any moment. Run NAME lives in OUT/NAME, what it printed in OUT/logs/NAME.log;
-OUT/sweep.jsonl says what was proposed, started, and ended how.
+OUT/sweep.jsonl says what was proposed, started, and ended how. A terminal or a pipe that is gone costs words only.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
+import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from rlgns.runs.directory import METRICS, SWEEP_FILE
+from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_text
 from rlgns.runs.progress import SweepDisplay, SweepRow
-from rlgns.runs.records import RecordWriter, read_lines
-from rlgns.study.outcomes import Outcome, outcome_of
-from rlgns.sweeps.jobs import Job, JobState, cores_of
-from rlgns.sweeps.pruning import is_hopeless
+from rlgns.sweeps.continuing import check_same_runs, check_same_sweep, names_there
+from rlgns.sweeps.early_stopping import EarlyStopping
+from rlgns.sweeps.jobs import CLAIMS, END_SECONDS, LOGS, Job, JobState, cores_of
+from rlgns.sweeps.journal import Event, Journal
+from rlgns.sweeps.pruning import HYPERBAND
 from rlgns.sweeps.spec import Result, RunSpec, Sweep
 
-POLL_SECONDS, LOOK_SECONDS, END_SECONDS, LONGEST_PAUSE = 0.1, 2.0, 60.0, 60.0
+POLL_SECONDS, LOOK_SECONDS = 0.1, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
     """How a sweep is run.
 
-    out           directory of the sweep
-    workers       runs at once
-    threads       CPU threads of each; None: the cores divided by the workers
-    retries       how often a run that failed is started again
-    prune_factor  see `rlgns.sweeps.pruning`; None: no run is stopped early
-    max_runs      of a random or Bayesian search; None: the file's run_cap
-    shard         (i, n): of a grid only every n-th run, from the i-th, 1 ≤ i ≤ n
+    Attributes:
+        out: Directory of the sweep.
+        workers: Runs at once.
+        threads: CPU threads of each; None for the cores divided by the workers.
+        retries: How often a run that failed is started again.
+        prune_factor: See `rlgns.sweeps.pruning`; None if no run is to be stopped early.
+        max_runs: Of a random or Bayesian search; None for the file's run_cap.
+        shard: (i, n): of a grid only every n-th run, from the i-th, 1 ≤ i ≤ n.
     """
 
     out: Path
@@ -53,15 +55,19 @@ class LaunchOptions:
 class Launcher:
     """Runs a sweep to its end, or until it is told to stop.
 
-    Raises ValueError if another launcher is at the same directory, or a run's command is refused by its program.
+    Raises:
+        ValueError: Another launcher is at the same directory, or it holds another sweep.
     """
 
     def __init__(self, sweep: Sweep, options: LaunchOptions, display: SweepDisplay) -> None:
         self.sweep, self.options, self.display = sweep, options, display
         self.jobs: dict[str, Job] = {}
         self.stop_signal: int | None = None
-        self._outcomes: dict[str, Outcome] = {}
+        self.journal = Journal(options.out, options.shard, self.say)
+        self._early_stopping = EarlyStopping(sweep, options.prune_factor, self.say)
         self._looked = 0.0
+        self._is_searched = sweep.method == "grid"  # nothing is left to propose
+        self._warned: set[str] = set()
 
     def run(self) -> int:
         """0 if every run finished or was pruned, 1 if one failed, 128 + n after signal n."""
@@ -73,7 +79,7 @@ class Launcher:
             finally:
                 self._end_all()
         if self.stop_signal is not None:
-            self.display.say(f"stopped; the same command goes on in {self.options.out}")
+            self.say(f"stopped; the same command goes on in {self.options.out}")
             return 128 + self.stop_signal
         return int(any(job.state == "failed" for job in self.jobs.values()))
 
@@ -82,84 +88,82 @@ class Launcher:
         states = [job.state for job in self.jobs.values()]
         return {state: states.count(state) for state in get_args(JobState)}
 
-    def plan(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Propose all of a grid; take in what earlier launchers did; find what is done."""
-        i, n = self.options.shard
-        if self.sweep.method == "grid":
-            for spec in self.sweep.grid()[i - 1 :: n]:
-                self._add(spec)
-        for event in events:
-            self._recall(event)
-        for job in self.jobs.values():
-            if job.is_finished:
-                job.state = "finished"
-            elif job.state == "waiting" and job.failures > self.options.retries:
-                job.state = "failed"
+    def plan(self) -> None:
+        """Propose all of a grid; take in what other launchers did; find what is done.
 
-    def events(self) -> list[dict[str, Any]]:
-        """What earlier launchers of this shard noted."""
-        return list(read_lines(self._journal_path)[0]) if self._journal_path.exists() else []
+        Raises:
+            ValueError: The directory holds another sweep.
+        """
+        i, n = self.options.shard
+        events = self.journal.news()
+        check_same_sweep(self.sweep, self.options.out, events)
+        if self.sweep.method == "grid":
+            names = names_there(self.sweep, self.options.out, events)
+            for spec in self.sweep.grid(names)[i - 1 :: n]:
+                self._add(spec)
+        else:
+            for event in events:
+                if event.kind == "proposed" and event.parameters is not None:
+                    self._add(RunSpec(event.run, event.parameters))
+        check_same_runs(self.sweep, self.options.out, [job.spec for job in self.jobs.values()])
+        self._recall(events, earlier=True)
+        for job in self.jobs.values():
+            job.settle()
+
+    def say(self, line: str) -> None:
+        """Tell the person at the terminal, if there still is one."""
+        _without_fail(lambda: self.display.say(line))
 
     # --- before and after
 
-    @property
-    def _journal_path(self) -> Path:
-        i, n = self.options.shard
-        return self.options.out / ("sweep.jsonl" if n == 1 else f"sweep-{i}-of-{n}.jsonl")
-
     def _open(self, stack: ExitStack) -> None:
         out = self.options.out
+        _fill_standard_streams()
         try:
-            (out / "logs").mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(self._journal_path.with_suffix(".lock").open("w"))
+            for folder in (out / LOGS, out / CLAIMS):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(self.journal.path.with_suffix(".lock").open("w"))
         except OSError as error:
             raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another launcher is at {out}; wait for it, or choose another --out") from None
-        events = self.events()
-        self._journal = stack.enter_context(RecordWriter(self._journal_path))
-        write_text(out / SWEEP_FILE, self.sweep.path.read_text())
-        self.plan(events)
-        stack.enter_context(self.display)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.signal(number, self._asked_to_stop))
+        self.plan()
+        write_text(out / SWEEP_FILE, self.sweep.path.read_text(encoding="utf-8-sig"))
+        self.journal.open()
+        stack.callback(self.journal.close)
+        self._lifeline, held = os.pipe()  # its other end is closed with this process, however it ends
+        for descriptor in (self._lifeline, held):
+            stack.callback(os.close, descriptor)
+        _without_fail(self.display.__enter__)
+        stack.callback(lambda: _without_fail(lambda: self.display.__exit__(None, None, None)))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                stack.callback(signal.signal, number, signal.signal(number, self._asked_to_stop))
 
-    def _recall(self, event: Mapping[str, Any]) -> None:
-        name = event["run"]
-        if event["event"] == "proposed":
-            self._add(RunSpec(name, json.loads(event["parameters"])))
-        elif name in self.jobs:
-            job = self.jobs[name]
-            job.starts += event["event"] == "started"
-            job.failures += event["event"] == "failed"
-            if event["event"] == "pruned":
-                job.state = "pruned"
+    def _recall(self, events: Sequence[Event], *, earlier: bool) -> None:
+        for event in events:
+            if event.run in self.jobs:
+                self.jobs[event.run].recall(event, earlier=earlier)
 
-    def _add(self, spec: RunSpec) -> None:
-        self.jobs.setdefault(spec.name, Job(spec, self.options.out))
-
-    def _note(self, run: str, event: str, **details: str | float | None) -> None:
-        self._journal.write({"time": time.time(), "run": run, "event": event, **details})
+    def _add(self, spec: RunSpec) -> Job:
+        job = Job(spec, self.options.out, retries=self.options.retries, metric=self.sweep.metric)
+        return self.jobs.setdefault(spec.name, job)
 
     def _asked_to_stop(self, number: int, _: object) -> None:
         if self.stop_signal is not None:  # once more
-            self._signal_all(signal.SIGKILL)
-        self.stop_signal = number
+            for job in self._active():
+                job.kill()
+        self.stop_signal = self.stop_signal or number
 
     def _end_all(self) -> None:
-        """Let the runs save what they have; kill those that take too long about it."""
-        self._signal_all(signal.SIGTERM)
-        deadline = time.monotonic() + END_SECONDS
+        """Let the runs save what they have; their guards kill those that take too long about it."""
         for job in self._active():
-            job.end(max(0.0, deadline - time.monotonic()))
-            job.state = "waiting"
-            self._note(job.spec.name, "stopped")
-
-    def _signal_all(self, number: signal.Signals) -> None:
+            job.ask_to_end()
+        deadline = time.monotonic() + END_SECONDS + 10
         for job in self._active():
-            job.signal(number)
+            self._settled(job, job.ended(job.wait(max(0.0, deadline - time.monotonic())), stopping=True))
 
     def _active(self) -> list[Job]:
         return [job for job in self.jobs.values() if job.state == "running"]
@@ -169,9 +173,8 @@ class Launcher:
     def _step(self) -> bool:
         """Reap, look after what runs, start what can be; whether there is anything left to wait for."""
         for job in self._active():
-            assert job.process
-            if (code := job.process.poll()) is not None:
-                self._ended(job, code)
+            if (code := job.exit_code()) is not None:
+                self._settled(job, job.ended(code, stopping=self.stop_signal is not None))
         if self.stop_signal is not None:
             return False
         if time.monotonic() - self._looked >= LOOK_SECONDS:
@@ -183,92 +186,92 @@ class Launcher:
         return counts["running"] + counts["waiting"] > 0
 
     def _next(self) -> Job | None:
-        """A run that can be started now, proposed by the search if need be."""
+        """A run that can be started now and is claimed, proposed by the search if need be."""
+        now = time.monotonic()
         waiting = [job for job in self.jobs.values() if job.state == "waiting"]
-        if waiting or self.sweep.method == "grid":
-            now = time.monotonic()
-            return next((job for job in waiting if job.not_before <= now and not job.is_in_use), None)
+        for job in waiting:
+            if job.not_before <= now and self._claim(job):
+                return job
+        if waiting or self._is_searched:
+            return None
+        proposed = self._propose()
+        self._is_searched = proposed is None
+        return proposed if proposed and self._claim(proposed) else None
+
+    def _claim(self, job: Job) -> bool:
+        """Whether the run is this launcher's to start; what others have made of it since is taken in."""
+        if not job.claim():
+            job.not_before = time.monotonic() + LOOK_SECONDS
+            self._say_once(f"{job.spec.name}: another process is at it; waiting for its end")
+            return False
+        self._recall(self.journal.news(), earlier=False)
+        job.settle()
+        if job.state != "waiting":
+            job.release()
+        return job.state == "waiting"
+
+    def _propose(self) -> Job | None:
         cap = self.options.max_runs or self.sweep.run_cap
         if cap is not None and len(self.jobs) >= cap:
             return None
         spec = self.sweep.next([self._result(job) for job in self.jobs.values()])
-        if spec is None or spec.name in self.jobs:
+        if spec is None:
+            self.say(f"all {len(self.jobs)} runs that the search can propose have been made")
             return None
-        self._add(spec)
-        self._note(spec.name, "proposed", parameters=json.dumps(dict(spec.parameters)))
-        return self.jobs[spec.name]
+        self.journal.note(Event(spec.name, "proposed", parameters=spec.parameters))
+        return self._add(spec)
 
     def _result(self, job: Job) -> Result:
-        metric = job.summary.get(self.sweep.metric or "")
-        known = metric if isinstance(metric, int | float) else None
-        return Result(job.spec, job.state in {"finished", "failed", "pruned"}, known)
+        return Result(job.spec, job.state in {"finished", "failed", "pruned"}, job.metric_at_end())
 
     def _start(self, job: Job) -> None:
         job.slot = min(set(range(self.options.workers)) - {other.slot for other in self._active()})
         cores = [] if self.options.threads else cores_of(job.slot, self.options.workers)
-        self.display.say(f"{job.spec.name}: {'goes on' if job.resumes else 'starts'}")
-        self._note(job.spec.name, "started")
-        job.start(self.sweep.command(job.spec), cores, self.options.threads or max(1, len(cores)))
+        threads = self.options.threads or max(1, len(cores))
+        self.say(f"{job.spec.name}: {'goes on' if job.resumes else 'starts'}")
+        try:
+            self.journal.note(job.start(self.sweep.command(job.spec), cores, threads, self._lifeline))
+        except OSError as error:
+            self._settled(job, job.failed(None, f"it cannot be started: {error.strerror}: {error.filename}"))
 
-    def _ended(self, job: Job, code: int) -> None:
+    def _settled(self, job: Job, event: Event) -> None:
+        """Note how a run has ended and say so."""
+        self.journal.note(event)
         name = job.spec.name
-        if code == 0 or job.is_finished:  # a signal may come after its end
-            job.state = "finished"
-            self._note(name, "finished")
-            self.display.say(f"{name}: done")
-        elif job.hopeless_beside:
-            job.state = "pruned"
-            self._note(name, "pruned", beside=job.hopeless_beside)
-            self.display.say(f"{name}: stopped, far behind {job.hopeless_beside}")
-        elif self.stop_signal is not None:
-            job.state = "waiting"
-            self._note(name, "stopped", exit_code=code)
-        else:
-            self._failed(job, code)
+        if job.state == "finished":
+            self.say(f"{name}: done")
+            self._check_metric(job)
+        elif job.state == "pruned":
+            by_hyperband = job.beaten_by == HYPERBAND
+            self.say(f"{name}: stopped" + (" by early_terminate" if by_hyperband else f", far behind {job.beaten_by}"))
+        elif job.state == "failed" and event.kind == "refused":
+            self.say(f"{name}: was refused by its program: {job.reason}; the other runs go on")
+        elif job.state == "failed":
+            times = f"exit code {event.exit_code} the last of {job.failures} times"
+            self.say(f"{name}: given up, {times}: {event.reason} ({job.log})")
+        elif event.kind == "failed":
+            self.say(f"{name}: exit code {event.exit_code}, starts again in {job.pause:.0f} s: {event.reason}")
 
-    def _failed(self, job: Job, code: int) -> None:
-        name, last = job.spec.name, job.last_line()
-        job.state, job.failures = "waiting", job.failures + 1
-        self._note(name, "failed", exit_code=code)
-        if code == 2:
-            raise ValueError(f"{name} was refused: {last.removeprefix('error: ')}")
-        if job.failures > self.options.retries:
-            job.state = "failed"
-            self.display.say(f"{name}: given up, exit code {code} the last of {job.failures} times: {last} ({job.log})")
-            return
-        pause = min(LONGEST_PAUSE, 2.0**job.failures)
-        job.not_before = time.monotonic() + pause
-        self.display.say(f"{name}: exit code {code}, starts again in {pause:.0f} s: {last}")
+    def _check_metric(self, job: Job) -> None:
+        """A search or hyperband without a metric is none."""
+        needed = self.sweep.method == "bayes" or self.sweep.early_terminate
+        if needed and job.metric_at_end() is None:
+            self._say_once(
+                f"{job.spec.name} has no {self.sweep.metric} in summary or records; is it what metric: means?"
+            )
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
+            self.say(line)
 
     def _look(self) -> None:
         """Take in what the runs have recorded, prune, show."""
-        for job in self._active():
+        active = self._active()
+        for job in active:
             job.follower.update()
-            if self.options.prune_factor and not job.hopeless_beside:
-                self._prune(job, self.options.prune_factor)
-        self.display.show([_row(job) for job in self._active()], self.counts())
-
-    def _prune(self, job: Job, factor: float) -> None:
-        rate = job.spec.parameters.get("learning_rate")
-        others = [
-            outcome
-            for other in self.jobs.values()
-            if other.state == "finished" and other.spec.parameters.get("learning_rate") != rate
-            if _shape(other) == _shape(job) and (outcome := self._outcome(other))
-        ]
-        better = is_hopeless(job.follower.examples, job.follower.goals, others, factor)
-        if better:
-            job.hopeless_beside = better.name
-            job.signal(signal.SIGTERM)
-
-    def _outcome(self, job: Job) -> Outcome | None:
-        if job.spec.name not in self._outcomes and (job.directory / METRICS).exists():
-            self._outcomes[job.spec.name] = outcome_of(job.directory)
-        return self._outcomes.get(job.spec.name)
-
-
-def _shape(job: Job) -> tuple[Any, ...]:
-    return tuple(job.spec.parameters.get(name) for name in ("num_envs", "num_steps", "batch_size"))
+        self._early_stopping.look(self.jobs)
+        _without_fail(lambda: self.display.show([_row(job) for job in active], self.counts()))
 
 
 def _row(job: Job) -> SweepRow:
@@ -279,3 +282,16 @@ def _row(job: Job) -> SweepRow:
         measure=job.follower.measure,
         seconds_left=job.follower.seconds_left,
     )
+
+
+def _without_fail(words: Callable[[], object]) -> None:
+    """Print; whether anybody still reads it is no concern of the runs."""
+    with suppress(OSError, ValueError):  # a broken pipe, a closed file, a full disk, an encoding that lacks a letter
+        words()
+
+
+def _fill_standard_streams() -> None:
+    """Open what a caller has closed (`>&-`), so that no file of ours gets the number of a standard stream."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)

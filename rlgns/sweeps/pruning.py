@@ -2,39 +2,58 @@
 
 Read from its records as they are appended, without reading any twice. A run is hopeless if a finished run of the same
 batch size beats it by a stated factor at every goal that can be judged so far: its learning rate will not be the best.
+Where the sweep file asks for `early_terminate`, W&B's own hyperband stops runs as well.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS
 from rlgns.runs.goals import MEASURES, Reached, goals_of
 from rlgns.runs.records import STEPS, Record
 from rlgns.study.outcomes import Outcome
+from rlgns.sweeps.checks import package
 
 EXAMPLES = "progress/examples"
+
+HYPERBAND = "hyperband"
+"""What a run was stopped by where no other run beat it alone."""
+
 SPEEDS = "time/transitions_per_second", "time/examples_per_second"
 
 
 class Follower:
-    """The latest record of a run and the goals that it has reached."""
+    """The latest record of a run, the goals that it has reached, and the course of one metric.
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        self.last: Record = {}
-        self.goals: dict[float, Reached] = {}
+    Args:
+        run: Directory of the run.
+        metric: Record key whose course is kept, if any.
+    """
+
+    def __init__(self, run: Path, metric: str | None = None) -> None:
+        self.run, self.metric = run, metric
         self._read = 0
         self._budget: float | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.last: Record = {}
+        self.goals: dict[float, Reached] = {}
+        self._course: list[tuple[float, float]] = []  # steps and metric
 
     def update(self) -> None:
         """Take in what has been appended; a line that is still being written waits for its end."""
         path = self.run / METRICS
         try:
             if path.stat().st_size < self._read:  # begun anew
-                self.last, self.goals, self._read = {}, {}, 0
+                self._read = 0
+                self._begin()
             with path.open("rb") as file:
                 file.seek(self._read)
                 whole, newline, _ = file.read().rpartition(b"\n")
@@ -45,9 +64,14 @@ class Follower:
             self._take(line)
 
     @property
+    def course(self) -> list[float]:
+        """The values of the metric, in order."""
+        return [value for _, value in self._course]
+
+    @property
     def examples(self) -> float:
         """Consumed so far."""
-        return float(self.last.get(EXAMPLES) or 0)
+        return _number(self.last.get(EXAMPLES)) or 0.0
 
     @property
     def seconds_left(self) -> float | None:
@@ -59,32 +83,47 @@ class Follower:
     @property
     def speed(self) -> float | None:
         """Examples a second, of late."""
-        found = (self.last.get(key) for key in SPEEDS)
-        return next((float(speed) for speed in found if isinstance(speed, int | float)), None)
+        speeds = (_number(self.last.get(key)) for key in SPEEDS)
+        return next((speed for speed in speeds if speed is not None), None)
 
     @property
     def measure(self) -> float | None:
         """What the run's goals are levels of."""
-        found = (self.last.get(key) for key in MEASURES)
-        return next((float(one) for one in found if isinstance(one, int | float)), None)
+        measures = (_number(self.last.get(key)) for key in MEASURES)
+        return next((measure for measure in measures if measure is not None), None)
 
     def _take(self, line: bytes) -> None:
         try:
             record = json.loads(line)
-        except ValueError:
+            goals = {level: goal for level, goal in goals_of(record).items() if goal}
+        except (ValueError, TypeError, RecursionError, AttributeError):  # a line of another kind, which is no record
             return
-        if record.get("event") == "resume":
-            self.goals = {level: one for level, one in self.goals.items() if one.steps <= record[STEPS]}
-        elif "event" not in record:
+        steps = _number(record.get(STEPS))
+        if "event" not in record:
             self.last = record
-            self.goals |= {level: one for level, one in goals_of(record).items() if one}
+            self.goals |= goals
+            if self.metric and (value := _number(record.get(self.metric))) is not None:
+                self._course.append((steps or 0.0, value))
+        elif record["event"] == "resume" and steps is not None:
+            self.goals = {level: goal for level, goal in self.goals.items() if goal.steps <= steps}
+            self._course = [(at, value) for at, value in self._course if at <= steps]
+
+
+def _number(value: object) -> float | None:
+    """The value if it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_FLOAT:
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+MAX_FLOAT = sys.float_info.max
 
 
 def budget(run: Path) -> float | None:
     """Examples that a run may consume, if its configuration tells."""
     try:
-        return float(json.loads((run / CONFIG).read_text())["max_examples"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _number(json.loads((run / CONFIG).read_bytes())["max_examples"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -107,3 +146,20 @@ def _beats(other: Outcome, examples: float, reached: Mapping[float, Reached], fa
         if price and (own or took > factor * price.examples):  # not to be judged yet otherwise
             verdicts.append(took > factor * price.examples)
     return bool(verdicts) and all(verdicts)
+
+
+def stopped_by_hyperband(config: Mapping[str, Any], courses: Mapping[str, tuple[bool, list[float]]]) -> set[str]:
+    """The running runs that a sweep's `early_terminate` stops, by W&B's own rule.
+
+    Args:
+        config: Of the sweep.
+        courses: Of each run that has started, by name: whether it is running, and its metric so far.
+    """
+    sweeps, key = package(), config["metric"]["name"]
+    runs = [
+        sweeps.SweepRun(
+            name=name, state="running" if running else "finished", history=[{key: value} for value in course]
+        )
+        for name, (running, course) in courses.items()
+    ]
+    return {str(run.name) for run in sweeps.stop_runs(dict(config), runs)}

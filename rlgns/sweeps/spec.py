@@ -7,29 +7,26 @@ package `sweeps`. Parameters are flat, the program's flags by name. No server is
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import re
-import shlex
-import subprocess
-import sys
+import math
+import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlgns.runs.options import flag, nearest, read_yaml
+from rlgns.runs.yaml_files import read_options
+from rlgns.sweeps.checks import MAX_GRID, complaint, package
+from rlgns.sweeps.naming import Parameters, identity, readable_name, unique_names
+from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded
 
-DEFAULT_COMMAND = ("${interpreter}", "${program}", "${args}")
-"""W&B's own, without `/usr/bin/env`."""
-
-Parameters = Mapping[str, Any]
+PROPOSALS = {"random": 200, "bayes": 10}
+"""How often a search is asked for a run that has not been before another one is taken from those that are left."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run of a sweep: a name fit for a directory, made of the parameters that vary, and all parameters."""
+    """One run of a sweep: a name fit for a directory, and all parameters."""
 
     name: str
     parameters: Parameters
@@ -56,13 +53,16 @@ class Result:
 class Sweep:
     """A sweep file that has been read and checked.
 
-    Raises ValueError, with the file's name, where it breaks the schema of W&B or asks for what cannot be done here.
+    Raises:
+        ValueError: With the file's name, where it breaks the schema of W&B or asks for what cannot be done here.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = dict(read_yaml(path, "sweep file"))
-        self._check()
+        self.config: dict[str, Any] = read_options(path, "sweep file")
+        if words := complaint(self.config):
+            raise ValueError(f"{path}: {words}")
+        self.command(RunSpec("", {}))  # its macros are known
 
     @property
     def method(self) -> str:
@@ -71,7 +71,7 @@ class Sweep:
 
     @property
     def metric(self) -> str | None:
-        """The key of summary.json that bayes looks at."""
+        """The key of a run's records and summary that bayes and hyperband look at."""
         return dict(self.config.get("metric") or {}).get("name")
 
     @property
@@ -80,32 +80,90 @@ class Sweep:
         return self.config.get("run_cap")
 
     @property
+    def early_terminate(self) -> bool:
+        """Whether W&B's hyperband is to stop runs."""
+        return bool(self.config.get("early_terminate"))
+
+    @property
+    def parameters(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the file says of each parameter."""
+        parameters: Mapping[str, Mapping[str, Any]] = self.config["parameters"]
+        return parameters
+
+    @property
     def varying(self) -> list[str]:
         """Names of the parameters that differ between runs, in the file's order."""
-        parameters: Mapping[str, Mapping[str, Any]] = self.config["parameters"]
-        return [name for name, one in parameters.items() if "value" not in one and len(one.get("values", "two")) > 1]
+        return [name for name, one in self.parameters.items() if "value" not in one and len(one.get("values", ())) != 1]
 
-    def grid(self) -> list[RunSpec]:
-        """All runs of a grid: seed by seed, the middle learning rate first, which later ones are held against."""
-        parameters: Mapping[str, Mapping[str, Any]] = self.config["parameters"]
-        values = {name: one["values"] if "values" in one else [one["value"]] for name, one in parameters.items()}
-        rates = values.get("learning_rate", [])
+    def identity(self, parameters: Parameters) -> str:
+        """What makes a run of this sweep the run it is."""
+        return identity(parameters, self.varying)
+
+    def grid(self, known: Mapping[str, str] | None = None) -> list[RunSpec]:
+        """All runs of a grid: seed by seed, the middle learning rate first, which later ones are held against.
+
+        Args:
+            known: Names that runs have already, by identity.
+        """
+        every = {self.identity(parameters): parameters for parameters in self._combinations()}
+        names = unique_names([(one, self._readable(p)) for one, p in every.items()], known or {})
+        rates = self._values().get("learning_rate", [])
         middle = len(rates) // 2
 
-        def turn(parameters: Parameters) -> tuple[Any, int]:
-            seed, rate = parameters.get("seed", 0), parameters.get("learning_rate")
+        def turn(spec: RunSpec) -> tuple[Any, int]:
+            seed, rate = spec.parameters.get("seed", 0), spec.parameters.get("learning_rate")
             place = abs(rates.index(rate) - middle) if rate in rates else 0
             return (seed if isinstance(seed, int) else 0), place
 
-        every = (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
-        specs = [self._spec(parameters) for parameters in sorted(every, key=turn)]
-        return list({spec.name: spec for spec in specs}.values())
+        return sorted((RunSpec(names[one], parameters) for one, parameters in every.items()), key=turn)
 
     def next(self, results: Sequence[Result]) -> RunSpec | None:
-        """The run that a random or Bayesian search proposes after these; None at its end."""
-        package = _package()
-        known = [
-            package.SweepRun(
+        """The run that a random or Bayesian search proposes after these, one that is not among them.
+
+        Returns:
+            The run; None where all runs that there can be are among the results.
+
+        Raises:
+            ValueError: The search itself cannot go on from these results.
+        """
+        known = {self.identity(one.spec.parameters): one.spec.name for one in results}
+        for _ in range(PROPOSALS[self.method]):
+            parameters = self._proposed(results)
+            if self.identity(parameters) not in known:
+                return self._named(parameters, known)
+        left = [parameters for parameters in self._all() if self.identity(parameters) not in known]
+        return self._named(random.choice(left), known) if left else None
+
+    def command(self, spec: RunSpec) -> list[str]:
+        """The command that W&B's agent would run, to which a launcher adds where results go."""
+        try:
+            return expanded(self._command, str(self.config.get("program", "")), spec.parameters)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+
+    def check_flags(self, spec: RunSpec) -> None:
+        """Raise ValueError if there is no such program, or it is known to lack a parameter's flag; run nothing."""
+        words = [word for word in self._command if not str(word).startswith("${args")]
+        try:
+            check_program(expanded(words, str(self.config.get("program", "")), {}), spec.parameters)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+
+    @property
+    def _command(self) -> Sequence[Any]:
+        return self.config.get("command") or DEFAULT_COMMAND
+
+    def _readable(self, parameters: Parameters) -> str:
+        return readable_name(parameters, self.varying)
+
+    def _named(self, parameters: Parameters, known: Mapping[str, str]) -> RunSpec:
+        one = self.identity(parameters)
+        return RunSpec(unique_names([(one, self._readable(parameters))], known)[one], parameters)
+
+    def _proposed(self, results: Sequence[Result]) -> Parameters:
+        sweeps = package()
+        runs = [
+            sweeps.SweepRun(
                 name=one.spec.name,
                 config={name: {"value": value} for name, value in one.spec.parameters.items()},
                 state="finished" if one.finished else "running",
@@ -115,107 +173,39 @@ class Sweep:
         ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            proposed = package.next_run(self.config, known)
-        if proposed is None:
-            return None
-        return self._spec({name: _plain(one["value"]) for name, one in proposed.config.items()})
+            try:
+                proposed = sweeps.next_run(self.config, runs)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: W&B's {self.method} search proposes no run ({error})") from None
+        return {name: _plain(one["value"]) for name, one in proposed.config.items()}
 
-    def command(self, spec: RunSpec) -> list[str]:
-        """The command that W&B's agent would run, to which a launcher adds where results go."""
-        words: list[str] = []
-        for word in self.config.get("command") or DEFAULT_COMMAND:
-            words += self._expanded(str(word), spec.parameters)
-        return words
+    def _values(self) -> dict[str, Sequence[Any]]:
+        """The values of each parameter that has a list of them."""
+        return {name: v for name, one in self.parameters.items() if (v := _values_of(one)) is not None}
 
-    def check_flags(self, spec: RunSpec) -> None:
-        """Raises ValueError if the program's help does not know a parameter; nothing if it has no help."""
-        command = [word for word in self.command(spec) if not word.startswith("--")]
-        try:
-            done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ValueError(f"{self.path}: {shlex.join(command)} cannot be run ({error}); mend its command") from None
-        known = set(re.findall(r"--([a-z][\w-]*)", done.stdout.lower()))
-        if done.returncode or not known:
-            return
-        for name in spec.parameters:
-            if name.replace("_", "-") not in known and name not in known:
-                near = nearest(name.replace("_", "-"), known)
-                hint = f"did you mean {near.replace('-', '_')}?" if near else "see its --help"
-                raise ValueError(f"{self.path}: the program has no flag {flag(name)}; {hint}")
+    def _combinations(self) -> Iterator[Parameters]:
+        values = self._values()
+        return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
 
-    def _spec(self, parameters: Parameters) -> RunSpec:
-        varying = ",".join(f"{name}={_short(parameters[name])}" for name in self.varying)
-        return RunSpec(re.sub(r"[^\w.,=+-]+", "-", varying)[:200] or "run", parameters)
-
-    def _expanded(self, word: str, parameters: Parameters) -> list[str]:
-        """One word of the command, W&B's macros replaced."""
-        lists = {
-            "${env}": [],
-            "${args}": [f"--{name}={value}" for name, value in parameters.items()],
-            "${args_no_hyphens}": [f"{name}={value}" for name, value in parameters.items()],
-            "${args_no_boolean_flags}": [
-                f"--{name}" if value is True else f"--{name}={value}"
-                for name, value in parameters.items()
-                if value is not False
-            ],
-            "${args_json}": [json.dumps(dict(parameters))],
-        }
-        if word in lists:
-            return lists[word]
-        known = {"interpreter": sys.executable, "program": str(self.config.get("program", ""))}
-
-        def value(match: re.Match[str]) -> str:
-            name = match[1]
-            if name.startswith("envvar:"):
-                return os.environ.get(name.removeprefix("envvar:"), "")
-            if name not in known or (name == "program" and not known[name]):
-                raise ValueError(f"{self.path}: ${{{name}}} in its command cannot be filled in; use ${{args}}")
-            return known[name]
-
-        return [re.sub(r"\$\{([\w:]+)\}", value, word)]
-
-    def _check(self) -> None:
-        config = self.config
-        if (cap := self.run_cap) is not None and (not isinstance(cap, int) or cap < 1):
-            raise ValueError(f"{self.path}: run_cap {cap} is not a positive number of runs")
-        known = {key: value for key, value in config.items() if key != "run_cap"}  # younger than the package's schema
-        try:
-            violations = _package().schema_violations_from_proposed_config(known)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}; write it as NAME: {{values: [..]}} or {{value: ..}}") from None
-        if violations:
-            raise ValueError(f"{self.path}: {violations[0]}{_hint(violations[0])}")
-        if config["method"] not in {"grid", "random", "bayes"}:
-            raise ValueError(f"{self.path}: method {config['method']} needs W&B's server; use grid, random or bayes")
-        for name, one in config["parameters"].items():
-            if "parameters" in one:
-                raise ValueError(f"{self.path}: parameter {name} is nested, which no search advances; make it flat")
-            if config["method"] == "grid" and not {"value", "values"} & one.keys():
-                raise ValueError(f"{self.path}: a grid needs values: of {name}; or use method: random")
-            if one.get("values") == []:
-                raise ValueError(f"{self.path}: parameter {name} has no values; give one or leave it out")
-        self.command(RunSpec("", {}))  # its macros are known
+    def _all(self) -> Iterator[Parameters]:
+        """Every run that a search can propose, where they can be counted; else none."""
+        values = self._values()
+        countable = len(values) == len(self.parameters) and math.prod(map(len, values.values())) <= MAX_GRID
+        return self._combinations() if countable else iter(())
 
 
-def _hint(violation: str) -> str:
-    unexpected = re.search(r"\('(\w+)' was unexpected", violation)
-    keys = {"method", "metric", "parameters", "command", "program", "name", "description", "run_cap", "early_terminate"}
-    near = nearest(unexpected[1], keys | {"project", "entity", "controller"}) if unexpected else None
-    return f"; did you mean {near}?" if near else ""
-
-
-def _package() -> Any:
-    """W&B's `sweeps`, whose import warns of its own use of pydantic."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import sweeps
-    return sweeps
+def _values_of(one: Mapping[str, Any]) -> Sequence[Any] | None:
+    if "value" in one:
+        return [one["value"]]
+    if "values" in one:
+        chances = one.get("probabilities") or [1] * len(one["values"])
+        return [value for value, chance in zip(one["values"], chances, strict=True) if chance]
+    low, high = one.get("min"), one.get("max")
+    if type(low) is int and type(high) is int and one.get("distribution", "int_uniform") == "int_uniform":
+        return range(low, high + 1)
+    return None
 
 
 def _plain(value: Any) -> Any:
     """NumPy's scalars as Python's."""
     return value.item() if hasattr(value, "item") else value
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,187 @@
+"""How is a YAML file that a person wrote read, without being misled, stopped or kept waiting by what it holds?
+
+The language is the part of YAML that people use for options: text, numbers, lists and mappings. A name that stands
+twice, nesting without end and aliases that expand to billions of nodes are refused before anything is built, from the
+events of PyYAML's parser, which does not recurse. Numbers are those of YAML 1.2 and Python: `1e-3` is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000
+"""Largest file, deepest nesting, and largest number of nodes after aliases are expanded."""
+
+TAGS = {None, "!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null"))}
+"""Explicit types that may be written, as in `!!float 1`."""
+
+FLOAT = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$"
+    r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
+
+
+def read_options(path: Path, option: str = "--config") -> dict[str, Any]:
+    """Read the mapping that a YAML file holds.
+
+    Args:
+        path: The file, in UTF-8.
+        option: How errors call the file, for instance the flag that named it.
+
+    Returns:
+        The values by name, dashes in the outermost names replaced by underscores; empty for an empty file.
+
+    Raises:
+        ValueError: The file cannot be read, is not YAML, or holds something other than options by name.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ValueError(f"{option} {path} cannot be read: {reason}") from None
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{option} {path} is larger than {MAX_BYTES:,} bytes; is it a file of options?")
+    return with_underscores(parse_mapping(text, f"{option} {path}"), f"{option} {path}")
+
+
+def parse_mapping(text: str, source: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds, empty for an empty text.
+
+    Args:
+        text: The YAML text.
+        source: How errors call it.
+
+    Raises:
+        ValueError: It is not YAML, exceeds a limit of this module, or is no mapping.
+    """
+    content = parse_yaml(text, source)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{source} holds a {type(content).__name__}; expected options by name, 'num_envs: 16'")
+    return content
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The plain value of a YAML text: None, bool, int, float, str, and lists and mappings of them.
+
+    Args:
+        text: The YAML text.
+        source: How errors call it.
+
+    Raises:
+        ValueError: It is not YAML, or exceeds a limit of this module.
+    """
+    try:
+        _check_size(yaml.parse(text, Loader=yaml.SafeLoader))
+        return yaml.load(text, Loader=_Loader)
+    except _RefusedError as error:
+        raise ValueError(f"{source} {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def with_underscores(options: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The options with underscores in their names, as Python has them.
+
+    Raises:
+        ValueError: Two names differ in dashes and underscores only.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in options.items():
+        plain = name.replace("-", "_")
+        if plain in renamed:
+            raise ValueError(f"{source} gives '{plain}' twice, with dashes and with underscores; leave one out")
+        renamed[plain] = value
+    return renamed
+
+
+class _RefusedError(Exception):
+    """What a file holds that is YAML and yet not taken; the words follow the file's name."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with unique names that are text, and numbers as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names: set[str] = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name = self.construct_object(key, deep=True) if isinstance(key, yaml.ScalarNode) else None
+            if not isinstance(name, str):
+                where = f"in line {key.start_mark.line + 1}"
+                shown = f"'{key.value}'" if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+                raise _RefusedError(f"has {shown} {where} where a name is expected; put names of that kind in quotes")
+            if name in names:
+                raise _RefusedError(f"gives '{name}' twice, again in line {key.start_mark.line + 1}; leave one out")
+            names.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+    def number(self, node: yaml.ScalarNode) -> float:
+        """A floating-point number; sexagesimal ones (1:30) are not among them."""
+        text = str(self.construct_scalar(node)).replace("_", "")
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+    def plain(self, node: yaml.ScalarNode) -> Any:
+        """A scalar of any other type, named in the error where its text does not fit its type."""
+        try:
+            return _CONSTRUCTORS[node.tag](self, node)
+        except (ValueError, KeyError) as error:  # KeyError: !!bool of something else
+            raise _RefusedError(
+                f"has '{str(node.value)[:40]}' in line {node.start_mark.line + 1}, which is no "
+                f"{node.tag.rpartition(':')[2]} ({error})"
+            ) from None
+
+
+_CONSTRUCTORS: dict[str, Any] = {
+    "tag:yaml.org,2002:float": _Loader.number,
+    "tag:yaml.org,2002:int": yaml.SafeLoader.construct_yaml_int,
+    "tag:yaml.org,2002:bool": yaml.SafeLoader.construct_yaml_bool,
+}
+for _tag in _CONSTRUCTORS:
+    _Loader.add_constructor(_tag, _Loader.plain)
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in {"float", "timestamp"}]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+def _check_size(events: Iterator[yaml.Event]) -> None:
+    """Refuse, event by event, what would be too deep or too large, aliases counted as what they stand for."""
+    depth = total = 0
+    sizes: dict[str, int] = {}  # of what is anchored and complete
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and number of nodes before it
+    for event in events:
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in {anchor for anchor, _ in open_nodes}:
+                raise _RefusedError(f"has an alias *{event.anchor} within itself in line {line}; write it out")
+            total += sizes.get(event.anchor or "", 1)  # an undefined one is told of by the loader
+        elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            if event.tag not in TAGS:
+                raise _RefusedError(f"has a type of its own, {event.tag}, in line {line}; write plain values")
+            total += 1
+        if isinstance(event, yaml.ScalarEvent) and event.anchor:
+            sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, total - 1))
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            depth -= 1
+            if anchor:
+                sizes[anchor] = total - before
+        if depth > MAX_DEPTH:
+            raise _RefusedError(f"is nested more than {MAX_DEPTH} deep in line {line}; write it flatter")
+        if total > MAX_NODES:
+            raise _RefusedError(f"holds more than {MAX_NODES:,} values, aliases written out, by line {line}")

@@ -1,0 +1,113 @@
+"""What a sweep file's command means: its macros filled in as W&B's agent does, and whether its program knows the flags.
+
+Nothing of a user's is run to find out. The tasks of this package are asked for their `--help`; whatever else a command
+starts tells by itself, run by run, what it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from rlgns.runs.options import flag, nearest
+
+DEFAULT_COMMAND = ("${interpreter}", "${program}", "${args}")
+"""W&B's own, without `/usr/bin/env`."""
+
+HELP_SECONDS = 120
+
+
+def expanded(words: Sequence[Any], program: str, parameters: Mapping[str, Any]) -> list[str]:
+    """The command of a run.
+
+    Args:
+        words: The file's command.
+        program: The file's program, "" if it names none.
+        parameters: Of the run.
+
+    Raises:
+        ValueError: A macro cannot be filled in.
+    """
+    return [word for one in words for word in _expanded(str(one), program, parameters)]
+
+
+def _expanded(word: str, program: str, parameters: Mapping[str, Any]) -> list[str]:
+    lists = {
+        "${env}": [],
+        "${args}": [f"--{name}={value}" for name, value in parameters.items()],
+        "${args_no_hyphens}": [f"{name}={value}" for name, value in parameters.items()],
+        "${args_no_boolean_flags}": [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in parameters.items()
+            if value is not False
+        ],
+        "${args_json}": [json.dumps(dict(parameters))],
+    }
+    if word in lists:
+        return lists[word]
+    known = {"interpreter": sys.executable, "program": program}
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name.startswith("envvar:"):
+            return os.environ.get(name.removeprefix("envvar:"), "")
+        if not known.get(name):
+            raise ValueError(f"${{{name}}} in its command cannot be filled in; use ${{args}}")
+        return known[name]
+
+    return [re.sub(r"\$\{([\w:]+)\}", value, word)]
+
+
+def check_program(command: Sequence[str], names: Collection[str]) -> None:
+    """Find out, without running anything of the user's, whether a command can be started and knows its flags.
+
+    Args:
+        command: Without the run's arguments.
+        names: The parameters.
+
+    Raises:
+        ValueError: There is no such program, or a task of this package has no such flag.
+    """
+    if shutil.which(command[0]) is None:
+        raise ValueError(f"{command[0]} cannot be run (there is no such program); mend its command")
+    script = command[1] if len(command) > 1 else ""
+    if command[0] == sys.executable and script.endswith(".py") and not Path(script).is_file():
+        raise ValueError(f"{script} cannot be run (there is no such file here); mend its program or command")
+    task = _own_task(command)
+    known = _flags_of(task) if task else set()
+    for name in names if known else ():
+        if name.replace("_", "-") not in known and name not in known:
+            near = nearest(name.replace("_", "-"), known)
+            hint = f"did you mean {near.replace('-', '_')}?" if near else "see its --help"
+            raise ValueError(f"the program has no flag {flag(name)}; {hint}")
+
+
+def _own_task(command: Sequence[str]) -> str | None:
+    """The task of `rlgns train TASK` or `python -m rlgns train TASK`, if this package has it."""
+    words = list(command)
+    if len(words) > 2 and words[1:3] == ["-m", "rlgns"]:
+        words = ["rlgns", *words[3:]]
+    if len(words) < 3 or Path(words[0]).name != "rlgns" or words[1] != "train":
+        return None
+    tasks = {point.name for point in entry_points(group="rlgns.tasks") if point.value.startswith("rlgns.")}
+    return words[2] if words[2] in tasks else None
+
+
+def _flags_of(task: str) -> set[str]:
+    """Those that its help names; none where it has none to tell."""
+    command = [sys.executable, "-m", "rlgns", "train", task, "--help"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HELP_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return set()
+    return set(re.findall(r"--([a-z][\w-]*)", done.stdout.lower())) if done.returncode == 0 else set()
