@@ -6,7 +6,6 @@ apart: policy, value, and the total that is trained.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
+from rlgns.agents.cadence import Cadence, updates_per_measurement
 from rlgns.agents.losses import Terms, loss_weights, rollout_terms, whole_rollout
 from rlgns.gradients.grams import GroupGrams
 from rlgns.gradients.groups import group_grams
@@ -28,25 +28,8 @@ from rlgns.runs.ranks import ALONE, Ranks
 
 LOSSES = ("policy", "value", "total")
 
-MEASUREMENT_COST = 2.8
-"""One measurement in forward-and-backward passes over its rollout, the other unit of every fourth one counted in."""
-
-COST_AT_DEFAULT = 0.02
-"""Share of training time that measuring may take at its defaults."""
-
 UPDATES_MEASURED_EVERY = 4
 """Updates of A2C from one whose own gradient is made by group, and measured, to the next."""
-
-
-def default_measure_every(num_epochs: int, updates_are_measured: bool = False) -> int:
-    """Updates from one measurement by loss to the next, so that measuring takes about 2 % of training time.
-
-    An update costs num_epochs passes over the rollout, and collecting it about one more.
-
-    updates_are_measured  as A2C's are, which leaves two thirds of that
-    """
-    share = COST_AT_DEFAULT * 2 / 3 if updates_are_measured else COST_AT_DEFAULT
-    return math.ceil(MEASUREMENT_COST / (share * (num_epochs + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +147,8 @@ def _needed(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Call
 class NoiseScaleCallback(BaseCallback):
     """Measures the gradient noise scale of Stable-Baselines3's A2C or PPO while it trains, without a trace.
 
-    measure_every        updates from one measurement to the next; None: so that measuring costs about 2 %
+    measure_every        updates from one measurement to the next; None: 20 in the first 40 updates and then fewer, so
+                         that measuring costs 2 % of the time of all but short runs (`rlgns.agents.cadence`)
     measurer             how a rollout is split
     window               measurements that the logged noise scale is pooled over
     design_effect_every  measurements from one that is also split by transition to the next; 0: never
@@ -185,6 +169,8 @@ class NoiseScaleCallback(BaseCallback):
         if measure_every is not None and measure_every < 1:
             raise ValueError(f"measure_every {measure_every} is not positive; use for instance 10")
         self.measure_every = measure_every
+        self.cadence = Cadence(measure_every)
+        """The updates that are measured; the default follows from the model when training starts."""
         self.measurer = measurer or RolloutMeasurer()
         self.window = window
         self.design_effect_every = design_effect_every
@@ -199,9 +185,9 @@ class NoiseScaleCallback(BaseCallback):
     def _on_training_start(self) -> None:
         model = _on_policy(self.model)
         self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
-        if self.measure_every is None:
-            num_epochs = model.n_epochs if isinstance(model, PPO) else 1
-            self.measure_every = default_measure_every(num_epochs, getattr(model, "measure_updates", False))
+        num_epochs = model.n_epochs if isinstance(model, PPO) else 1
+        affordable = updates_per_measurement(num_epochs, getattr(model, "measure_updates", False))
+        self.cadence = Cadence(self.measure_every, affordable)
 
     def _on_step(self) -> bool:
         return True
@@ -209,13 +195,13 @@ class NoiseScaleCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         model = _on_policy(self.model)
         self.latest = None
-        assert self.measure_every is not None, "set when training starts"
-        turn, rest = divmod(model.num_timesteps // (model.n_envs * model.n_steps) - 1, self.measure_every)
-        if rest:
+        update = model.num_timesteps // (model.n_envs * model.n_steps)
+        position = self.cadence.position(update)
+        if position is None:
             return
-        other_unit = self.design_effect_every > 0 and turn % self.design_effect_every == 0
+        other_unit = self.design_effect_every > 0 and position % self.design_effect_every == 0
         self.latest = self.measurer.measure(model, other_unit=other_unit)
-        self.history.measurements.append(self.latest)
+        self.history.add(self.latest, update)
         for loss in LOSSES:
             estimate = self.noise_scale(loss, self.window)
             assert estimate is not None, "just measured"

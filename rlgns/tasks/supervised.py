@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -30,7 +31,7 @@ from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record, plain, read_records
 from rlgns.runs.sinks import Sink
-from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
+from rlgns.runs.summary import Flags, goal_lines, summary_lines, summary_numbers
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import SupervisedConfig
 from rlgns.tasks.data import Examples
@@ -206,7 +207,7 @@ class Training:
         if self.is_over and self.config.goal_on == "train":
             record |= self._evaluated("test", self.learner.data.test)
         if self.trained.count:
-            self.history.measurements.append({TRAINED: self.trained})
+            self.history.add({TRAINED: self.trained}, steps)
             estimate = self.history.noise_scale(TRAINED)
             assert estimate, "just measured"
             record |= {**record_of({TRAINED: self.trained}), **estimate_record(TRAINED, estimate)}
@@ -272,7 +273,7 @@ class Training:
         shape = (self.config.batch_size, length) if length > 1 else (self.config.batch_size,)
         losses = [TRAINED] if self.history.moments(TRAINED) else []
         unit = "sequence" if length > 1 else "example"
-        print("\n".join(summary_lines(self.history, losses, shape=shape, unit=unit, examples=self.unit)))
+        print("\n".join(self._words(losses, shape, unit)))
         for key, value in self.measured.items():
             print(f"  {MEASURES[key]:16}{value:.4g}")
         print("\n".join(goal_lines(self.goals)), end="\n" if self.config.goals else "")
@@ -290,6 +291,14 @@ class Training:
         finally:
             for sink in self.sinks:
                 sink.finish({key: value for key, value in summary.items() if value is not None}, code)
+
+    def _words(self, losses: Sequence[str], shape: Sequence[int], unit: str) -> list[str]:
+        by_steps = self.config.max_steps is not None
+        length, name = (self.config.max_steps, "--max-steps") if by_steps else (self.config.max_epochs, "--max-epochs")
+        flags = Flags(length=name, measure_every=None, smaller_batch="--batch-size")
+        return summary_lines(
+            self.history, losses, shape=shape, unit=unit, examples=self.unit, flags=flags, length=length
+        )
 
     def _draw(self, directory: RunDirectory) -> None:
         from rlgns.report.run_figures import noise_scale_figure
