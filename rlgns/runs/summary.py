@@ -207,7 +207,7 @@ class _Run:
             return f"growing the batch towards {_round(scale.point)} saves steps almost in proportion"
         if scale.high >= self.batch_size:
             return f"the batch is about where steps and {self.examples} are balanced"
-        if _two_digits(scale.point) < self.smallest_batch:
+        if min(scale.point, _two_digits(scale.point)) < self.smallest_batch:
             return self._below_the_smallest()
         return (
             f"the batch is larger than it needs to be: {_round(scale.point)} {self.examples} would make half the "
