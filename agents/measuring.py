@@ -6,7 +6,8 @@ apart: policy, value, and the total that is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,14 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from rlgns.agents.cadence import Cadence, updates_per_measurement
-from rlgns.agents.losses import Terms, loss_weights, rollout_terms, whole_rollout
+from rlgns.agents.losses import Terms, checked_algorithm, loss_weights, rollout_terms, whole_rollout
+from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
-from rlgns.gradients.groups import group_grams
+from rlgns.gradients.groups import check_preconditioner, group_grams
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
 from rlgns.noise.history import BY_TRANSITION, History, estimate_record
 from rlgns.noise.moments import GradientMoments
@@ -66,6 +69,15 @@ class RolloutMeasurer:
             )
         self._groups(self.unit, num_envs, num_steps, ranks, np.random.default_rng(0))
 
+    def check_model(self, model: OnPolicyAlgorithm) -> None:
+        """Raise TypeError or ValueError, before anything is collected, where a model cannot be measured."""
+        policy = checked_algorithm(model).policy
+        with _unchanged(policy):
+            policy.set_training_mode(True)
+            refuse_batch_normalisation(policy)
+        if self.preconditioned:
+            check_preconditioner(policy.optimizer)
+
     def groups_of_environments(self, num_envs: int, ranks: Ranks = ALONE) -> int:
         """Groups of this rank's environments."""
         return self.num_groups // ranks.size if self.num_groups else default_num_groups(num_envs, ranks.size)
@@ -85,9 +97,8 @@ class RolloutMeasurer:
         rollout = whole_rollout(model.rollout_buffer, model.device)
         terms = _needed(rollout_terms(model, rollout, ranks), _weights(model))
         shape = model.n_envs, model.n_steps
-        was_training = model.policy.training
-        model.policy.set_training_mode(True)  # the loss that is trained
-        try:
+        with _unchanged(model.policy):
+            model.policy.set_training_mode(True)  # the loss that is trained
             groups = self._groups(self.unit, *shape, ranks, rng)
             grams = self._grams(model, terms, groups)
             moments = {loss: grams.moments(loss) for loss in LOSSES}
@@ -101,8 +112,6 @@ class RolloutMeasurer:
             if other_unit and self.unit == "environment":
                 at_random = self._grams(model, terms, self._groups("transition", *shape, ranks, rng))
                 moments |= {f"{loss}/{BY_TRANSITION}": at_random.moments(loss) for loss in LOSSES}
-        finally:
-            model.policy.set_training_mode(was_training)
         return moments
 
     def _grams(
@@ -128,6 +137,23 @@ class RolloutMeasurer:
             return torch.as_tensor(environment_groups(num_steps, num_envs, K, num_ranks=ranks.size))
         K = max(1, (self.num_groups or min(8, num_envs * num_steps * ranks.size)) // ranks.size)
         return torch.as_tensor(transition_groups(num_envs * num_steps, K, rng, num_ranks=ranks.size))
+
+
+@contextmanager
+def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Put back what evaluating a policy changes: every module's mode and attributes, and the action distribution's.
+
+    Buffers' values, `.grad` and torch's generators are seen to by `group_grams`.
+    """
+    owners: list[object] = [*policy.modules(), policy.action_dist]
+    before = [(owner, dict(vars(owner))) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, attributes in before:
+            for name in vars(owner).keys() - attributes.keys():
+                del vars(owner)[name]
+            vars(owner).update(attributes)
 
 
 def _weights(model: OnPolicyAlgorithm) -> dict[str, float]:
@@ -183,7 +209,8 @@ class NoiseScaleCallback(BaseCallback):
         return self.history.noise_scale(loss, last, level)
 
     def _on_training_start(self) -> None:
-        model = _on_policy(self.model)
+        model = checked_algorithm(self.model)
+        self.measurer.check_model(model)
         self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
         num_epochs = model.n_epochs if isinstance(model, PPO) else 1
         affordable = updates_per_measurement(num_epochs, getattr(model, "measure_updates", False))
@@ -193,7 +220,7 @@ class NoiseScaleCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        model = _on_policy(self.model)
+        model = checked_algorithm(self.model)
         self.latest = None
         update = model.num_timesteps // (model.n_envs * model.n_steps)
         position = self.cadence.position(update)
@@ -207,9 +234,3 @@ class NoiseScaleCallback(BaseCallback):
             assert estimate is not None, "just measured"
             for key, value in estimate_record(loss, estimate).items():
                 self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)
-
-
-def _on_policy(model: object) -> OnPolicyAlgorithm:
-    if not isinstance(model, OnPolicyAlgorithm):
-        raise TypeError(f"{type(model).__name__} cannot be measured; the losses of A2C and PPO are known")
-    return model

@@ -1,4 +1,4 @@
-"""At which updates a run is measured by loss: counts over a range of lengths, cost, and what resuming may not change."""
+"""At which updates a run is measured by loss: counts over a range of lengths, and what they cost."""
 
 import math
 

@@ -250,10 +250,10 @@ def _about_the_start(history: History, losses: Sequence[str]) -> list[str]:
         share, first, all_of_them = _share_of_start(history.moments(loss))
         if share > 1 / 2:
             words = f"{share:.0%}" if share <= 1 else "all"
-            lines += _wrapped(
-                f"{loss}: the whole run's number is that of its start; the first {first:,} of {all_of_them:,} "
-                f"measurements carry {words} of Σ|G|²."
-            )
+            carried = f"first of {all_of_them:,} measurements carries"
+            if first > 1:
+                carried = f"first {first:,} of {all_of_them:,} measurements carry"
+            lines += _wrapped(f"{loss}: the whole run's number is that of its start; the {carried} {words} of Σ|G|².")
     return lines
 
 
