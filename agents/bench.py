@@ -25,6 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.utils import get_device
 
 from rlgns.agents.algorithms import A2C, PPO
+from rlgns.agents.cadence import updates_per_measurement
 from rlgns.agents.collecting import act
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.environments import make_environments
@@ -200,7 +201,8 @@ def _loop(config: ResolvedConfig) -> Iterator[_Loop]:
         if isinstance(model, A2C) and config.unit == "environment" and config.num_envs >= MIN_NUM_GROUPS:
             model.num_groups = measurer.groups_of_environments(config.num_envs)
             model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
-        noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
+        every = config.measure_every or _measure_every_of_long_runs(model)
+        noise = NoiseScaleCallback(every, measurer, config.window, config.design_effect_every)
         records = JsonLines(Path(folder) / "metrics.jsonl")
         recorder = Recorder(
             noise=noise if config.measure else None,
@@ -234,6 +236,12 @@ class _RecordsOnly:
     def asked_to_stop(self) -> bool:
         """Never."""
         return False
+
+
+def _measure_every_of_long_runs(model: A2C | PPO) -> int:
+    """The default's thinned-out rate: the first updates, measured more often, are not what is timed."""
+    num_epochs = model.n_epochs if isinstance(model, PPO) else 1
+    return updates_per_measurement(num_epochs, getattr(model, "measure_updates", False))
 
 
 def _seconds(work: Callable[[], object], seconds: float) -> float:

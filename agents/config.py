@@ -125,7 +125,7 @@ class TrainConfig:
     measure: bool = True
     """Measure the gradient noise scale, of A2C's own updates every fourth; training is bitwise the same without."""
     measure_every: PositiveInt | None = None
-    """Updates from one measurement by loss to the next [for 2 % of the time: A2C 105, PPO 28]."""
+    """Updates from one measurement by loss to the next [20 in the first 40, then for 2 % of time: A2C 105, PPO 28]."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
     """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 8]."""
     unit: Unit = "environment"

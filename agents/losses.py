@@ -8,6 +8,8 @@ of Stable-Baselines3, term by term.
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +106,39 @@ def normalised(advantages: Tensor, of: Tensor | None = None) -> Tensor:
     return (advantages - of.mean()) / (of.std() + 1e-8)
 
 
+def checked_algorithm(model: object) -> A2C | PPO:
+    """The model, if its loss is that of A2C or PPO on transitions that are evaluated on their own.
+
+    Raises:
+        TypeError: For other algorithms, off-policy ones, TRPO, and those with masks or recurrent policies among them.
+
+    """
+    known = "the losses of A2C and PPO are known, those of stable_baselines3 or rlgns.agents"
+    if not isinstance(model, A2C | PPO):
+        raise TypeError(f"{type(model).__name__} cannot be measured; {known}")
+    if not isinstance(model.policy, ActorCriticPolicy) or not _takes_transitions(model.policy):
+        raise TypeError(
+            f"{type(model).__name__} with {type(model.policy).__name__} cannot be measured; {known}, with policies "
+            "whose evaluate_actions takes observations and actions"
+        )
+    extra = [name for name in ("action_masks", "hidden_states_pi") if hasattr(model.rollout_buffer, name)]
+    if not isinstance(model.rollout_buffer, RolloutBuffer) or extra:
+        raise TypeError(
+            f"{type(model).__name__} with {type(model.rollout_buffer).__name__} cannot be measured; {known}, with "
+            "rollout buffers of neither masks nor recurrent states"
+        )
+    return model
+
+
+def _takes_transitions(policy: ActorCriticPolicy) -> bool:
+    """Whether observations and actions are all that evaluating needs, and not recurrent states, too."""
+    try:
+        inspect.signature(policy.evaluate_actions).bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
 def rollout_terms(
     model: OnPolicyAlgorithm, rollout: RolloutBufferSamples, ranks: Ranks = ALONE
 ) -> Callable[[Tensor], Terms]:
@@ -115,8 +150,7 @@ def rollout_terms(
     Raises TypeError for algorithms other than A2C and PPO.
     """
     advantages = rollout.advantages
-    if not isinstance(model, A2C | PPO):
-        raise TypeError(f"{type(model).__name__} cannot be measured; the losses of A2C and PPO are known")
+    model = checked_algorithm(model)
     if model.normalize_advantage and len(advantages) > 1:
         advantages = normalised(advantages, ranks.gather(advantages))
     policy = model.policy
@@ -153,7 +187,8 @@ def whole_rollout(buffer: RolloutBuffer, device: torch.device) -> RolloutBufferS
         observations = _flat(buffer, buffer.observations, device)
     names = ("actions", "values", "log_probs", "advantages", "returns")
     actions, *scalars = (_flat(buffer, getattr(buffer, name), device) for name in names)
-    return RolloutBufferSamples(observations, actions, *(one.flatten() for one in scalars))
+    # float32, as Stable-Baselines3's samples have them: the likelihood of int8, MultiBinary's type, cannot be had
+    return RolloutBufferSamples(observations, actions.float(), *(one.flatten() for one in scalars))
 
 
 def select(rollout: RolloutBufferSamples, index: Tensor | slice) -> RolloutBufferSamples:
@@ -181,8 +216,22 @@ def _evaluate(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[T
         actions = actions.long().flatten()
     with _unchecked_distributions():
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
-    policy.action_dist.distribution = None  # type: ignore[assignment]  # or it keeps the graph until the next call
+    # it stays what was evaluated last, as Stable-Baselines3 leaves it, but does not keep the graph until the next call
+    policy.action_dist.distribution = _without_graph(policy.action_dist.distribution)
     return values.flatten(), log_prob, entropy
+
+
+def _without_graph(value: Any) -> Any:
+    """The same distribution, or several, of tensors that require no gradient."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, list | tuple):
+        return type(value)(_without_graph(item) for item in value)
+    if not isinstance(value, Distribution):
+        return value
+    detached = copy.copy(value)
+    vars(detached).update({name: _without_graph(item) for name, item in vars(value).items()})
+    return detached
 
 
 @contextmanager

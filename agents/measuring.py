@@ -6,8 +6,8 @@ apart: policy, value, and the total that is trained.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,14 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from rlgns.agents.losses import Terms, loss_weights, rollout_terms, whole_rollout
+from rlgns.agents.cadence import Cadence, updates_per_measurement
+from rlgns.agents.losses import Terms, checked_algorithm, loss_weights, rollout_terms, whole_rollout
+from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
-from rlgns.gradients.groups import group_grams
+from rlgns.gradients.groups import check_preconditioner, group_grams
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
 from rlgns.noise.history import BY_TRANSITION, History, estimate_record
 from rlgns.noise.moments import GradientMoments
@@ -28,25 +31,8 @@ from rlgns.runs.ranks import ALONE, Ranks
 
 LOSSES = ("policy", "value", "total")
 
-MEASUREMENT_COST = 2.8
-"""One measurement in forward-and-backward passes over its rollout, the other unit of every fourth one counted in."""
-
-COST_AT_DEFAULT = 0.02
-"""Share of training time that measuring may take at its defaults."""
-
 UPDATES_MEASURED_EVERY = 4
 """Updates of A2C from one whose own gradient is made by group, and measured, to the next."""
-
-
-def default_measure_every(num_epochs: int, updates_are_measured: bool = False) -> int:
-    """Updates from one measurement by loss to the next, so that measuring takes about 2 % of training time.
-
-    An update costs num_epochs passes over the rollout, and collecting it about one more.
-
-    updates_are_measured  as A2C's are, which leaves two thirds of that
-    """
-    share = COST_AT_DEFAULT * 2 / 3 if updates_are_measured else COST_AT_DEFAULT
-    return math.ceil(MEASUREMENT_COST / (share * (num_epochs + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +69,15 @@ class RolloutMeasurer:
             )
         self._groups(self.unit, num_envs, num_steps, ranks, np.random.default_rng(0))
 
+    def check_model(self, model: OnPolicyAlgorithm) -> None:
+        """Raise TypeError or ValueError, before anything is collected, where a model cannot be measured."""
+        policy = checked_algorithm(model).policy
+        with _unchanged(policy):
+            policy.set_training_mode(True)
+            refuse_batch_normalisation(policy)
+        if self.preconditioned:
+            check_preconditioner(policy.optimizer)
+
     def groups_of_environments(self, num_envs: int, ranks: Ranks = ALONE) -> int:
         """Groups of this rank's environments."""
         return self.num_groups // ranks.size if self.num_groups else default_num_groups(num_envs, ranks.size)
@@ -102,9 +97,8 @@ class RolloutMeasurer:
         rollout = whole_rollout(model.rollout_buffer, model.device)
         terms = _needed(rollout_terms(model, rollout, ranks), _weights(model))
         shape = model.n_envs, model.n_steps
-        was_training = model.policy.training
-        model.policy.set_training_mode(True)  # the loss that is trained
-        try:
+        with _unchanged(model.policy):
+            model.policy.set_training_mode(True)  # the loss that is trained
             groups = self._groups(self.unit, *shape, ranks, rng)
             grams = self._grams(model, terms, groups)
             moments = {loss: grams.moments(loss) for loss in LOSSES}
@@ -118,8 +112,6 @@ class RolloutMeasurer:
             if other_unit and self.unit == "environment":
                 at_random = self._grams(model, terms, self._groups("transition", *shape, ranks, rng))
                 moments |= {f"{loss}/{BY_TRANSITION}": at_random.moments(loss) for loss in LOSSES}
-        finally:
-            model.policy.set_training_mode(was_training)
         return moments
 
     def _grams(
@@ -147,6 +139,23 @@ class RolloutMeasurer:
         return torch.as_tensor(transition_groups(num_envs * num_steps, K, rng, num_ranks=ranks.size))
 
 
+@contextmanager
+def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Put back what evaluating a policy changes: every module's mode and attributes, and the action distribution's.
+
+    Buffers' values, `.grad` and torch's generators are seen to by `group_grams`.
+    """
+    owners: list[object] = [*policy.modules(), policy.action_dist]
+    before = [(owner, dict(vars(owner))) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, attributes in before:
+            for name in vars(owner).keys() - attributes.keys():
+                del vars(owner)[name]
+            vars(owner).update(attributes)
+
+
 def _weights(model: OnPolicyAlgorithm) -> dict[str, float]:
     """Weights of the terms in the total, without what is neither in it nor measured (the entropy's, often, is zero)."""
     return {loss: weight for loss, weight in loss_weights(model).items() if weight != 0 or loss in LOSSES}
@@ -164,7 +173,8 @@ def _needed(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Call
 class NoiseScaleCallback(BaseCallback):
     """Measures the gradient noise scale of Stable-Baselines3's A2C or PPO while it trains, without a trace.
 
-    measure_every        updates from one measurement to the next; None: so that measuring costs about 2 %
+    measure_every        updates from one measurement to the next; None: 20 in the first 40 updates and then fewer, so
+                         that measuring costs 2 % of the time of all but short runs (`rlgns.agents.cadence`)
     measurer             how a rollout is split
     window               measurements that the logged noise scale is pooled over
     design_effect_every  measurements from one that is also split by transition to the next; 0: never
@@ -185,6 +195,8 @@ class NoiseScaleCallback(BaseCallback):
         if measure_every is not None and measure_every < 1:
             raise ValueError(f"measure_every {measure_every} is not positive; use for instance 10")
         self.measure_every = measure_every
+        self.cadence = Cadence(measure_every)
+        """The updates that are measured; the default follows from the model when training starts."""
         self.measurer = measurer or RolloutMeasurer()
         self.window = window
         self.design_effect_every = design_effect_every
@@ -197,33 +209,28 @@ class NoiseScaleCallback(BaseCallback):
         return self.history.noise_scale(loss, last, level)
 
     def _on_training_start(self) -> None:
-        model = _on_policy(self.model)
+        model = checked_algorithm(self.model)
+        self.measurer.check_model(model)
         self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
-        if self.measure_every is None:
-            num_epochs = model.n_epochs if isinstance(model, PPO) else 1
-            self.measure_every = default_measure_every(num_epochs, getattr(model, "measure_updates", False))
+        num_epochs = model.n_epochs if isinstance(model, PPO) else 1
+        affordable = updates_per_measurement(num_epochs, getattr(model, "measure_updates", False))
+        self.cadence = Cadence(self.measure_every, affordable)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        model = _on_policy(self.model)
+        model = checked_algorithm(self.model)
         self.latest = None
-        assert self.measure_every is not None, "set when training starts"
-        turn, rest = divmod(model.num_timesteps // (model.n_envs * model.n_steps) - 1, self.measure_every)
-        if rest:
+        update = model.num_timesteps // (model.n_envs * model.n_steps)
+        position = self.cadence.position(update)
+        if position is None:
             return
-        other_unit = self.design_effect_every > 0 and turn % self.design_effect_every == 0
+        other_unit = self.design_effect_every > 0 and position % self.design_effect_every == 0
         self.latest = self.measurer.measure(model, other_unit=other_unit)
-        self.history.measurements.append(self.latest)
+        self.history.add(self.latest, update)
         for loss in LOSSES:
             estimate = self.noise_scale(loss, self.window)
             assert estimate is not None, "just measured"
             for key, value in estimate_record(loss, estimate).items():
                 self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)
-
-
-def _on_policy(model: object) -> OnPolicyAlgorithm:
-    if not isinstance(model, OnPolicyAlgorithm):
-        raise TypeError(f"{type(model).__name__} cannot be measured; the losses of A2C and PPO are known")
-    return model

@@ -195,7 +195,7 @@ class Recorder(BaseCallback):
         measurement: dict[str, Moments] = dict(noise.latest or {})
         if self._trained.count:
             measurement[TRAINED] = self._trained
-            noise.history.measurements.append({TRAINED: self._trained})
+            noise.history.add({TRAINED: self._trained}, self.model.num_updates)
             self._trained = PooledMoments()
         record: dict[str, Any] = record_of(measurement)
         for name in measurement:

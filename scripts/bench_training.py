@@ -90,8 +90,9 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
     With --no-measure as many are made by group; the second share compares them, and those between, with autograd's own
     backward. The emulators, whose speed varies more than that, stand still meanwhile; no forwards are kept.
     """
+    from rlgns.agents.cadence import updates_per_measurement
     from rlgns.agents.environments import make_environments
-    from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer, default_measure_every
+    from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
     from rlgns.agents.models import make_model
     from rlgns.runs.machine import keep_freed_memory
 
@@ -105,7 +106,7 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
     both = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(5))
     by_loss = (3 * plain + both) / 4
     if config.algo == "ppo":
-        costs = [by_loss / default_measure_every(config.num_epochs)] * 2
+        costs = [by_loss / updates_per_measurement(config.num_epochs)] * 2
     else:
         num_groups = measurer.groups_of_environments(config.num_envs)
 
@@ -130,7 +131,7 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
 
         every = UPDATES_MEASURED_EVERY
         own = (more("measured", "by group"), more("measured", "autograd") + (every - 1) * more("at once", "autograd"))
-        costs = [by_loss / default_measure_every(1, updates_are_measured=True) + one / every for one in own]
+        costs = [by_loss / updates_per_measurement(1, updates_are_measured=True) + one / every for one in own]
     environments.close()
     return costs[0] / (whole + costs[0]), costs[1] / (whole + costs[1])
 

@@ -136,10 +136,10 @@ def test_flags_stand_in_groups_with_config_among_them(help_text):
 
 
 def test_help_names_what_measuring_every_so_often_defaults_to(help_text):
-    from rlgns.agents.measuring import default_measure_every
+    from rlgns.agents.cadence import updates_per_measurement
 
     words = " ".join(help_text.split())
-    assert f"A2C {default_measure_every(1, True)}, PPO {default_measure_every(TrainConfig().num_epochs)}]" in words
+    assert f"A2C {updates_per_measurement(1, True)}, PPO {updates_per_measurement(TrainConfig().num_epochs)}]" in words
 
 
 def test_help_and_bad_input_are_answered_without_torch():

@@ -124,3 +124,34 @@ def test_what_is_unbounded_or_unknown_is_null_in_the_file():
     assert record["noise/policy/noise_scale_low"] > 0
     assert record["noise/policy/noise_scale_high"] is None
     assert record["noise/policy/noise_scale_state"] == "lower bound"
+
+
+def test_the_second_half_is_that_of_the_updates_and_not_of_the_measurements():
+    history = History()
+    for update in (1, 3, 5, 7, 9, 50, 51, 100):
+        history.add({"policy": with_trace(update)}, update)
+    history.add({"value": with_trace(1)}, 100)
+    assert [round(m.trace_covariance) for m in history.second_half("policy")] == [51, 100]
+    assert history.shares("policy")[0] == 0.005
+    records = [
+        {"progress/steps": n, **record_of(m)} for n, m in zip(history.updates, history.measurements, strict=True)
+    ]
+    again = History.from_records([{"event": "start"}, *map(through_json, records)])
+    assert again.updates == history.updates
+    assert again.second_half("policy") == history.second_half("policy")
+
+
+def test_where_updates_are_not_known_the_second_half_is_that_of_the_measurements():
+    history = History([{"policy": with_trace(n)} for n in range(9)])
+    assert [round(m.trace_covariance) for m in history.second_half("policy")] == [5, 6, 7, 8]
+    assert history.shares("policy") == [(n + 0.5) / 9 for n in range(9)]
+    history.add({"policy": with_trace(9)}, 40)  # one of ten
+    assert len(history.second_half("policy")) == 5
+
+
+def test_nothing_of_a_loss_that_was_measured_early_only_is_in_the_second_half():
+    history = History()
+    for update, name in ((1, "policy"), (2, "policy"), (10, "value")):
+        history.add({name: with_trace(1)}, update)
+    assert history.second_half("policy") == []
+    assert len(history.second_half("value")) == 1

@@ -13,7 +13,8 @@ from stable_baselines3.common.logger import configure
 from torch.nn import functional
 
 from rlgns.agents import A2C, PPO, AtariVecEnv, NoiseScaleCallback, RolloutMeasurer
-from rlgns.agents.measuring import COST_AT_DEFAULT, MEASUREMENT_COST, default_measure_every
+from rlgns.agents.cadence import updates_per_measurement
+from rlgns.agents.measuring import LOSSES
 from rlgns.runs.records import columns
 
 SMALL_PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
@@ -278,24 +279,28 @@ def test_the_logged_noise_scale_is_pooled_over_the_window():
     assert noise.noise_scale("policy").num_measurements == 5
 
 
-@pytest.mark.parametrize(("num_epochs", "updates_are_measured"), [(1, True), (1, False), (3, False), (10, False)])
-def test_by_default_measuring_costs_2_percent_of_the_passes_and_no_less_often_than_that_needs(
-    num_epochs, updates_are_measured
-):
-    every, passes = default_measure_every(num_epochs, updates_are_measured), num_epochs + 1
-    share = COST_AT_DEFAULT * 2 / 3 if updates_are_measured else COST_AT_DEFAULT
-    assert MEASUREMENT_COST / (every * passes) <= share < MEASUREMENT_COST / ((every - 1) * passes)
-
-
 def test_the_default_goes_by_the_models_epochs():
     for kind, options, num_epochs in ((stable_baselines3.A2C, {}, 1), (stable_baselines3.PPO, SMALL_PPO, 2)):
         noise = NoiseScaleCallback()
         kind("MlpPolicy", RandomWalks(4, seed=0), device="cpu", **options).learn(64, callback=noise)
-        assert noise.measure_every == default_measure_every(num_epochs)
+        assert noise.cadence.updates_per_measurement == updates_per_measurement(num_epochs)
     noise, model = NoiseScaleCallback(), A2C("MlpPolicy", RandomWalks(4, seed=0), device="cpu")
     model.num_groups, model.measure_updates = 4, True
     model.learn(20, callback=noise)
-    assert noise.measure_every == default_measure_every(1, updates_are_measured=True)
+    assert noise.cadence.updates_per_measurement == updates_per_measurement(1, updates_are_measured=True)
+
+
+def test_by_default_a_stock_run_of_40_updates_is_measured_20_times_and_the_same_in_two_parts():
+    def updates_measured(*lengths):
+        noise = NoiseScaleCallback()
+        model = stable_baselines3.A2C("MlpPolicy", RandomWalks(4, seed=0), n_steps=2, device="cpu")
+        for i, length in enumerate(lengths):
+            model.learn(length * 8, callback=noise, reset_num_timesteps=i == 0)
+        assert all(set(LOSSES) <= set(measurement) for measurement in noise.history.measurements)
+        return noise.history.updates
+
+    assert len(updates_measured(40)) == 20
+    assert updates_measured(47) == updates_measured(22, 25) == [*range(1, 40, 2)]
 
 
 def test_training_goes_on_where_a_second_learn_takes_it_up():

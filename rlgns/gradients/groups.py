@@ -134,12 +134,9 @@ def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter,
 
     Raises ValueError for other optimisers, for centred RMSprop, and before the first step (there is no v yet).
     """
-    if not isinstance(optimizer, torch.optim.RMSprop | torch.optim.Adam | torch.optim.AdamW):
-        raise ValueError(f"the preconditioner of {type(optimizer).__name__} is not known; use RMSprop, Adam or AdamW")
+    check_preconditioner(optimizer)
     roots = {}
     for group in optimizer.param_groups:
-        if group.get("centered") or group.get("amsgrad"):
-            raise ValueError("centred RMSprop and AMSGrad are not supported; measure without a preconditioner")
         for parameter in filter(lambda p: p.requires_grad, group["params"]):
             state = optimizer.state.get(parameter)
             if not state:
@@ -150,3 +147,11 @@ def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter,
                 v = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
             roots[parameter] = (v.sqrt() + group["eps"]).rsqrt()
     return roots
+
+
+def check_preconditioner(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError for optimisers whose preconditioner is not known, which can be told before their first step."""
+    if not isinstance(optimizer, torch.optim.RMSprop | torch.optim.Adam | torch.optim.AdamW):
+        raise ValueError(f"the preconditioner of {type(optimizer).__name__} is not known; use RMSprop, Adam or AdamW")
+    if any(group.get("centered") or group.get("amsgrad") for group in optimizer.param_groups):
+        raise ValueError("centred RMSprop and AMSGrad are not supported; measure without a preconditioner")

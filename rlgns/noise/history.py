@@ -34,22 +34,67 @@ _STORED = (
 )
 
 
+_STEPS = "progress/steps"
+"""The record key of the updates made."""
+
+
 @dataclass(slots=True)
 class History:
-    """The measurements of a run in the order they were made."""
+    """The measurements of a run in the order they were made.
+
+    Attributes:
+        measurements: Moments by name, one dict a measurement.
+        updates: The update of each measurement, of a sum the last of its updates; empty where they are not known.
+
+    """
 
     measurements: list[Measurement] = field(default_factory=list)
+    updates: list[int] = field(default_factory=list, compare=False)
 
     @classmethod
     def from_records(cls, records: Iterable[Record]) -> History:
         """The measurements that the records of a run hold; records without any are passed over."""
-        found = (measurement_of(record) for record in records)
-        return cls([measurement for measurement in found if measurement])
+        history = cls()
+        for record in records:
+            if measurement := measurement_of(record):
+                update = record.get(_STEPS)
+                history.add(measurement, update if isinstance(update, int) else None)
+        return history
+
+    def add(self, measurement: Measurement, update: int | None = None) -> None:
+        """Append a measurement made at this update, counted from 1."""
+        self.measurements.append(measurement)
+        if update is not None:
+            self.updates.append(update)
 
     def moments(self, name: str, last: int | None = None) -> list[Moments]:
         """Moments of one loss in the last so many measurements (all by default) that hold it."""
         found = [m[name] for m in self.measurements if name in m]
         return found if last is None else found[-last:]
+
+    def shares(self, name: str) -> list[float]:
+        """Where in the run each of the moments of one loss lies: the share of the updates before its middle, 0 to 1.
+
+        Single measurements lie where they were made, and the run is as long as its last measured update. Sums, which
+        are of updates equally far apart, lie by their counts, and so do measurements whose updates are not known.
+        """
+        moments = self.moments(name)
+        if self._lie_by_counts(moments):
+            counts = [_count(one) for one in moments]
+            return [(sum(counts[:i]) + counts[i] / 2) / sum(counts) for i in range(len(counts))]
+        updates = [update for m, update in zip(self.measurements, self.updates, strict=True) if name in m]
+        return [(update - 1 / 2) / max(self.updates) for update in updates]
+
+    def second_half(self, name: str) -> list[Moments]:
+        """Moments of one loss in the second half of the run, as `shares` has it."""
+        moments = self.moments(name)
+        if self._lie_by_counts(moments):
+            return last_half(moments)
+        return [one for one, share in zip(moments, self.shares(name), strict=True) if share > 1 / 2]
+
+    def _lie_by_counts(self, moments: Sequence[Moments]) -> bool:
+        updates_are_known = len(self.updates) == len(self.measurements)
+        return not updates_are_known or any(isinstance(one, PooledMoments) for one in moments)
 
     def noise_scale(
         self, name: str, last: int | None = None, level: float = 0.95, method: Method = "groups"
@@ -72,12 +117,16 @@ class History:
 
 def last_half(moments: Sequence[Moments]) -> list[Moments]:
     """The last of them that make up half of the updates that were measured, at least one."""
-    counts = [one.count if isinstance(one, PooledMoments) else 1 for one in moments]
+    counts = [_count(one) for one in moments]
     left, start = sum(counts) // 2, len(moments)
     while start > 0 and counts[start - 1] <= left:
         start -= 1
         left -= counts[start]
     return list(moments[min(start, len(moments) - 1) :])
+
+
+def _count(moments: Moments) -> int:
+    return moments.count if isinstance(moments, PooledMoments) else 1
 
 
 def record_of(measurement: Measurement) -> dict[str, float]:

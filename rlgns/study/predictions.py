@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlgns.noise.history import TRAINED, History, last_half
+from rlgns.noise.history import TRAINED, History
 from rlgns.noise.scale import Moments, NoiseScale, PooledMoments, noise_scale
 from rlgns.runs.records import STEPS, Record
 from rlgns.study.fits import Estimate
@@ -82,8 +82,8 @@ def predictions_of(points: Sequence[Point], fixed: int | None = None, confidence
             level=point.level,
             fixed=fixed,
             loss=loss,
-            late=noise_scale([one for run in by_run for one in last_half(run)], confidence),
-            whole=_mean_over_updates(by_run, confidence),
+            late=noise_scale([one for run in by_run for one in run.second_half(loss)], confidence),
+            whole=_mean_over_updates(loss, by_run, confidence),
             batch_size=point.batch_size,
             shape=point.shape,
             learning_rate=point.learning_rate,
@@ -93,7 +93,7 @@ def predictions_of(points: Sequence[Point], fixed: int | None = None, confidence
     ]
 
 
-def _mean_over_updates(by_run: Sequence[Sequence[Moments]], confidence: float) -> Estimate:
+def _mean_over_updates(loss: str, by_run: Sequence[History], confidence: float) -> Estimate:
     """Mean of the noise scales in stretches of equally many updates, seeds pooled within each.
 
     Its bounds are the means of theirs, which is more than their mean needs; a stretch without an upper one leaves it
@@ -101,10 +101,8 @@ def _mean_over_updates(by_run: Sequence[Sequence[Moments]], confidence: float) -
     """
     stretches: list[list[Moments]] = [[] for _ in range(MEAN_OF)]
     for run in by_run:
-        counts = [one.count if isinstance(one, PooledMoments) else 1 for one in run]
-        before = [sum(counts[:i]) + counts[i] / 2 for i in range(len(run))]
-        for one, place in zip(run, before, strict=True):
-            stretches[int(MEAN_OF * place / sum(counts))].append(one)
+        for one, share in zip(run.moments(loss), run.shares(loss), strict=True):
+            stretches[int(MEAN_OF * share)].append(one)
     scales = [noise_scale(stretch, confidence) for stretch in stretches if stretch]
     point, low, high = (sum(getattr(one, name) for one in scales) / len(scales) for name in ("point", "low", "high"))
     return Estimate(point, low, high)
@@ -135,15 +133,13 @@ def noise_scales_along(points: Sequence[Point], measure: str, confidence: float 
     return stretches
 
 
-def _measured(points: Sequence[Point]) -> tuple[Point | None, list[list[Record]], dict[str, list[Sequence[Moments]]]]:
-    """The most typical point of which something was measured, records to its goal by run, moments by loss and run."""
+def _measured(points: Sequence[Point]) -> tuple[Point | None, list[list[Record]], dict[str, list[History]]]:
+    """The most typical point of which something was measured, records to its goal by run, histories by loss and run."""
     for point in _most_typical_first(points):
         runs = [_until(point.level, run) for run in point.runs if run.goals[point.level]]
         histories = [History.from_records(records) for records in runs]
-        moments: dict[str, list[Sequence[Moments]]] = {
-            loss: [h.moments(loss) for h in histories if h.moments(loss)] for loss in _losses(histories)
-        }
-        if known := {loss: by_run for loss, by_run in moments.items() if _have_variances(by_run)}:
+        by_loss = {loss: [h for h in histories if h.moments(loss)] for loss in _losses(histories)}
+        if known := {loss: by_run for loss, by_run in by_loss.items() if _have_variances(loss, by_run)}:
             return point, runs, known
     return None, [], {}
 
@@ -177,6 +173,6 @@ def _losses(histories: Sequence[History]) -> list[str]:
     return sorted(names, key=lambda name: (LOSSES.index(name) if name in LOSSES else len(LOSSES), name))
 
 
-def _have_variances(by_run: Sequence[Sequence[Moments]]) -> bool:
+def _have_variances(loss: str, by_run: Sequence[History]) -> bool:
     """Without the jackknife's, as of two groups only, there is no interval."""
-    return math.isfinite(sum(PooledMoments.of(run).sq_norm_variance for run in by_run))
+    return math.isfinite(sum(PooledMoments.of(run.moments(loss)).sq_norm_variance for run in by_run))

@@ -26,7 +26,7 @@ from rlgns.runs.options import as_mapping
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
-from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
+from rlgns.runs.summary import Flags, goal_lines, summary_lines, summary_numbers
 from rlgns.runs.task import DivergenceError, State, Task
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import CHANGEABLE_ON_RESUME, SupervisedConfig
@@ -192,7 +192,7 @@ class Training(Task):
         if self.is_trained and self.config.goal_on == "train":
             record |= self._evaluated("test", self.learner.data.test)
         if self.trained.count:
-            self.history.measurements.append({TRAINED: self.trained})
+            self.history.add({TRAINED: self.trained}, steps)
             estimate = self.history.noise_scale(TRAINED)
             assert estimate, "just measured"
             record |= {**record_of({TRAINED: self.trained}), **estimate_record(TRAINED, estimate)}
@@ -271,11 +271,19 @@ class Training(Task):
         shape = (self.config.batch_size, length) if length > 1 else (self.config.batch_size,)
         unit = "sequence" if length > 1 else "example"
         return [
-            *summary_lines(self.history, self._losses, shape=shape, unit=unit, examples=self.unit),
+            *self._noise_lines(shape, unit),
             *(f"  {MEASURES[key]:16}{value:.4g}" for key, value in self.measured.items()),
             *goal_lines(self.goals),
             *(f"  {key:24}{value:.4g}" for key, value in self.swapped.items()),
         ]
+
+    def _noise_lines(self, shape: Sequence[int], unit: str) -> list[str]:
+        by_steps = self.config.max_steps is not None
+        length, name = (self.config.max_steps, "--max-steps") if by_steps else (self.config.max_epochs, "--max-epochs")
+        flags = Flags(length=name, measure_every=None, smaller_batch="--batch-size")
+        return summary_lines(
+            self.history, self._losses, shape=shape, unit=unit, examples=self.unit, flags=flags, length=length
+        )
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the noise scale over training, if it was measured."""
