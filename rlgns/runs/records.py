@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,17 @@ Value = float | int | str | bool | None
 Record = dict[str, Value]
 
 STEPS = "progress/steps"
+
+
+class RecordsFile(Protocol):
+    """A file of records, on disk or within a packed file."""
+
+    @property
+    def suffix(self) -> str:
+        """The ending of its name."""
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
 
 
 def plain(record: Mapping[str, object]) -> Record:
@@ -101,7 +112,7 @@ def _ends_a_line(path: Path) -> bool:
         return file.read() == b"\n"
 
 
-def read_lines(path: Path) -> tuple[list[Record], int]:
+def read_lines(path: RecordsFile) -> tuple[list[Record], int]:
     """Every readable line of a records file as it was written, events included, and the number of unreadable lines.
 
     A file whose name ends in .gz, as studies keep them, is unpacked.
@@ -126,7 +137,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def read_records(path: Path, *, events: bool = False) -> list[Record]:
+def read_records(path: RecordsFile, *, events: bool = False) -> list[Record]:
     """The records of a run in order, without what a later resumption superseded and without unreadable lines.
 
     A line `{"event": "resume", "progress/steps": k}` drops the records before it whose `progress/steps` exceed k.
