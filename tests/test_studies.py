@@ -21,7 +21,6 @@ from rlgns.tasks.config import DEFAULTS
 
 STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
 FITTED = sorted(path.parent.name for path in STUDIES.glob("*/fit.json"))
-SCRIPTS = sorted(path.relative_to(STUDIES) for path in STUDIES.glob("*/*.py"))
 
 DIGITS = 1e-10
 """Relative: as many digits as machines agree on, whose logarithms and sums differ in the last one or two of 16."""
@@ -125,16 +124,3 @@ def test_no_file_of_a_study_lies_there_unseen():
     seen = {"README.md", "runs.zip", "fit.json", "numbers.json"}
     odd = [Path(name) for name in kept if Path(name).name not in seen and Path(name).suffix != ".py"]
     assert [str(path) for path in odd if path.relative_to(path.parts[0]).as_posix() not in shown] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS, ids=str)
-def test_a_script_of_a_study_answers_help_and_writes_nothing(name, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in STUDIES.rglob("*.*")}
-    done = subprocess.run(
-        [sys.executable, "-B", STUDIES / name, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage:")
-    assert {path: path.stat().st_mtime_ns for path in STUDIES.rglob("*.*")} == before
-    assert not list(tmp_path.iterdir())

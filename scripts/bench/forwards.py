@@ -1,6 +1,6 @@
 """What A2C saves by training on the forwards that it acted with, against repeating them: in turns, in one process.
 
-python scripts/bench_forwards.py --shape 64 5
+python scripts/bench/forwards.py --shape 64 5
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from timing import ratios, seconds, take_turns
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rlgns.agents.config import TrainConfig, resolved
 from rlgns.agents.environments import make_environments
@@ -62,4 +62,4 @@ def main(bench: Bench) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Bench))
+    main(tyro.cli(Bench, description=__doc__))

@@ -1,6 +1,6 @@
 """Transitions per second and memory as the batch grows, and how long a run takes to start.
 
-python scripts/bench_growth.py --algo a2c
+python scripts/bench/growth.py --algo a2c
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from timing import take_turns
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SCALARS = 8 + 6 * 4
 """Bytes of a transition beside its observation: the action, and six float32 numbers."""
@@ -117,4 +117,4 @@ def _has_content(path: Path) -> bool:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Bench))
+    main(tyro.cli(Bench, description=__doc__))

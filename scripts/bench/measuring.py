@@ -1,6 +1,6 @@
 """One measurement of the noise scale against one plain forward and backward over the same batch (NatureCNN, A2C).
 
-python scripts/bench_measuring.py
+python scripts/bench/measuring.py
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from timing import ratios, seconds, take_turns
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import TrainConfig, resolved
@@ -104,4 +104,4 @@ def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[],
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Bench))
+    main(tyro.cli(Bench, description=__doc__))

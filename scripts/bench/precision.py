@@ -1,6 +1,6 @@
 """What does bfloat16 do to the noise scale, and to what is learnt? Off by default, it has to answer for itself.
 
-python scripts/compare_precision.py
+python scripts/bench/precision.py
 
 The noise scale is measured in both precisions on the same rollouts of float32 runs, at the same parameters; returns are
 those of runs in either precision with the same seeds.
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -1,6 +1,6 @@
 """What does running several runs of a sweep at once gain over one after the other, on the same cores?
 
-python scripts/bench_sweep.py
+python scripts/bench/sweep.py
 
 24 short runs of A2C on CartPole by `rlgns sweep`: one at a time with all cores, and as many at once as there are cores.
 """

@@ -1,6 +1,6 @@
 """Transitions per second of training, against what a practitioner would run instead.
 
-    python scripts/bench_training.py --algo a2c --num-envs 64
+    python scripts/bench/training.py --algo a2c --num-envs 64
 
 Every way is a process of its own; they take turns, and ratios are formed within a round, so that a machine whose speed
 drifts does not favour one. What measuring costs is less than the drift, and is timed apart, in one process.
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from timing import print_table, seconds, take_turns
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 Algo = Literal["a2c", "ppo"]
 STOCK = "stock SB3"
@@ -194,4 +194,4 @@ WAYS: dict[str, Callable[[Any, float], float]] = {
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Bench))
+    main(tyro.cli(Bench, description=__doc__))
