@@ -1,5 +1,6 @@
 """Everything that must hold before a change lands: format, lint, types, tests. `--quick` leaves the slow tests out."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ CHECKS = (
 
 def main() -> int:
     """Run every check, also after one has failed; 0 if all passed. The tests come last."""
-    quick = ("-m", "not slow") if "--quick" in sys.argv[1:] else ()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="leave the slow tests out")
+    quick = ("-m", "not slow") if parser.parse_args().quick else ()
     failed = []
     for module, *arguments in CHECKS:
         command = [sys.executable, "-m", module, *arguments, *(quick if module == "pytest" else ())]

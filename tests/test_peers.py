@@ -13,7 +13,7 @@ from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.losses import normalised
 
-SOURCE = importlib.util.spec_from_file_location("peers", Path(__file__).parents[1] / "scripts" / "peers.py")
+SOURCE = importlib.util.spec_from_file_location("peers", Path(__file__).parents[1] / "scripts" / "bench" / "peers.py")
 peers = importlib.util.module_from_spec(SOURCE)
 SOURCE.loader.exec_module(peers)
 

@@ -17,7 +17,7 @@ from rlgns.report.sweep_figures import GOALS, INK, LOSSES, batch_colours, figure
 from rlgns.report.sweep_page import ON_DARK, render
 from rlgns.study.advice import rounded
 from rlgns.study.outcomes import outcomes_of
-from rlgns.study.study import as_mapping, study_of
+from rlgns.study.study import study_of
 
 
 def report(*arguments: object) -> int:
@@ -120,16 +120,6 @@ def test_names_are_text_and_no_markup(tmp_path):
     html = render(study_of(outcomes_of([tmp_path])), [], command="rlgns report '<i>'")
     assert "<b>A2C" not in html
     assert "&lt;b&gt;A2C&lt;/b&gt; &amp; co" in html
-
-
-def test_a_packed_study_says_what_its_sweep_says(sweep, tmp_path):
-    script = Path(__file__).parents[1] / "scripts/studies/pack.py"
-    subprocess.run([sys.executable, script, sweep, tmp_path], check=True)
-    before, after = (study_of(outcomes_of([folder])) for folder in (sweep, tmp_path))
-    assert as_mapping(after) == as_mapping(before)
-    assert after.predictions == before.predictions
-    assert [figure.name for figure in figures_of(after)] == [figure.name for figure in figures_of(before)]
-    assert str(sweep) not in "".join(path.read_text() for path in tmp_path.glob("runs/*/config.json"))
 
 
 # --- sweeps that tell little

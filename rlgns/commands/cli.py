@@ -16,6 +16,7 @@ COMMANDS = {
     "fit": "critical batch size of a sweep's runs",
     "report": "one page of figures and tables about a sweep's runs",
     "compare": "critical batch sizes and noise scales of several tasks, beside the paper's",
+    "pack": "a sweep's runs in one file, which fit, report and compare read as a directory",
     "demo": "the whole way from a sweep to its page, in minutes",
 }
 """What each command does; its module is rlgns.commands.NAME."""

@@ -30,7 +30,7 @@ class ReportOptions:
     """What the page is about, and where it goes."""
 
     out: Path | None = None
-    """Directory to write to [report/ in the first DIR]."""
+    """Directory to write to [report/ in the first DIR; for a packed file NAME.zip, NAME/report]."""
     goal: Goals = ()
     """Goals to report [all that the runs had]."""
     level: Confidence = 0.95
@@ -57,12 +57,19 @@ def main(arguments: Sequence[str]) -> int:
 
     runs = outcomes_named(folders, options.wandb, "rlgns report")
     study = study_of(runs, levels=options.goal, task=options.task, confidence=options.level)
-    out = options.out or (folders[0] if folders else Path("runs")) / "report"
+    out = options.out or _beside(folders) / "report"
     page = write_report(study, out, command=shlex.join(["rlgns", "report", *arguments]))
     print("\n".join(study.recommendation))
     print(page)
     _log(study, out, options)
     return 0
+
+
+def _beside(folders: Sequence[Path]) -> Path:
+    """The first directory, or the one that a packed file is named after."""
+    if not folders:
+        return Path("runs")
+    return folders[0].with_suffix("") if folders[0].is_file() else folders[0]
 
 
 def _log(study: Study, out: Path, options: ReportOptions) -> None:

@@ -18,6 +18,7 @@ from rlgns.report.sweep_figures import SweepFigure, batch_colours, figures_of
 from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_json, write_text
 from rlgns.runs.goals import level_in_words
+from rlgns.runs.json_files import read_file
 from rlgns.study.advice import Row, geometric_mean, rounded, unit_of
 from rlgns.study.csv_files import write_csv
 from rlgns.study.fits import Estimate
@@ -210,9 +211,12 @@ def _mapping(value: object) -> dict[str, Any]:
 def _sweep_file(run: Outcome) -> str | None:
     """What the sweep was started from; never through a link, which would copy another file into a page."""
     path = run.directory.parent / SWEEP_FILE if run.directory else None
-    if path is None or path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_SWEEP_FILE:
+    if path is None or not path.exists() or (isinstance(path, Path) and path.is_symlink()):
         return None
-    return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return read_file(path, LARGEST_SWEEP_FILE).decode("utf-8", errors="replace")
+    except ValueError:
+        return None
 
 
 def _each_once(values: Iterable[Any]) -> list[str]:

@@ -10,8 +10,9 @@ import gzip
 import json
 import math
 import zlib
-from pathlib import Path
 from typing import Any
+
+from rlgns.runs.packed import PackedPath, RunFolder
 
 LARGEST_FILE = 64 << 20
 """Bytes of a JSON file; a run's configuration takes 10 KB."""
@@ -51,7 +52,7 @@ def parse_json(text: bytes | str) -> Any:
     return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: RunFolder) -> dict[str, Any]:
     """Read a JSON file that holds one mapping.
 
     Args:
@@ -69,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_file(path: Path, limit: int) -> bytes:
+def read_file(path: RunFolder, limit: int) -> bytes:
     """Read a file, unpacked if its name ends in .gz.
 
     Args:
@@ -79,6 +80,8 @@ def read_file(path: Path, limit: int) -> bytes:
     Raises:
         ValueError: With the reason, where it cannot be read, is no regular file, or is larger.
     """
+    if isinstance(path, PackedPath):
+        return _bounded(path.read_bytes(), limit)
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
@@ -88,6 +91,10 @@ def read_file(path: Path, limit: int) -> bytes:
         raise ValueError(f"it is packed and damaged: {error}") from None
     except OSError as error:
         raise ValueError(f"it cannot be read: {error.strerror or error}") from None
+    return _bounded(content, limit)
+
+
+def _bounded(content: bytes, limit: int) -> bytes:
     if len(content) > limit:
         raise ValueError(f"it is larger than {limit >> 20:,} MiB")
     return content

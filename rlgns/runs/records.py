@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlgns.runs.json_files import LARGEST_RECORDS, is_number, kind_of, parse_json, read_file
+from rlgns.runs.packed import RunFolder
 
 Value = float | int | str | bool | None
 Record = dict[str, Value]
@@ -122,7 +123,7 @@ class ReadRecords(NamedTuple):
     damage: str
 
 
-def read_lines(path: Path) -> tuple[list[Record], int]:
+def read_lines(path: RunFolder) -> tuple[list[Record], int]:
     """Read every usable line of a records file as it was written, events included.
 
     Args:
@@ -138,7 +139,7 @@ def read_lines(path: Path) -> tuple[list[Record], int]:
     return read.records, read.num_damaged
 
 
-def _read(path: Path) -> ReadRecords:
+def _read(path: RunFolder) -> ReadRecords:
     try:
         content = read_file(path, LARGEST_RECORDS)
     except ValueError as error:
@@ -177,7 +178,7 @@ def check_record(record: Mapping[str, object]) -> None:
             raise ValueError(f"{key[:100]} is {kind_of(value)} where a finite number belongs")
 
 
-def read_records(path: Path, *, events: bool = False) -> list[Record]:
+def read_records(path: RunFolder, *, events: bool = False) -> list[Record]:
     """The records of a run in order, without what a later resumption superseded and without unreadable lines.
 
     A line `{"event": "resume", "progress/steps": k}` drops the records before it whose `progress/steps` exceed k.
@@ -186,7 +187,7 @@ def read_records(path: Path, *, events: bool = False) -> list[Record]:
     return _without_superseded(_read(path).records, events=events)
 
 
-def read_records_and_damage(path: Path) -> ReadRecords:
+def read_records_and_damage(path: RunFolder) -> ReadRecords:
     """Read the same, with the number of lines that cannot be used."""
     read = _read(path)
     return read._replace(records=_without_superseded(read.records, events=False))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS, SUMMARY
 from rlgns.runs.goals import MEASURES, RETURN, Reached, goals_of
 from rlgns.runs.json_files import is_number, kind_of, read_json
+from rlgns.runs.packed import RunFolder
 from rlgns.runs.records import Record, read_records_and_damage
 from rlgns.runs.values import shown
 
@@ -64,16 +64,16 @@ class SavedRun:
     damage: str = ""
 
 
-def records_path(run: Path) -> Path | None:
+def records_path(run: RunFolder) -> RunFolder | None:
     """The file with the records of a run; None if it has none."""
     return next((run / name for name in RECORDS if (run / name).exists()), None)
 
 
-def read_run(run: Path) -> SavedRun:
+def read_run(run: RunFolder) -> SavedRun:
     """Read a run's directory.
 
     Args:
-        run: The directory.
+        run: The directory, on disk or in a packed file.
 
     Returns:
         What its configuration, records and summary say.
@@ -87,7 +87,7 @@ def read_run(run: Path) -> SavedRun:
         raise ValueError(f"{run} holds a damaged run ({str(error).removeprefix(f'{run}/')})") from None
 
 
-def _read_run(run: Path) -> SavedRun:
+def _read_run(run: RunFolder) -> SavedRun:
     config = read_json(run / CONFIG)
     summary = read_json(run / SUMMARY) if (run / SUMMARY).exists() else None
     path = records_path(run)

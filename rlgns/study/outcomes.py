@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from rlgns.runs.directory import CONFIG, METRICS
 from rlgns.runs.goals import RETURN, Reached
+from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, check_record, read_records
 from rlgns.runs.saved_run import SavedRun, read_run, records_path, saved_run
 
@@ -37,7 +38,7 @@ class Outcome:
     seed           of everything random in it
     goals          by level, what each took; None: not reached within `examples`
     steps, examples, seconds  of the whole run
-    directory      where its records are, if on this machine
+    directory      where its files are, if on this machine: a directory, or a folder of a packed file
     options        all that it was told
     told           what follows from the options: data, num_train, provenance, …
     unit           what an example is called
@@ -56,7 +57,7 @@ class Outcome:
     examples: int
     seconds: float
     state: State
-    directory: Path | None = None
+    directory: RunFolder | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "examples"
@@ -70,19 +71,19 @@ class Outcome:
 
 
 def outcomes_of(folders: Iterable[Path], say: Say = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
-    """The runs in and below the folders, sorted by batch size, shape, learning rate and seed, each once.
+    """The runs in and below the folders, or in packed files, by batch size, shape, learning rate and seed, each once.
 
     say  is told of every run that is damaged or has no records, and left out
 
     Raises ValueError where a folder holds no run that can be read.
     """
-    found: dict[Path, Outcome] = {}
+    found: dict[RunFolder, Outcome] = {}
     for folder in folders:
-        read = {path.parent.resolve(): _read(path.parent, say) for path in sorted(folder.rglob(CONFIG))}
+        read = {run.resolve(): _read(run, say) for run in run_folders(folder, say)}
         good = {path: outcome for path, outcome in read.items() if outcome}
         if not good:
             sought = f"{CONFIG} and {METRICS} are sought in and below it"
-            raise ValueError(f"{folder} {'holds no runs' if folder.is_dir() else 'is no directory'} ({sought})")
+            raise ValueError(f"{folder} {'holds no runs' if folder.exists() else 'is no directory'} ({sought})")
         found |= good
     return sorted_outcomes(found.values())
 
@@ -92,7 +93,7 @@ def sorted_outcomes(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return sorted(outcomes, key=lambda run: (run.batch_size, run.shape or (0, 0), run.learning_rate, run.seed))
 
 
-def outcome_of(run: Path) -> Outcome:
+def outcome_of(run: RunFolder) -> Outcome:
     """Read one run directory.
 
     Raises:
@@ -104,7 +105,7 @@ def outcome_of(run: Path) -> Outcome:
         raise ValueError(f"{error}; move it away") from None
 
 
-def _outcome(name: str, saved: SavedRun, directory: Path | None = None, history: Sequence[Record] = ()) -> Outcome:
+def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, history: Sequence[Record] = ()) -> Outcome:
     return Outcome(
         name=name,
         task=saved.task,
@@ -157,7 +158,7 @@ def _is_record(row: Record) -> bool:
     return True
 
 
-def _read(run: Path, say: Say) -> Outcome | None:
+def _read(run: RunFolder, say: Say) -> Outcome | None:
     if records_path(run) is None:
         say(f"{run} has no records ({METRICS}); it is left out")
         return None

@@ -28,6 +28,10 @@
 # 120 s: the update in hand and its checkpoint, then W&B's uploads, which have 60 s; Slurm counts in half minutes.
 
 set -u
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit
+fi
 file=${1:?usage: sbatch --array=1-8 $0 FILE.yaml OUT, or with SWEEP_ID set: FILE.yaml}
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 1
 

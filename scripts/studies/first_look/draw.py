@@ -1,66 +1,116 @@
-"""Draw the figures of this study anew from its records, and print its table.
+"""Draw the figures of this study from its records, print its tables, and write their numbers to numbers.json.
 
-python scripts/studies/first_look/draw.py
+python scripts/studies/first_look/draw.py --out scripts/studies/first_look
 """
+
+from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from rlgns.agents.measuring import LOSSES
 from rlgns.noise.history import BY_TRANSITION, History
+from rlgns.noise.scale import NoiseScale
 from rlgns.report.run_figures import noise_scale_figure
 from rlgns.runs.goals import RETURN
-from rlgns.runs.records import columns, read_records
+from rlgns.runs.packed import RunFolder, run_folders
+from rlgns.runs.records import Record, columns, read_records
 from rlgns.runs.summary import summary_lines
 
 HERE = Path(__file__).parent
+SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""Of a run, at which its return is told."""
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Options:
+    """What to draw, and where the figures go."""
+
+    out: Path
+    """Directory for NAME/noise_scale.png and numbers.json."""
+    runs: Path = HERE / "runs.zip"
+    """Directory of runs, or packed file."""
+
+
+def main(options: Options) -> None:
     """One figure and one table a run."""
-    for run in sorted(path.parent for path in HERE.glob("*/metrics.jsonl.gz")):
-        records = [
-            {**record, "progress/examples": record["progress/transitions"]}
-            for record in read_records(run / "metrics.jsonl.gz")
-        ]
-        options = json.loads((run / "config.json").read_text())["options"]
-        shape = options["num_envs"], options["num_steps"]
-        title = f"{options['algo'].upper()} on {options['game']}, {shape[0]} × {shape[1]}, seed {options['seed']}"
-        paths = [run / "noise_scale.png"]
+    numbers = {}
+    for run in run_folders(options.runs, print):
+        records, config = records_of(run), json.loads((run / "config.json").read_text())["options"]
+        shape = config["num_envs"], config["num_steps"]
+        title = f"{config['algo'].upper()} on {config['game']}, {shape[0]} × {shape[1]}, seed {config['seed']}"
+        folder = options.out / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / "noise_scale.png"]
         noise_scale_figure(records, LOSSES, title=title, measure=RETURN, batch_size=math.prod(shape), paths=paths)
         print(title)
-        print("\n".join(summary_lines(History.from_records(records), LOSSES, shape=shape, unit=options["unit"])))
-        _print_units(History.from_records(records))
-        _print_learning(*columns(records, "progress/transitions", "rollout/episode_return", "time/seconds"))
+        print("\n".join(summary_lines(History.from_records(records), LOSSES, shape=shape, unit=config["unit"])))
+        numbers[run.name] = numbers_of(records)
+        _print(numbers[run.name])
+    (options.out / "numbers.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
 
 
-def _print_units(history: History) -> None:
+def records_of(run: RunFolder) -> list[Record]:
+    """The records of a run, whose examples are transitions."""
+    records = read_records(run / "metrics.jsonl")
+    return [{**record, "progress/examples": record["progress/transitions"]} for record in records]
+
+
+def numbers_of(records: Sequence[Record]) -> dict[str, Any]:
+    """The numbers of a run: returns along it, and noise scales by what is taken as independent."""
+    history = History.from_records(records)
+    return {"learning": _learning(records), "noise": {loss: _noise(history, loss) for loss in LOSSES}}
+
+
+def _noise(history: History, loss: str) -> dict[str, Any]:
     """Noise scales of the rollouts that were split both ways, and how much of |G|² the largest rollout holds."""
-    for loss in LOSSES:
-        by_transition = f"{loss}/{BY_TRANSITION}"
-        both = History([m for m in history.measurements if by_transition in m])
-        split = f"{both.noise_scale(loss)} by environment, {both.noise_scale(by_transition)} by transition"
-        sq_norms = [moments.sq_norm for moments in history.moments(loss)]
-        share = f"{max(sq_norms) / sum(sq_norms):.0%}" if sum(sq_norms) > 0 else "more than all"
-        largest = f"largest of {len(sq_norms)} |G|²: {share} of their sum"
-        print(f"  {loss:8}{len(both.measurements)} rollouts split both ways: {split}; {largest}")
+    by_transition = f"{loss}/{BY_TRANSITION}"
+    both = History([m for m in history.measurements if by_transition in m])
+    sq_norms = [moments.sq_norm for moments in history.moments(loss)]
+    return {
+        "whole_run": _scale(history.noise_scale(loss)),
+        "split_both_ways": len(both.measurements),
+        "by_environment": _scale(both.noise_scale(loss)),
+        "by_transition": _scale(both.noise_scale(by_transition)),
+        "rollouts": len(sq_norms),
+        "largest_share": max(sq_norms) / sum(sq_norms) if sum(sq_norms) > 0 else None,
+    }
 
 
-def _print_learning(
-    transitions: NDArray[np.float64], returns: NDArray[np.float64], seconds: NDArray[np.float64]
-) -> None:
+def _scale(scale: NoiseScale) -> dict[str, Any]:
+    numbers = {name: getattr(scale, name) for name in ("point", "low", "high")}
+    finite = {name: float(x) if x is not None and math.isfinite(x) else None for name, x in numbers.items()}
+    return {**finite, "words": str(scale)}
+
+
+def _learning(records: Sequence[Record]) -> list[dict[str, float | None]]:
+    transitions, returns, seconds = columns(records, "progress/transitions", RETURN, "time/seconds")
+    last = [min(int(np.sum(transitions <= share * transitions[-1])), len(transitions)) - 1 for share in SHARES]
+    rows = [{"transitions": transitions[i], "return": returns[i], "minutes": seconds[i] / 60} for i in last]
+    return [{name: float(value) if math.isfinite(value) else None for name, value in row.items()} for row in rows]
+
+
+def _print(numbers: dict[str, Any]) -> None:
+    for loss, noise in numbers["noise"].items():
+        share = "more than all" if noise["largest_share"] is None else f"{noise['largest_share']:.0%}"
+        ways = f"{noise['by_environment']['words']} by environment, {noise['by_transition']['words']} by transition"
+        largest = f"largest of {noise['rollouts']} |G|²: {share} of their sum"
+        print(f"  {loss:8}{noise['split_both_ways']} rollouts split both ways: {ways}; {largest}")
     print("  transitions   mean return of the last 100 games   minutes")
-    for share in (0.1, 0.25, 0.5, 0.75, 1.0):
-        i = min(int((transitions <= share * transitions[-1]).sum()), len(transitions)) - 1
-        print(f"  {transitions[i]:11,.0f}   {returns[i]:33.2f}   {seconds[i] / 60:7.1f}")
+    for row in numbers["learning"]:
+        mean = "no game over yet" if row["return"] is None else f"{row['return']:.2f}"
+        print(f"  {row['transitions']:11,.0f}   {mean:>33}   {row['minutes']:7.1f}")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
@@ -15,7 +16,7 @@ from rlgns.agents.atari import AtariVecEnv
 NUM_GAMES = 500
 
 
-def main(game: str) -> None:
+def main(game: tyro.conf.Positional[str] = "breakout", /) -> None:
     """Play until every environment has finished its share of the games, so that short games are not favoured."""
     environments = AtariVecEnv(game, 20, seed=0)
     environments.reset()
@@ -32,4 +33,4 @@ def main(game: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "breakout")
+    tyro.cli(main, description=__doc__)

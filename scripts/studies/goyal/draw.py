@@ -1,6 +1,6 @@
 """Where does linear scaling of the learning rate break? Test error against batch size by scaling and warmup.
 
-python scripts/studies/goyal/draw.py runs/goyal [FIGURE.png [runs/mnist]]
+python scripts/studies/goyal/draw.py --out scripts/studies/goyal
 
 Goyal et al. 2017, arXiv:1706.02677, figure 1 and table 2, on a small problem: error after a fixed number of epochs,
 with the rate left alone, scaled by the square root of the batch, or linearly, and with each kind of warmup. Beside it,
@@ -9,12 +9,16 @@ B_crit and B_simple from the first to the last goal of a sweep of the same netwo
 
 from __future__ import annotations
 
-import sys
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import tyro
 from matplotlib.figure import Figure
 
 from rlgns.report.sweep_figures import GOALS, STYLE, logarithmic
@@ -25,29 +29,71 @@ from rlgns.study.study import study_of
 SCALINGS, WARMUPS = ("none", "sqrt", "linear"), ("none", "constant", "gradual")
 
 
-def main(folder: Path, path: Path, sweep: Path | None) -> None:
-    """Draw the figure, and print its numbers."""
-    runs = outcomes_of([folder])
-    sizes, known = sorted({run.batch_size for run in runs}), _known(sweep)
-    print("scaling  warmup    " + "".join(f"{size:>15,}" for size in sizes))
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to draw, and where it goes."""
+
+    out: Path
+    """Directory for goyal.png and numbers.json."""
+    runs: Path = HERE / "runs.zip"
+    """Directory of the sweep's runs, or packed file."""
+    sweep: Path = HERE.parent / "mnist" / "runs.zip"
+    """Runs of the same network whose B_crit and B_simple are drawn beside."""
+
+
+def main(options: Options) -> None:
+    """Draw the figure, print its numbers, and write them."""
+    numbers = numbers_of(outcomes_of([options.runs]), outcomes_of([options.sweep]))
+    _print(numbers)
+    options.out.mkdir(parents=True, exist_ok=True)
+    _draw(numbers, options.out / "goyal.png")
+    (options.out / "numbers.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+
+
+def numbers_of(runs: Sequence[Outcome], sweep: Sequence[Outcome]) -> dict[str, Any]:
+    """Test errors by scaling, warmup and batch size, one a seed; B_crit and B_simple at the sweep's outer goals."""
+    study = study_of(sweep)
+    critical = [fit.fit.critical_batch_size.point for fit in study.fits if fit.fit]
+    simple = [prediction.whole.point for prediction in study.predictions]
+    sizes = sorted({run.batch_size for run in runs})
+    return {
+        "errors": {
+            scaling: {warmup: {str(size): _errors(runs, size, scaling, warmup) for size in sizes} for warmup in WARMUPS}
+            for scaling in SCALINGS
+        },
+        "B_crit": [critical[0], critical[-1]],
+        "B_simple": [simple[0], simple[-1]],
+    }
+
+
+def _print(numbers: dict[str, Any]) -> None:
+    print("scaling  warmup    " + "".join(f"{int(size):>15,}" for size in numbers["errors"]["none"]["none"]))
+    for warmup, scaling in product(WARMUPS, SCALINGS):
+        cells = "".join(_cell(errors).rjust(15) for errors in numbers["errors"][scaling][warmup].values())
+        print(f"{scaling:8} {warmup:9} {cells}")
+
+
+def _draw(numbers: dict[str, Any], path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained")
         panels = dict(zip(WARMUPS, figure.subplots(1, 3, sharey=True), strict=True))
         for warmup, scaling in product(WARMUPS, SCALINGS):
-            errors = [_errors(runs, size, scaling, warmup) for size in sizes]
-            cells = "".join(_cell(one).rjust(15) for one in errors)
-            print(f"{scaling:8} {warmup:9} {cells}")
+            by_size = {int(size): errors for size, errors in numbers["errors"][scaling][warmup].items()}
             axes, colour = panels[warmup], GOALS[SCALINGS.index(scaling)]
-            axes.plot(sizes, [np.mean(one) for one in errors], "o-", color=colour, label=f"rate scaled: {scaling}")
-            for size, one in zip(sizes, errors, strict=True):
-                axes.plot([size] * len(one), one, ".", color=colour, markersize=4)
+            means = [np.mean(errors) for errors in by_size.values()]
+            axes.plot(list(by_size), means, "o-", color=colour, label=f"rate scaled: {scaling}")
+            for size, errors in by_size.items():
+                axes.plot([size] * len(errors), errors, ".", color=colour, markersize=4)
         for warmup, axes in panels.items():
             logarithmic(axes, "batch size, images", "test error" if warmup == "none" else "")
             axes.set_title(f"warmup: {warmup}")
-            for name, (low, high), hatch in known:
-                axes.axvspan(
-                    low, high, color="#6b7280", alpha=0.15, hatch=hatch, label=f"{name} {low:.0f} – {high:.0f}"
-                )
+            for name, hatch in (("B_crit", ""), ("B_simple", "//")):
+                low, high = numbers[name]
+                label = f"{name} {low:.0f} – {high:.0f}"
+                axes.axvspan(low, high, color="#6b7280", alpha=0.15, hatch=hatch, label=label)
         panels["none"].legend(loc="upper left")
         figure.savefig(path, dpi=150)
 
@@ -57,17 +103,7 @@ def _cell(errors: list[float]) -> str:
     return f"{np.mean(errors):.1%}{spread}"
 
 
-def _known(sweep: Path | None) -> list[tuple[str, tuple[float, float], str]]:
-    """B_crit and B_simple at the first and the last goal, where the sweep tells them."""
-    if sweep is None:
-        return []
-    study = study_of(outcomes_of([sweep]))
-    critical = [fit.fit.critical_batch_size.point for fit in study.fits if fit.fit]
-    simple = [prediction.whole.point for prediction in study.predictions]
-    return [("B_crit", (critical[0], critical[-1]), ""), ("B_simple", (simple[0], simple[-1]), "//")]
-
-
-def _errors(runs: list[Outcome], size: int, scaling: str, warmup: str) -> list[float]:
+def _errors(runs: Sequence[Outcome], size: int, scaling: str, warmup: str) -> list[float]:
     """At the end of each seed's run; 90 % wrong answers where it diverged."""
     chosen = [
         run
@@ -85,5 +121,4 @@ def _error(run: Outcome) -> float:
 
 
 if __name__ == "__main__":
-    given = [Path(argument) for argument in sys.argv[1:]]
-    main(given[0], given[1] if len(given) > 1 else Path("goyal.png"), given[2] if len(given) > 2 else None)
+    main(tyro.cli(Options, description=__doc__))

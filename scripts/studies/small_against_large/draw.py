@@ -1,6 +1,6 @@
 """What do batches of 1 image to all of them cost, and where do they end? The classical comparison, from a sweep's runs.
 
-python scripts/studies/small_against_large/draw.py runs/small_against_large [FIGURE.png]
+python scripts/studies/small_against_large/draw.py --out scripts/studies/small_against_large
 
 Time an update and an epoch takes, how smoothly the loss falls, the error a run ends with, and the epochs to 98 % of the
 test images: at one rate for all batch sizes, and at the best of those tried for each.
@@ -8,14 +8,16 @@ test images: at one rate for all batch sizes, and at the best of those tried for
 
 from __future__ import annotations
 
+import json
 import math
-import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -26,19 +28,55 @@ from rlgns.study.outcomes import Outcome, outcomes_of
 COMMON_RATE, GOAL = 0.03, 0.02
 
 
-def main(folder: Path, figure: Path) -> None:
-    """Draw the figure, and print its numbers."""
-    runs = outcomes_of([folder])
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to draw, and where it goes."""
+
+    out: Path
+    """Directory for small_against_large.png and numbers.json."""
+    runs: Path = HERE / "runs.zip"
+    """Directory of the sweep's runs, or packed file."""
+
+
+def main(options: Options) -> None:
+    """Draw the figure, print its numbers, and write them."""
+    common, tuned = series_of(outcomes_of([options.runs]))
+    numbers = {"one rate for all": numbers_of(common), "the best rate of each": numbers_of(tuned)}
+    print("batch    rate     ms/update  s/epoch  roughness  test error  epochs to 98 %")
+    for name, rows in numbers.items():
+        print(name)
+        for size, rate, *cells in (row.values() for row in rows):
+            words = ("nan" if cell is None else f"{cell:.4g}" for cell in cells)
+            print(f"{size:6,}  {rate:6.3g}  " + "  ".join(word.rjust(10) for word in words))
+    options.out.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        _draw(common, tuned, options.out / "small_against_large.png")
+    (options.out / "numbers.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+
+
+def series_of(runs: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """By batch size, the run at the common rate, and the run at the best rate."""
     common = [run for run in runs if run.learning_rate == COMMON_RATE]
     tuned = [min(tried, key=_rank) for _, tried in groupby(runs, key=lambda run: run.batch_size)]
-    print("batch    rate     ms/update  s/epoch  roughness  test error  epochs to 98 %")
-    for name, chosen in (("one rate for all", common), ("the best rate of each", tuned)):
-        print(name)
-        for run in chosen:
-            cells = (_ms_per_update(run), _seconds_per_epoch(run), roughness(run), _error(run), _epochs_to_goal(run))
-            print(f"{run.batch_size:6,}  {run.learning_rate:6.3g}  " + "  ".join(f"{cell:10.4g}" for cell in cells))
-    with mpl.rc_context(STYLE):
-        _draw(common, tuned, figure)
+    return common, tuned
+
+
+def numbers_of(runs: Sequence[Outcome]) -> list[dict[str, float | None]]:
+    """A row for each run; None for what it has not reached or is too short to tell."""
+    columns_by_name: dict[str, Callable[[Outcome], float]] = {
+        "batch_size": lambda run: run.batch_size,
+        "learning_rate": lambda run: run.learning_rate,
+        "ms_per_update": _ms_per_update,
+        "seconds_per_epoch": _seconds_per_epoch,
+        "roughness": roughness,
+        "test_error": _error,
+        "epochs_to_goal": _epochs_to_goal,
+    }
+    rows = [{name: number_of(run) for name, number_of in columns_by_name.items()} for run in runs]
+    return [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows]
 
 
 def roughness(run: Outcome) -> float:
@@ -118,4 +156,4 @@ def _panel(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "small_against_large.png"))
+    main(tyro.cli(Options, description=__doc__))

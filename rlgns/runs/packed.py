@@ -1,0 +1,172 @@
+"""Runs in one file: a zip archive that is read wherever a directory of runs is.
+
+    sweep.yaml  NAME/config.json  NAME/metrics.jsonl  NAME/summary.json
+
+`rlgns pack` writes it, `unzip -l FILE` lists it, `unzip -p FILE NAME/metrics.jsonl` prints a run's records. Such a
+file may come from anywhere, so nothing of it is ever written to disk, and what it unpacks to is bounded before it is
+read. A member that breaks a bound is left out, with one line, and its run with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from rlgns.runs.directory import CONFIG
+
+MAX_BYTES = 2**30
+"""Largest size of an unpacked member: records of a hundred thousand updates take a tenth of it."""
+
+MAX_RATIO, FREE_BYTES = 200, 2**20
+"""A member beyond FREE_BYTES may unpack to this multiple of its packed size; records reach 5 to 20, a zip bomb 1000."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPath:
+    """A run's folder, or a file in it, within a packed file; it answers to the names of `pathlib.Path`."""
+
+    archive: Path
+    inside: PurePosixPath
+    members: frozenset[str] = field(compare=False, repr=False)
+    """Names of the files in the archive that may be read."""
+
+    def __truediv__(self, name: str) -> Self:
+        return type(self)(self.archive, self.inside / name, self.members)
+
+    def __str__(self) -> str:
+        return str(self.archive / self.inside)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path: a run's name."""
+        return self.inside.name or self.archive.stem
+
+    @property
+    def suffix(self) -> str:
+        """The ending of a file's name."""
+        return self.inside.suffix
+
+    @property
+    def parent(self) -> Self:
+        """The folder above, within the archive."""
+        return type(self)(self.archive, self.inside.parent, self.members)
+
+    def resolve(self) -> Self:
+        """The same path, the archive's own part absolute and without links."""
+        return type(self)(self.archive.resolve(), self.inside, self.members)
+
+    def exists(self) -> bool:
+        """Whether the archive holds this file and it may be read."""
+        return str(self.inside) in self.members
+
+    def read_bytes(self) -> bytes:
+        """The file's content.
+
+        Raises:
+            FileNotFoundError: The archive does not hold the file.
+            ValueError: The archive is damaged there.
+        """
+        if not self.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        try:
+            with zipfile.ZipFile(self.archive) as archive:
+                return archive.read(str(self.inside))
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"{self} cannot be unpacked: {error}") from None
+
+    def read_text(self) -> str:
+        """The file's content as text."""
+        return self.read_bytes().decode()
+
+
+RunFolder = Path | PackedPath
+"""Where the files of one run lie."""
+
+
+def run_folders(place: Path, say: Callable[[str], None]) -> list[RunFolder]:
+    """The folders of all runs in and below a directory, those in packed files (*.zip) there too, or in a packed file.
+
+    Args:
+        place: A directory or a packed file.
+        say: Is called with one line about everything that is left out.
+
+    Raises:
+        ValueError: `place` is a file, and no packed file.
+    """
+    if place.is_file():
+        return list(packed_runs(place, say))
+    folders: list[RunFolder] = [path.parent for path in sorted(place.rglob(CONFIG))]
+    for path in sorted(place.rglob("*.zip")):
+        try:
+            folders += packed_runs(path, say)
+        except ValueError as error:
+            say(f"{error}; it is left out")
+    return folders
+
+
+def packed_runs(path: Path, say: Callable[[str], None]) -> list[PackedPath]:
+    """The folders of the runs in a packed file, sorted by name.
+
+    Args:
+        path: The packed file.
+        say: Is called with one line about every member that is left out.
+
+    Raises:
+        ValueError: The file is no zip archive, or is damaged as a whole.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{path} is no file of packed runs ({error})") from None
+    if overlapping(infos):
+        raise ValueError(f"{path} is no file of packed runs (its members overlap)")
+    reasons = _refusals(infos)
+    for name, reason in reasons.items():
+        say(f"{path}: {name!r} {reason}; it is left out")
+    damaged = {PurePosixPath(name).parent for name in reasons}
+    members = frozenset(info.filename for info in infos if info.filename not in reasons)
+    folders = {PurePosixPath(name).parent for name in members if PurePosixPath(name).name == CONFIG}
+    return [PackedPath(path, folder, members) for folder in sorted(folders - damaged)]
+
+
+def refusal(info: zipfile.ZipInfo) -> str | None:
+    """Why a member may not be read, in words that follow its name; None if it may."""
+    parts = info.filename.split("/")
+    if not info.filename.isprintable() or "\\" in info.filename or {"", ".", ".."} & set(parts):
+        return "is no path within the file"
+    if info.flag_bits & 0x1:
+        return "is encrypted"
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        return "is compressed in a way other than deflate"
+    if info.file_size > MAX_BYTES or info.file_size > max(FREE_BYTES, MAX_RATIO * info.compress_size):
+        return f"would unpack from {info.compress_size:,} bytes to {info.file_size:,}"
+    return None
+
+
+def overlapping(infos: Iterable[zipfile.ZipInfo]) -> bool:
+    """Whether two members share bytes of the file, which no honest archive does."""
+    spans = sorted((info.header_offset, info.header_offset + info.compress_size) for info in infos)
+    return any(end > start for (_, end), (start, _) in pairwise(spans))
+
+
+def _refusals(infos: Iterable[zipfile.ZipInfo]) -> dict[str, str]:
+    """Reasons by name of the members that may not be read."""
+    reasons: dict[str, str] = {}
+    seen: set[str] = set()
+    for info in infos:
+        if reason := refusal(info):
+            reasons[info.filename] = reason
+        elif info.filename in seen:
+            reasons[info.filename] = "stands in the file twice"
+        seen.add(info.filename)
+    return reasons

@@ -1,0 +1,107 @@
+"""One measurement of the noise scale against one plain forward and backward over the same batch (NatureCNN, A2C).
+
+python scripts/bench/measuring.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from timing import ratios, seconds, take_turns
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from rlgns.agents.atari import AtariVecEnv
+from rlgns.agents.config import TrainConfig, resolved
+from rlgns.agents.losses import a2c_terms, loss_weights, select, weighted_terms, whole_rollout
+from rlgns.agents.models import make_model
+from rlgns.gradients.backward import group_backward
+from rlgns.gradients.groups import Method, group_grams
+from rlgns.noise.grouping import default_num_groups, environment_groups
+from rlgns.noise.history import TRAINED
+from rlgns.runs.machine import keep_freed_memory
+
+SHAPES = ((16, 5), (16, 16), (8, 128), (64, 128))
+PLAIN = "plain forward and backward"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What to time."""
+
+    rounds: int = 7
+    """Rounds of all ways."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the CNN."""
+    device: str = "cpu"
+    """Where it runs."""
+
+
+def main(bench: Bench) -> None:
+    """Print, for each shape, seconds of every way and its ratio to the plain one."""
+    keep_freed_memory()  # as training does
+    for num_envs, num_steps in SHAPES:
+        figures = take_turns(_ways(bench, num_envs, num_steps), bench.rounds)
+        print(f"{num_envs} × {num_steps}, K = {default_num_groups(num_envs)}, {bench.precision}")
+        for name, values in figures.items():
+            print(f"  {name:52}{statistics.median(values) * 1e3:9.1f} ms   {ratios(values, figures[PLAIN])}")
+
+
+def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[], float]]:
+    """On one rollout of random play."""
+    config = resolved(TrainConfig(num_envs=num_envs, num_steps=num_steps, precision=bench.precision))
+    environments = AtariVecEnv("breakout", num_envs, seed=0)
+    model = make_model(config, environments, bench.device)
+    model.learning_rate = 0.0
+    model.learn(config.batch_size, log_interval=None)
+    environments.close()
+    rollout = whole_rollout(model.rollout_buffer, model.device)
+    groups = torch.as_tensor(environment_groups(num_steps, num_envs, default_num_groups(num_envs))).to(model.device)
+    model.policy.set_training_mode(True)
+
+    def by_loss(index: torch.Tensor) -> dict[str, torch.Tensor]:
+        return a2c_terms(model.policy, select(rollout, index), rollout.advantages[index]).terms
+
+    def trained(index: torch.Tensor) -> torch.Tensor:
+        return weighted_terms(by_loss(index), loss_weights(model))
+
+    def named(index: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {TRAINED: trained(index)}
+
+    def plain() -> None:
+        trained(groups.flatten()).mean().backward()
+
+    def clock(work: Callable[[], object]) -> Callable[[], float]:
+        def once() -> None:
+            model.policy.optimizer.zero_grad()
+            work()
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        once()
+        return lambda: seconds(once, times=max(1, 800 // config.batch_size))
+
+    def grams(method: Method) -> Callable[[], object]:
+        return lambda: group_grams(model.policy, by_loss, groups, method=method)
+
+    return {
+        PLAIN: clock(plain),
+        "backward by groups, not measured": clock(lambda: group_backward(model.policy, named, groups, measure=False)),
+        "backward by groups, with the trained loss's Gram": clock(
+            lambda: group_backward(model.policy, named, groups).grams.moments(TRAINED)
+        ),
+        "three losses apart, layer products": clock(grams("layer_products")),
+        "three losses apart, micro-batches": clock(grams("micro_batches")),
+    }
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Bench, description=__doc__))

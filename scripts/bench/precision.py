@@ -1,0 +1,91 @@
+"""What does bfloat16 do to the noise scale, and to what is learnt? Off by default, it has to answer for itself.
+
+python scripts/bench/precision.py
+
+The noise scale is measured in both precisions on the same rollouts of float32 runs, at the same parameters; returns are
+those of runs in either precision with the same seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What to run."""
+
+    algo: Literal["a2c", "ppo"] = "a2c"
+    """Algorithm, at its published Atari defaults."""
+    game: str = "breakout"
+    """Atari game."""
+    transitions: int = 200_000
+    """Length of each run."""
+    seeds: int = 2
+    """Runs in each precision."""
+    measurements: int = 100
+    """Of the noise scale in each float32 run."""
+
+
+def main(options: Comparison) -> None:
+    """Print the noise scales in the second halves of the float32 runs, and the returns of all."""
+    from rlgns.noise.history import History
+
+    measured = {"float32": History(), "bfloat16": History()}
+    for precision in measured:
+        for seed in range(options.seeds):
+            returns = _train(options, precision, seed, measured if precision == "float32" else None)
+            print(f"{precision:10} seed {seed}   returns " + "  ".join(f"{x:.2f}" for x in returns), flush=True)
+    for loss in ("policy", "value", "total"):
+        print(f"{loss:8}" + "".join(f"{name}: {history.noise_scale(loss)}   " for name, history in measured.items()))
+
+
+def _train(options: Comparison, precision: Precision, seed: int, measured: Any) -> list[float]:
+    """Mean returns of the last 100 games at tenths of the run."""
+    import numpy as np
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.torch_layers import NatureCNN
+
+    from rlgns.agents.config import TrainConfig, resolved
+    from rlgns.agents.environments import make_environments
+    from rlgns.agents.measuring import RolloutMeasurer
+    from rlgns.agents.models import make_model
+    from rlgns.agents.policies import NatureCNNInBfloat16
+
+    told = TrainConfig(algo=options.algo, game=options.game, total_transitions=options.transitions)
+    config = resolved(replace(told, seed=seed, precision=precision))
+    updates = options.transitions // config.batch_size
+    every, returns, measurer = max(1, updates // 2 // options.measurements), [], RolloutMeasurer()
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            update = self.num_timesteps // config.batch_size
+            if update % (updates // 10) == 0:
+                returns.append(float(np.mean([episode["r"] for episode in self.model.ep_info_buffer])))
+            if measured and update > updates // 2 and update % every == 0:
+                extractor = self.model.policy.features_extractor
+                for name, kind in {"float32": NatureCNN, "bfloat16": NatureCNNInBfloat16}.items():
+                    extractor.__class__ = kind  # the same parameters
+                    measured[name].measurements.append(measurer.measure(self.model))
+                extractor.__class__ = NatureCNN
+
+    with closing(make_environments(config, seed)) as environments:
+        make_model(config, environments, "cpu").learn(options.transitions, callback=Watch(), log_interval=None)
+    return returns
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Comparison, description=__doc__))
