@@ -1,3 +1,9 @@
-import torch
+import os
 
-torch.set_num_threads(1)  # the networks of the tests are small, and threads are shared with other work
+# before torch is imported; the networks of the tests are small, and threads are shared with other work
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from support.processes import num_threads
+
+torch.set_num_threads(num_threads())

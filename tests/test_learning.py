@@ -286,7 +286,6 @@ def test_warmup_begins_at_the_reference_rate_and_ends_at_the_scaled_one():
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     us = Ranks.from_environment()
     with us.joined(CPU):
         torch.save(trained_by(us), Path(sys.argv[1]) / f"{us.rank}.pt")

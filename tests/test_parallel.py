@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import HANG, child_environment
 from torch import nn
 from torch.distributed import group, is_initialized
 
 from rlgns.runs.ranks import ALONE, Ranks, first_host, store_address
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 60.0
+TIMEOUT = HANG
 
 # --- what a rank does -------------------------------------------------------------------------------------------------
 
@@ -155,8 +156,7 @@ def free_port() -> int:
 
 def environment(**variables: object) -> dict[str, str]:
     """A machine's without ranks, in which a warning is an error."""
-    plain = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return {**plain, "PYTHONWARNINGS": "error", **{name: str(value) for name, value in variables.items()}}
+    return child_environment(PYTHONPATH=ROOT, PYTHONWARNINGS="error", **variables)
 
 
 def start(
@@ -172,7 +172,7 @@ def start(
     ]
 
 
-def end(process: subprocess.Popen, within: float = TIMEOUT) -> tuple[int, str]:
+def end(process: subprocess.Popen, within: float = HANG) -> tuple[int, str]:
     """Exit code and stderr; TimeoutExpired if it has not ended by then."""
     try:
         err = process.communicate(timeout=within)[1]
@@ -392,7 +392,7 @@ def test_without_an_address_the_error_names_what_is_missing(variables, missing):
 @pytest.mark.parametrize(("job", "exit_code"), [("dies", 3), ("raises", 1)])
 def test_a_rank_that_dies_ends_the_others_with_an_error_at_once(job, exit_code, tmp_path):
     processes = start(job, tmp_path, size=2)
-    (first_code, first_error), (code, _) = [end(process, within=30) for process in processes]
+    (first_code, first_error), (code, _) = [end(process, within=TIMEOUT / 2) for process in processes]
     assert code == exit_code
     assert first_code == 1
     assert "RuntimeError" in first_error
@@ -408,7 +408,7 @@ def test_a_rank_that_waits_in_vain_gives_up_with_an_error_after_the_timeout(tmp_
         second_alone: "DistNetworkError",
     }
     for process, words in said.items():
-        code, error = end(process, within=30)
+        code, error = end(process)
         assert code == 1
         assert words in error
     assert hanging.poll() is None

@@ -402,6 +402,5 @@ def test_target_kl_ends_an_update_at_the_same_minibatch_on_all_ranks_and_where_i
 if __name__ == "__main__":
     JOB, FOLDER = sys.argv[1:]
     RANKS = Ranks.from_environment()
-    torch.set_num_threads(1)
     with RANKS.joined(torch.device("cpu"), timedelta(seconds=TIMEOUT)):
         torch.save(globals()[JOB](RANKS), Path(FOLDER) / f"{RANKS.rank}.pt")
