@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.processes import HANG, child_environment
+from support.tolerances import assert_equal_to_rounding
 from torch import nn
 from torch.distributed import group, is_initialized
 
@@ -216,7 +217,7 @@ def test_gradients_are_summed_and_no_gradient_counts_as_zeros(saved):
         own = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         for rank in saved:
             if parameters[0].requires_grad:
-                torch.testing.assert_close(rank["gradients"][i], torch.stack(own).sum(0), rtol=1e-6, atol=1e-6)
+                assert_equal_to_rounding(rank["gradients"][i], torch.stack(own).sum(0))
             else:
                 assert rank["gradients"][i] is None
 
@@ -272,7 +273,7 @@ def test_training_on_several_ranks_is_training_on_one_with_all_examples(saved):
     for rank in saved:
         for own, first, alone in zip(rank["trained"], saved[0]["trained"], trained(ALONE), strict=True):
             assert torch.equal(own, first)
-            torch.testing.assert_close(own, alone, rtol=1e-12, atol=1e-14)
+            assert_equal_to_rounding(own, alone, updates=3)
 
 
 # --- alone ------------------------------------------------------------------------------------------------------------

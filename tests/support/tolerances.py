@@ -17,15 +17,23 @@ whole. A mistake in a formula shows there as an error of the order of one.
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
+
+from rlgns import GradientMoments
 
 TERMS = 4096
 """Terms of the sums that networks here consist of: a hidden layer of 3,136 inputs, a batch of some hundred examples.
 
 Errors of n roundings, each of half a unit in the last place, add up like a random walk, to about √n units.
 """
+
+MIXED_SIGNS = 16.0
+"""How much larger its terms are than a mean over some 256 transitions, whose advantages have either sign: √256."""
 
 
 def rounding(dtype: torch.dtype, updates: int = 0) -> float:
@@ -76,6 +84,55 @@ def assert_equal_to_rounding(
         assert distance([one], [other]) <= allowed, (
             f"tensor {i}: apart by {distance([one], [other]):.3g} > {allowed:.3g}"
         )
+
+
+def rounded(
+    expected: Any, dtype: torch.dtype = torch.float32, updates: int = 0, factor: float = 1.0, scale: float = 0.0
+) -> Any:
+    """Return what numbers (a number, a sequence, an array, a mapping) are equal to if they differ by rounding alone.
+
+    Args:
+        expected: The numbers, as of `pytest.approx`.
+        dtype: What they are computed in.
+        updates: See `rounding`.
+        factor: How many roundings they contain: 2 for the square of a norm, say, or √n for a mean of n terms of either
+            sign.
+        scale: Size of the terms of which they are differences.
+    """
+    relative = factor * rounding(dtype, updates)
+    return pytest.approx(expected, rel=relative, abs=relative * scale, nan_ok=True)
+
+
+def assert_same_moments(
+    found: GradientMoments,
+    expected: GradientMoments,
+    dtype: torch.dtype = torch.float32,
+    updates: int = 0,
+    factor: float = 1.0,
+) -> None:
+    """Assert that the moments of group gradients are equal to the rounding of these gradients.
+
+    |G|² is a difference of the two mean squared norms, and tr Σ too, times a batch size: they are as exact as a group's
+    squared norm, whatever is left of it.
+
+    Args:
+        found: Moments of one measurement.
+        expected: Moments of the same groups.
+        dtype: What the gradients are computed in.
+        updates: See `rounding`.
+        factor: How much larger the terms are of which a group's gradient is a sum; √n for n terms of either sign.
+    """
+    small, large, b = expected.small_sq_norm, expected.large_sq_norm, expected.small_batch_size
+    same = partial(rounded, dtype=dtype, updates=updates, factor=2 * factor)
+    assert (found.num_groups, found.small_batch_size, found.large_batch_size) == (
+        expected.num_groups, b, expected.large_batch_size,
+    )  # fmt: skip
+    assert found.small_sq_norm == same(small)
+    assert found.large_sq_norm == same(large, scale=math.sqrt(small * large))  # (ḡ + δ)² of an error like a group's
+    assert found.sq_norm == same(expected.sq_norm, scale=small)
+    assert found.trace_covariance == same(expected.trace_covariance, scale=b * small)
+    for name, unit in {"sq_norm_variance": 1.0, "covariance": b, "trace_covariance_variance": b * b}.items():
+        assert getattr(found, name) == same(getattr(expected, name), scale=unit * small**2), name
 
 
 def assert_same_training(
