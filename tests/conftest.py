@@ -1,3 +1,24 @@
-import torch
+import os
 
-torch.set_num_threads(1)  # the networks of the tests are small, and threads are shared with other work
+# before torch is imported; the networks of the tests are small, and threads are shared with other work
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from support.processes import num_threads
+
+torch.set_num_threads(num_threads())
+
+NUMERICAL = {
+    "test_algorithms", "test_estimators", "test_fast_rollouts", "test_forwards", "test_gradients",
+    "test_group_backward", "test_layer_products", "test_learning", "test_losses", "test_measuring",
+    "test_normalisation", "test_optimizers", "test_parallel", "test_peers", "test_ranks_of_gradients",
+    "test_ranks_of_runs", "test_sharpness",
+}  # fmt: skip
+"""Files whose tests compare computations that round. Other files mark their tests by `pytest.mark.numerical`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in NUMERICAL:
+            item.add_marker(pytest.mark.numerical)

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.processes import HANG, child_environment
+
 PACKAGES = "slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libhwloc15", "libmunge2", "munge"
 
 CONFIG = """
@@ -58,7 +60,7 @@ class Slurm:
         """Run sbatch, squeue, scontrol… and return what it prints."""
         words = [str(word) for word in command]
         done = subprocess.run(
-            words, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+            words, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=HANG, check=False
         )
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}{self.logs()}"
         return done.stdout
@@ -88,13 +90,11 @@ def slurm_cluster(folder: Path) -> Iterator[Slurm]:
     text = CONFIG.format(host=host, user=getpass.getuser(), folder=folder, ports=_free_ports(3), cpus=cpus)
     config.write_text(text + f"PluginDir={libraries / 'slurm-wlm'}\n")
     (folder / "state").mkdir()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
-        "SLURM_CONF": str(config),
-        "LD_LIBRARY_PATH": f"{libraries}:{libraries / 'slurm-wlm'}",
-        "PATH": f"{Path(sys.executable).parent}:{root / 'usr/bin'}:{root / 'usr/sbin'}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = child_environment(
+        SLURM_CONF=config,
+        LD_LIBRARY_PATH=f"{libraries}:{libraries / 'slurm-wlm'}",
+        PATH=f"{Path(sys.executable).parent}:{root / 'usr/bin'}:{root / 'usr/sbin'}:{os.environ['PATH']}",
+    )
     with ExitStack() as stack:
         for name, words in {"slurmctld": ["-c"], "slurmd-n1": ["-N", "n1"], "slurmd-n2": ["-N", "n2"]}.items():
             log = stack.enter_context((folder / f"{name}.log").open("wb"))
@@ -136,10 +136,10 @@ def _unpacked(folder: Path) -> Path:
 
 def _run(command: Sequence[str], folder: Path) -> None:
     with suppress(subprocess.TimeoutExpired):  # what is missing shows when it is used
-        subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
+        subprocess.run(command, cwd=folder, capture_output=True, timeout=HANG, check=False)
 
 
-def _wait_until_up(slurm: Slurm, seconds: float = 30) -> None:
+def _wait_until_up(slurm: Slurm, seconds: float = 150) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(AssertionError, subprocess.TimeoutExpired):
@@ -152,7 +152,7 @@ def _wait_until_up(slurm: Slurm, seconds: float = 30) -> None:
 def _end(daemon: "subprocess.Popen[bytes]") -> None:
     daemon.terminate()
     try:
-        daemon.wait(10)
+        daemon.wait(60)
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()

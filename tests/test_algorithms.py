@@ -1,3 +1,4 @@
+import math
 import random
 
 import gymnasium
@@ -11,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
+from support.tolerances import assert_equal_to_rounding, assert_same_training
 
 from rlgns import agents
 from rlgns.agents import A2C, PPO, AtariVecEnv, TrainingDivergedError
@@ -66,11 +68,12 @@ def assert_follows_stable_baselines3(kind, policy, make_environments, num_update
     ours, mine = train(kind, policy, make_environments, num_updates, **options)
     stock, theirs = train(STOCK[kind], policy, make_environments, num_updates, **options)
     assert len(mine) == len(theirs) == num_updates + 1
-    for update, (one, other) in enumerate(zip(mine, theirs, strict=True)):
-        for a, b in zip(one, other, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, u=update: f"update {u}: {m}")
+    assert all(torch.equal(a, b) for a, b in zip(mine[0], theirs[0], strict=True))
     assert max((a - b).abs().max() for a, b in zip(mine[0], mine[-1], strict=True)) > 1e-3  # it has moved
     assert ours.num_updates == num_updates
+    steps_per_update = math.ceil(ours.num_optimizer_steps / num_updates)
+    for update in range(1, num_updates + 1):
+        assert_same_training(mine[update], theirs[update], theirs[0], update * steps_per_update)
     assert ours._n_updates == stock._n_updates
     assert ours.num_timesteps == stock.num_timesteps
     assert set(stock.logger.name_to_value) <= set(ours.logger.name_to_value)
@@ -122,8 +125,10 @@ def test_with_dict_observations_we_follow_stable_baselines3(kind, options):
     [(A2C, {"n_steps": 5}), (PPO, {"n_steps": 5, "batch_size": 10, "n_epochs": 1, "clip_range_vf": 0.2})],
 )
 def test_on_an_atari_game_we_follow_stable_baselines3(kind, options):
+    # Skiing rewards every step. Where no rewards come, advantages are rounding, and normalised they are amplified: on
+    # Breakout, parameters that differ by one unit in the last place are a thousand times as far apart after 20 updates
     assert_follows_stable_baselines3(
-        kind, "CnnPolicy", lambda: AtariVecEnv("breakout", 4, seed=5, num_threads=1), 20, **options
+        kind, "CnnPolicy", lambda: AtariVecEnv("skiing", 4, seed=5, num_threads=1), 20, **options
     )
 
 
@@ -148,7 +153,7 @@ def test_a2cs_first_gradient_is_ppos_with_one_epoch_one_minibatch_and_no_normali
         gradients.append([p.grad for p in model.policy.parameters()])
     for a2c, ppo in zip(*gradients, strict=True):
         assert a2c.abs().max() > 0
-        torch.testing.assert_close(a2c, ppo, rtol=1e-4, atol=1e-5)
+        assert_equal_to_rounding(a2c, ppo)
 
 
 def test_optimizer_steps_count_minibatches_and_updates_count_rollouts():

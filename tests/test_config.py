@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from support.processes import child_environment
 
 from rlgns.agents.config import A2C_DEFAULTS, CHANGEABLE_ON_RESUME, PPO_DEFAULTS, TrainConfig, resolved
 from rlgns.agents.options import parse
@@ -31,7 +32,7 @@ def yaml_file(folder: Path, text: str) -> str:
 def help_text() -> str:
     return subprocess.run(
         [sys.executable, "scripts/train_atari.py", "--help"],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent, env={"COLUMNS": "120"},
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], env=child_environment(COLUMNS=120),
     ).stdout  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """The checks of `device_checks.py`, run in a process of their own."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from support.processes import child_environment
 
 CHECKS = Path(__file__).parent / "device_checks.py"
 NAMES = [line[4 : line.index("(")] for line in CHECKS.read_text().splitlines() if line.startswith("def test_")]
@@ -16,8 +16,7 @@ NAMES = [line[4 : line.index("(")] for line in CHECKS.read_text().splitlines() i
 def cases(tmp_path_factory):
     report = tmp_path_factory.mktemp("devices") / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(CHECKS)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=one_thread)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     assert report.exists(), ended.stdout + ended.stderr
     return list(ElementTree.parse(report).iter("testcase"))
 

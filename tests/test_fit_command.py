@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import HANG, child_environment
 from synthetic_runs import config_of, damage, write_run, write_sweep
 
 from rlgns.commands.cli import main
@@ -244,12 +244,10 @@ def server(tmp_path) -> Iterator[Server]:
 
 def ask_wandb(server: Server, home: Path, *arguments: str, key: str | None = KEY) -> subprocess.CompletedProcess[str]:
     """In a process of its own: wandb keeps one of its own and takes its settings from the environment."""
-    unset = ("WANDB_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NETRC")
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(unset)}
     wandb = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", **({"WANDB_API_KEY": key} if key else {})}
     return subprocess.run(
         [sys.executable, "-c", "import sys; from rlgns.commands import cli; sys.exit(cli.main())", "fit", *arguments],
-        env={**kept, **wandb, "HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False,
+        env=child_environment(**wandb, HOME=home), capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
 
 

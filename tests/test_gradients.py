@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import flat, group_gradients
+from support.tolerances import rounded
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -636,5 +637,5 @@ def test_a_cleanrl_style_agent_is_measured_in_ten_lines():
     gradient = torch.autograd.grad(loss, list(agent.parameters()), allow_unused=True)
     norm = sum(float(g.double().square().sum()) for g in gradient if g is not None)
     gram = sum(group_grams(agent, terms, groups).layers.values())
-    assert gram[1, 3, 1, 3] == pytest.approx(norm, rel=1e-5)
+    assert gram[1, 3, 1, 3] == rounded(norm, factor=2)  # a square
     assert moments["total"].large_batch_size == num_steps * num_envs

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from support.tolerances import assert_equal_to_rounding
 from torch.nn import functional
 
 from rlgns.agents.losses import a2c_terms, normalised, ppo_terms, rollout_terms, select, weighted_terms, whole_rollout
@@ -64,9 +65,9 @@ def test_the_mean_of_a2c_terms_is_stable_baselines3s_loss(actions, normalize):
     value_loss = functional.mse_loss(batch.returns, values.flatten())
     expected = policy_loss + 0.07 * -torch.mean(entropy) + 0.3 * value_loss
     expected.backward()
-    torch.testing.assert_close(loss, expected)
+    assert_equal_to_rounding(loss, expected)
     for gradient, parameter in zip(gradients, policy.parameters(), strict=True):
-        torch.testing.assert_close(gradient, parameter.grad)
+        assert_equal_to_rounding(gradient, parameter.grad)
 
 
 @pytest.mark.parametrize("actions", [DISCRETE, CONTINUOUS])
@@ -93,10 +94,10 @@ def test_the_mean_of_ppo_terms_is_stable_baselines3s_loss(actions, clip_range_vf
     value_loss = functional.mse_loss(batch.returns, values)
     expected = policy_loss + 0.07 * -torch.mean(entropy) + 0.3 * value_loss
     expected.backward()
-    torch.testing.assert_close(loss, expected)
+    assert_equal_to_rounding(loss, expected)
     for gradient, parameter in zip(gradients, policy.parameters(), strict=True):
-        torch.testing.assert_close(gradient, parameter.grad)
-    torch.testing.assert_close(evaluation.log_ratio, (log_prob - batch.old_log_prob).detach())
+        assert_equal_to_rounding(gradient, parameter.grad)
+    assert_equal_to_rounding(evaluation.log_ratio, (log_prob - batch.old_log_prob).detach())
     assert not evaluation.log_ratio.requires_grad
 
 
@@ -107,7 +108,7 @@ def test_without_a_closed_form_the_entropy_term_is_the_log_probability(monkeypat
     monkeypatch.setattr(policy, "evaluate_actions", lambda *a: (*evaluate(*a)[:2], None))
     log_prob = evaluate(batch.observations, batch.actions)[1]
     for terms in (a2c_terms(policy, batch, batch.advantages), ppo_terms(policy, batch, batch.advantages, 0.1)):
-        torch.testing.assert_close(terms.terms["entropy"], log_prob)
+        assert_equal_to_rounding(terms.terms["entropy"], log_prob)
 
 
 def test_a_transitions_terms_do_not_depend_on_the_others():
@@ -117,7 +118,7 @@ def test_a_transitions_terms_do_not_depend_on_the_others():
     half = select(batch, torch.arange(8, 16))
     alone = ppo_terms(policy, half, half.advantages, 0.1).terms
     for loss, term in together.items():
-        torch.testing.assert_close(term[8:], alone[loss])
+        assert_equal_to_rounding(term[8:], alone[loss])
 
 
 def filled_buffer(T: int, N: int, observation_space: spaces.Space) -> RolloutBuffer:

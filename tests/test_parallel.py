@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import HANG, child_environment
+from support.tolerances import assert_equal_to_rounding
 from torch import nn
 from torch.distributed import group, is_initialized
 
 from rlgns.runs.ranks import ALONE, Ranks, first_host, store_address
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 60.0
+TIMEOUT = HANG
 
 # --- what a rank does -------------------------------------------------------------------------------------------------
 
@@ -155,8 +157,7 @@ def free_port() -> int:
 
 def environment(**variables: object) -> dict[str, str]:
     """A machine's without ranks, in which a warning is an error."""
-    plain = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return {**plain, "PYTHONWARNINGS": "error", **{name: str(value) for name, value in variables.items()}}
+    return child_environment(PYTHONPATH=ROOT, PYTHONWARNINGS="error", **variables)
 
 
 def start(
@@ -172,7 +173,7 @@ def start(
     ]
 
 
-def end(process: subprocess.Popen, within: float = TIMEOUT) -> tuple[int, str]:
+def end(process: subprocess.Popen, within: float = HANG) -> tuple[int, str]:
     """Exit code and stderr; TimeoutExpired if it has not ended by then."""
     try:
         err = process.communicate(timeout=within)[1]
@@ -216,7 +217,7 @@ def test_gradients_are_summed_and_no_gradient_counts_as_zeros(saved):
         own = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         for rank in saved:
             if parameters[0].requires_grad:
-                torch.testing.assert_close(rank["gradients"][i], torch.stack(own).sum(0), rtol=1e-6, atol=1e-6)
+                assert_equal_to_rounding(rank["gradients"][i], torch.stack(own).sum(0))
             else:
                 assert rank["gradients"][i] is None
 
@@ -272,7 +273,7 @@ def test_training_on_several_ranks_is_training_on_one_with_all_examples(saved):
     for rank in saved:
         for own, first, alone in zip(rank["trained"], saved[0]["trained"], trained(ALONE), strict=True):
             assert torch.equal(own, first)
-            torch.testing.assert_close(own, alone, rtol=1e-12, atol=1e-14)
+            assert_equal_to_rounding(own, alone, updates=3)
 
 
 # --- alone ------------------------------------------------------------------------------------------------------------
@@ -392,7 +393,7 @@ def test_without_an_address_the_error_names_what_is_missing(variables, missing):
 @pytest.mark.parametrize(("job", "exit_code"), [("dies", 3), ("raises", 1)])
 def test_a_rank_that_dies_ends_the_others_with_an_error_at_once(job, exit_code, tmp_path):
     processes = start(job, tmp_path, size=2)
-    (first_code, first_error), (code, _) = [end(process, within=30) for process in processes]
+    (first_code, first_error), (code, _) = [end(process, within=TIMEOUT / 2) for process in processes]
     assert code == exit_code
     assert first_code == 1
     assert "RuntimeError" in first_error
@@ -408,7 +409,7 @@ def test_a_rank_that_waits_in_vain_gives_up_with_an_error_after_the_timeout(tmp_
         second_alone: "DistNetworkError",
     }
     for process, words in said.items():
-        code, error = end(process, within=30)
+        code, error = end(process)
         assert code == 1
         assert words in error
     assert hanging.poll() is None

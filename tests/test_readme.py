@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import HANG
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -18,7 +19,7 @@ def test_ci_runs_exactly_the_readme_s_test_command():
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=["stock_sb3", "own_loop"])
 def test_python_of_the_readme_runs_as_it_stands_and_prints_a_noise_scale(block):
     printed = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block], cwd=ROOT, check=True, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", block], cwd=ROOT, check=True, capture_output=True, text=True, timeout=HANG
     ).stdout
     assert re.search(r"\[\S+, \S+[\])]|undetermined", printed)
 

@@ -43,14 +43,14 @@ def test_an_array_whose_tasks_are_preempted_finishes_its_sweep(slurm, tmp_path):
     said = slurm("sbatch", "--parsable", "--array=1-2", "--exclusive", ARRAY, "sweep.yaml", out, cwd=tmp_path)
     array = said.strip()
     first_runs = [out / "seed=0", out / "seed=1"]
-    wait_until(lambda: all((run / "checkpoint.pt").exists() for run in first_runs), seconds=180)
+    wait_until(lambda: all((run / "checkpoint.pt").exists() for run in first_runs))
     assert {slurm.job(f"{array}_{task}")["NodeList"] for task in (1, 2)} == {"n1", "n2"}
 
     slurm("scancel", "--signal=USR1", "--batch", f"{array}_1")
     slurm("scontrol", "requeue", f"{array}_2")
 
     states = lambda: [slurm.job(f"{array}_{task}")["JobState"] for task in (1, 2)]  # noqa: E731
-    wait_until(lambda: states() == ["COMPLETED", "COMPLETED"], seconds=180)
+    wait_until(lambda: states() == ["COMPLETED", "COMPLETED"])
     assert [slurm.job(f"{array}_{task}")["Restarts"] for task in (1, 2)] == ["1", "1"]
     runs = outcomes_of([out])
     assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(4)]

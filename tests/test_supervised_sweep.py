@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from wandb_log import read_wandb_log
-from whole_runs import environment, wait_until
+from whole_runs import TIMEOUT, environment, wait_until
 
 from rlgns.commands.cli import main
 from rlgns.runs.records import read_records
@@ -36,7 +36,7 @@ def test_ctrl_c_ends_a_run_well_and_it_can_be_resumed(tmp_path):
     started = start(tmp_path, "--wandb", "disabled", "--max-epochs", "100000", "--out", "run")
     wait_until(lambda: num_records(run) > 3)
     started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=TIMEOUT)
     assert started.returncode == 130, err
     assert "stopping after this step" in err
     summary = json.loads((run / "summary.json").read_text())
@@ -44,7 +44,7 @@ def test_ctrl_c_ends_a_run_well_and_it_can_be_resumed(tmp_path):
     assert summary["exit_code"] == 130
     assert f"stopped after update {steps:,}; continue with --resume run" in out
     resumed = start(tmp_path, "--resume", "run", "--max-epochs", str((steps + 30) * 64 / 1438))
-    assert resumed.wait(60) == 0, resumed.communicate()
+    assert resumed.wait(TIMEOUT) == 0, resumed.communicate()
     resumed.communicate()
     assert read_records(run / "metrics.jsonl")[-1]["progress/steps"] >= steps + 30
 
@@ -59,8 +59,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint_when_its_launcher_starts_it_ag
     before = num_records(run)
     done = subprocess.run(
         [*TRAIN, *flags, "--max-epochs", "20"],
-        cwd=tmp_path, env={**environment(tmp_path), "RLGNS_RESTART_COUNT": "1"}, capture_output=True, text=True,
-        timeout=100, check=False,
+        cwd=tmp_path, env=environment(tmp_path) | {"RLGNS_RESTART_COUNT": "1"}, capture_output=True, text=True,
+        timeout=TIMEOUT, check=False,
     )  # fmt: skip
     if "updates already" in done.stderr:  # it had come further than that
         assert done.returncode == 2
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_when_its_launcher_starts_it_ag
 
 def test_wandb_gets_the_records_against_examples(tmp_path):
     started = start(tmp_path, "--wandb", "offline", "--max-steps", "40", "--out", "run")
-    _, err = started.communicate(timeout=100)
+    _, err = started.communicate(timeout=TIMEOUT)
     assert started.returncode == 0, err
     (path,) = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
     log = read_wandb_log(path)

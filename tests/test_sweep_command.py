@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.processes import HANG, wait_until
 
 from rlgns.commands.cli import main
 from rlgns.runs.records import read_lines, read_records
@@ -61,15 +62,13 @@ def events(out: Path) -> list[dict[str, Any]]:
     return [event for path in sorted(out.glob("sweep*.jsonl")) for event in read_lines(path)[0]]
 
 
+def has_records(run: Path) -> bool:
+    path = run / "metrics.jsonl"
+    return path.exists() and len(read_records(path)) > 0
+
+
 def count(out: Path, kind: str) -> Counter[str]:
     return Counter(event["run"] for event in events(out) if event["event"] == kind)
-
-
-def wait_for(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
 
 
 def test_every_run_is_run_once_and_a_second_call_runs_nothing(tmp_path, capsys):
@@ -166,7 +165,7 @@ def test_shards_run_every_run_once_between_them(tmp_path):
     path = sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1, 2, 3, 4]}})
     with start(path, "--shard=2/2") as other:
         assert sweep(path, "--shard=1/2") == 0
-        other.communicate(timeout=60)
+        other.communicate(timeout=HANG)
     assert other.returncode == 0
     assert count(tmp_path / "out", "finished") == {f"seed={seed}": 1 for seed in range(5)}
 
@@ -174,11 +173,11 @@ def test_shards_run_every_run_once_between_them(tmp_path):
 def test_a_second_launcher_at_the_same_directory_is_refused(tmp_path, capsys):
     path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.01}})
     with start(path) as first:
-        wait_for((tmp_path / "out/sweep.jsonl").exists)
+        wait_until((tmp_path / "out/sweep.jsonl").exists)
         assert sweep(path) == 2
         assert "another launcher is at" in capsys.readouterr().err
         first.send_signal(signal.SIGTERM)
-        first.communicate(timeout=60)
+        first.communicate(timeout=HANG)
     assert first.returncode == 143
 
 
@@ -238,10 +237,9 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, capsys):
 def test_a_signal_stops_runs_in_good_order_and_the_same_command_goes_on(number, code, tmp_path):
     path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.1}, "seed": {"values": [0, 1, 2]}})
     with start(path, "--workers=2") as launcher:
-        wait_for(lambda: len(list((tmp_path / "out").glob("*/metrics.jsonl"))) == 2)
-        time.sleep(0.3)  # in the middle of both
+        wait_until(lambda: sum(has_records(run) for run in (tmp_path / "out").glob("seed=*")) == 2)
         launcher.send_signal(number)
-        said, _ = launcher.communicate(timeout=60)
+        said, _ = launcher.communicate(timeout=HANG)
     assert launcher.returncode == code, said
     assert "the same command goes on" in said
     assert "Traceback" not in said
@@ -259,9 +257,9 @@ def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path)
         with start(path, "--workers=2") as launcher:
             time.sleep(chance.uniform(0.5, 2.5))
             launcher.kill()
-            launcher.communicate(timeout=60)
+            launcher.communicate(timeout=HANG)
     with start(path, "--workers=2") as launcher:
-        said, _ = launcher.communicate(timeout=120)
+        said, _ = launcher.communicate(timeout=HANG)
     assert launcher.returncode == 0, said
     assert "6 finished" in said
     runs = outcomes_of([out])
@@ -275,23 +273,23 @@ def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path)
 @pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     """A run of the main job, its process killed in the middle: the launcher starts it again, and it resumes."""
-    told = {"env": "CartPole-v1", "algo": "a2c", "num_envs": 8, "total_transitions": 3000, "checkpoint_seconds": 0.5}
+    told = {"env": "CartPole-v1", "algo": "a2c", "num_envs": 8, "total_transitions": 12_000, "checkpoint_seconds": 0.1}
     parameters = {name: {"value": value} for name, value in {**told, "wandb": "disabled", "measure_every": 5}.items()}
     command = ["${interpreter}", "-m", "rlgns", "train", "atari", "${args}"]
     path = sweep_file(tmp_path, {**parameters, "seed": {"values": [3]}}, command=command)
     with start(path) as launcher:
         run = tmp_path / "out/run"
-        wait_for((run / "checkpoint.pt").exists, 60)
+        wait_until((run / "checkpoint.pt").exists)
         pids = subprocess.run(["pgrep", "-f", f"out={run}"], capture_output=True, text=True, check=True).stdout.split()
         for pid in pids:
             os.kill(int(pid), signal.SIGKILL)
-        said, _ = launcher.communicate(timeout=120)
+        said, _ = launcher.communicate(timeout=HANG)
     assert launcher.returncode == 0, said
     assert "run: exit code -9, starts again" in said
     assert "run: goes on" in said
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sum(line.get("event") == "resume" for line in lines) == 1
-    assert json.loads((run / "summary.json").read_text())["progress/transitions"] >= 3000
+    assert json.loads((run / "summary.json").read_text())["progress/transitions"] >= 12_000
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from wandb_server import WandbServer, wandb_server
-from whole_runs import SCRIPT, environment, wait_until
+from whole_runs import SCRIPT, TIMEOUT, environment, wait_until
 
 from rlgns.runs.directory import read_config
 from rlgns.runs.records import read_lines, read_records
@@ -85,7 +85,7 @@ class Task:
 
     def end(self) -> int:
         assert self.process
-        return self.process.wait(60)
+        return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
         """All its processes at once, as a node does that fails."""
@@ -119,7 +119,7 @@ def of_user(folder: Path, server: WandbServer) -> dict[str, str]:
 def make_sweep(folder: Path, server: WandbServer, file: Path) -> str:
     done = subprocess.run(
         ["wandb", "sweep", file],
-        cwd=folder, env=of_user(folder, server), capture_output=True, text=True, timeout=30, check=False,
+        cwd=folder, env=of_user(folder, server), capture_output=True, text=True, timeout=TIMEOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stderr.split()[-1]

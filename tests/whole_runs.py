@@ -9,15 +9,17 @@ import os
 import runpy
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.processes import HANG, child_environment, wait_until
+
+__all__ = ["FORKS", "SCRIPT", "TIMEOUT", "Ended", "Started", "environment", "run", "start", "start_anew", "wait_until"]
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train_atari.py"
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["rlgns.agents.task", "rlgns.report.run_figures"])
-TIMEOUT = 120.0
+TIMEOUT = HANG
 
 
 @dataclass
@@ -51,11 +53,10 @@ class Started:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Of a machine with an empty home, no W&B and no proxy settings, and one thread."""
+    """Of a machine with an empty home, no W&B and no proxy settings; the processor is that of the tests."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(home), **threads}
+    return child_environment(LANG="C.UTF-8", HOME=home)
 
 
 def start(folder: Path, *arguments: str) -> Started:
@@ -83,14 +84,6 @@ def start_anew(
     """With `on_terminal` the standard input becomes the terminal whose keys reach the process (Ctrl-C above all)."""
     what = ["-c", TAKE_TERMINAL] if on_terminal else [SCRIPT]
     return subprocess.Popen([sys.executable, *what, *arguments], cwd=folder, env=environment(folder), **options)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("what was waited for has not come")
-        time.sleep(0.02)
 
 
 def _run_script(arguments: tuple[str, ...], environment: dict[str, str], folder: Path) -> None:
