@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rlgns.runs.extras import remedy_for
+
 if TYPE_CHECKING:
     from rlgns.agents.algorithms import A2C, PPO, TrainingDivergedError
     from rlgns.agents.atari import AtariVecEnv
@@ -33,7 +35,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'rlgns.agents' has no attribute '{name}'")
-    return getattr(import_module(_MODULES[name]), name)
+    try:
+        return getattr(import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(remedy_for(error) or str(error)) from error
 
 
 def __dir__() -> list[str]:

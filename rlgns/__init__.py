@@ -10,6 +10,7 @@ from rlgns.noise.grouping import environment_groups, transition_groups
 from rlgns.noise.history import History
 from rlgns.noise.moments import GradientMoments, effective_dimension, moments_from_groups
 from rlgns.noise.scale import NoiseScale, PooledMoments, noise_scale
+from rlgns.runs.extras import remedy_for
 from rlgns.runs.records import read_records
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ _WITH_TORCH = {"group_backward": "rlgns.gradients.backward", "group_moments": "r
 def __getattr__(name: str) -> Any:
     if name not in _WITH_TORCH:
         raise AttributeError(f"module 'rlgns' has no attribute '{name}'")
-    return getattr(import_module(_WITH_TORCH[name]), name)
+    try:
+        return getattr(import_module(_WITH_TORCH[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(remedy_for(error) or str(error)) from error
 
 
 def __dir__() -> list[str]:

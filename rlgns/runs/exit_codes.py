@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from rlgns.runs.extras import remedy_for
 from rlgns.runs.terminal import TolerantStream, tolerant_output
 
 
@@ -38,6 +39,10 @@ def exit_code_of(work: Callable[[], int], *, prints_its_result: bool = False) ->
             code, prints = _code_of(end), True
         except ValueError as error:
             return _refusal(2, str(error))
+        except ModuleNotFoundError as error:
+            if (remedy := remedy_for(error)) is None:
+                raise
+            return _refusal(2, remedy)
         except BrokenPipeError:
             return 141
         except OSError as error:

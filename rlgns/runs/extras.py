@@ -1,0 +1,40 @@
+"""Which extra of the package brings a library that is not installed?
+
+`pip install rlgns` brings NumPy and SciPy, which is all that the estimators need. Everything else comes with extras.
+"""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "study": {
+        "annotated_types",
+        "jinja2",
+        "matplotlib",
+        "pydantic",
+        "rich",
+        "sweeps",
+        "torch",
+        "tyro",
+        "wandb",
+        "yaml",
+    },
+    "agents": {"ale_py", "gymnasium", "stable_baselines3"},
+    "tasks": {"PIL", "cv2", "datasets", "pytorch_optimizer", "sklearn", "tokenizers"},
+}
+"""Top-level modules that each extra brings."""
+
+
+def remedy_for(error: ModuleNotFoundError) -> str | None:
+    """What to install.
+
+    Args:
+        error: A failed import.
+
+    Returns:
+        One sentence that names the extra; None if no extra brings the module.
+    """
+    module = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return f"{module} is not installed; install it with: pip install 'rlgns[{extra}]'"
+    return None
