@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlgns.gradients.backward import group_backward
     from rlgns.gradients.groups import group_moments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GradientMoments",

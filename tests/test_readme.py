@@ -1,4 +1,7 @@
+"""What the READMEs say can be typed can be typed: every Python block and every command runs."""
+
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -6,30 +9,84 @@ from pathlib import Path
 import pytest
 from support.processes import HANG
 
+from rlgns.commands.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+READMES = [ROOT / name for name in ("README.md", "agents/README.md", "rlgns/README.md", "rlgns/tasks/README.md")]
+
+
+def blocks(language: str) -> list[str]:
+    return [block for path in READMES for block in re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)]
 
 
 def test_ci_runs_exactly_the_readme_s_test_command():
-    (command,) = [line for line in README.splitlines() if line.endswith("scripts/check.py")]
+    (command,) = [line for line in READMES[0].read_text().splitlines() if line.endswith("scripts/check.py")]
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=["stock_sb3", "own_loop"])
-def test_python_of_the_readme_runs_as_it_stands_and_prints_a_noise_scale(block):
-    printed = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block], cwd=ROOT, check=True, capture_output=True, text=True, timeout=HANG
-    ).stdout
-    assert re.search(r"\[\S+, \S+[\])]|undetermined", printed)
+def test_the_first_readme_is_short():
+    assert len(READMES[0].read_bytes()) < 11_000
 
 
-def test_every_module_is_in_the_readme_s_file_tree():
-    tree = README.split("## Files")[1]
-    missing = [
-        path.name
-        for folder in ("rlgns", "agents")
-        for path in (ROOT / folder).glob("[a-z]*.py")
-        if path.name not in tree
-    ]
-    assert not missing
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_of_the_readmes_runs_as_it_stands_and_prints_a_noise_scale(tmp_path, number):
+    command = [sys.executable, "-W", "error", "-c", blocks("python")[number]]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=HANG)
+    assert re.search(r"\[\S+, \S+[\])]|undetermined", done.stdout)
+
+
+SHORT = {
+    "rlgns train atari": "--num-envs 4 --num-steps 8 --total-transitions 64 --wandb disabled",
+    "scripts/train_atari.py": "--num-envs 4 --num-steps 5 --total-transitions 60 --wandb disabled",
+    "rlgns train digits": "--max-steps 5 --wandb disabled",
+    "rlgns sweep": "--dry-run",
+    "rlgns compare": "--out page",
+}
+"""Flags that make a command of the READMEs a matter of seconds; the later flag wins."""
+
+ELSEWHERE = ("rlgns demo", "rlgns train mnist", "torchrun", "srun")
+"""Commands that other tests run: they take minutes, data or several processes."""
+
+
+def commands() -> list[str]:
+    lines = [line.partition("   #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    lines = [line.split(" && ")[-1].removeprefix(".venv/bin/python ") for line in lines]
+    return [line for line in lines if line and not line.startswith((*ELSEWHERE, "scripts/check.py"))]
+
+
+@pytest.mark.slow
+def test_commands_of_the_readmes_run_in_their_order(tmp_path):
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    for name in ("breakout_a2c", "digits"):  # what the sweeps of the READMEs, hours and minutes long, leave behind
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "runs.zip").symlink_to(ROOT / "scripts/studies" / name / "runs.zip")
+    assert len(commands()) >= 8
+    for command in commands():
+        extra = next((flags for start, flags in SHORT.items() if command.startswith(start)), "")
+        line = command if command.startswith("rlgns") else f"python {command}"
+        words = shlex.split(f"{line} {extra}")
+        program = {"rlgns": [sys.executable, "-m", "rlgns"], "python": [sys.executable]}[words[0]]
+        done = subprocess.run(
+            [*program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+
+
+def test_every_command_is_named_in_a_readme():
+    text = "\n".join(path.read_text() for path in (*READMES, *(ROOT / "scripts").rglob("README.md")))
+    assert not [name for name in (*COMMANDS, "pack") if f"rlgns {name}" not in text and f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize(
+    "path", [*READMES, ROOT / "scripts/studies/README.md", ROOT / "scripts/bench/README.md"], ids=str
+)
+def test_links_of_the_readmes_lead_somewhere(path):
+    targets = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    assert not [target for target in targets if not (path.parent / target).exists()]
+
+
+def test_every_package_is_on_the_map():
+    text = READMES[0].read_text()
+    packages = [path.parent.name for path in (ROOT / "rlgns").glob("*/__init__.py")]
+    assert not [name for name in packages if f"rlgns/{name}/" not in text and f"rlgns.{name}" not in text]
