@@ -222,7 +222,8 @@ def test_no_run_writes_through_a_link_in_its_directory(name, resume, tmp_path):
 
 
 RUNS_CODE = (
-    r"\bpickle\.load|\bmarshal\.|\bshelve\.|allow_pickle=True|\byaml\.(unsafe_|full_)?load\(|weights_only=False|"
+    r"\bpickle\.load|\bmarshal\.|\bshelve\.|allow_pickle=True|weights_only=False|"
+    r"\byaml\.(unsafe_load|full_load|load\((?![^)]*Loader=_Loader))|UnsafeLoader|FullLoader|yaml\.Loader|"
     r"shell=True|os\.system|os\.popen|\bmktemp\(|(?<![\w.])(eval|exec)\("
 )
 
