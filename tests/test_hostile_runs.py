@@ -16,12 +16,14 @@ from synthetic_runs import write_sweep
 
 from rlgns.commands.cli import main
 from rlgns.report.comparison_page import write_comparison
-from rlgns.report.literal import LONGEST, make_literal, printable
+from rlgns.report.literal import LONGEST, make_literal
 from rlgns.report.markup import Svg, inline_svg, render_page
 from rlgns.report.run_figures import noise_scale_figure
 from rlgns.report.sweep_figures import SweepFigure, new_axes
 from rlgns.report.sweep_page import LARGEST_SWEEP_FILE, render, write_report
 from rlgns.runs.directory import FILES, RunDirectory
+from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.foreign_text import printable
 from rlgns.runs.goals import RETURN
 from rlgns.study.csv_files import cell, write_csv
 from rlgns.study.outcomes import outcomes_of
@@ -191,6 +193,24 @@ def test_provenance_of_another_type_leaves_its_lines_out(value, tmp_path):
             config["provenance"] = value
         (run / "config.json").write_text(json.dumps(config))
     assert "How it was made" in render(study_of(outcomes_of([tmp_path])), [], command="")
+
+
+def test_no_name_of_a_run_steers_the_terminal_that_shows_it(tmp_path, capsys):
+    title = "\x1b]0;owned\x07\x1b[2J\u202e\ud800"
+    write_hostile_sweep(tmp_path / "sweep", title)
+    assert main(["fit", str(tmp_path / "sweep")]) == 0
+    assert main(["report", str(tmp_path / "sweep"), "--log-to-wandb=disabled"]) == 0
+    assert main(["compare", str(tmp_path / "sweep"), f"--out={tmp_path / 'compared'}"]) == 0
+
+    def refuse() -> int:
+        raise ValueError(f"no such {title}\n2")
+
+    assert exit_code_of(refuse) == 2
+    shown = capsys.readouterr()
+    assert "]0;owned" in shown.out
+    assert shown.err.startswith("error: no such")
+    assert shown.err.count("\n") == 1
+    assert not set(shown.out + shown.err) & {"\x1b", "\x07", "\u202e"}
 
 
 def test_keys_and_passwords_are_not_passed_on_with_a_page(tmp_path):

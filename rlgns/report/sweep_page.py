@@ -15,8 +15,9 @@ from typing import Any
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.markup import ON_DARK, Drawing, drawing_of, render_page, variable
 from rlgns.report.sweep_figures import SweepFigure, batch_colours, figures_of
-from rlgns.runs.directory import SWEEP_FILE, redacted
+from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_json, write_text
+from rlgns.runs.foreign_text import redacted
 from rlgns.runs.goals import level_in_words
 from rlgns.runs.json_files import read_file
 from rlgns.study.advice import Row, geometric_mean, rounded, unit_of

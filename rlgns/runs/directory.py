@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from rlgns.runs.foreign_text import redacted
 
 CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.json", "metrics.jsonl", "checkpoint.pt", "summary.json"
 
@@ -146,18 +147,6 @@ def _command(argv: Sequence[str]) -> str:
     else:
         words = [program.name]
     return redacted(shlex.join([*words, *argv[1:]]))
-
-
-_SECRET = re.compile(r"(?i)([\w-]*(?:api[_-]?key|password|passwd|secret|[_-]token)(?:=|:\s*|\s+)[\"']?)[^\s\"',]+")
-
-
-def redacted(text: str) -> str:
-    """The text without keys and passwords, for records and pages, which are passed on.
-
-    >>> redacted("env WANDB_API_KEY=0123abc rlgns train --hf-token hf_456 --seed 1")
-    'env WANDB_API_KEY=[redacted] rlgns train --hf-token [redacted] --seed 1'
-    """
-    return _SECRET.sub(r"\1[redacted]", text)
 
 
 def _version(package: str) -> str | None:
