@@ -213,6 +213,11 @@ def test_values_that_hold_themselves_or_a_thousand_others_are_looked_through_onc
     assert load_checkpoint(path)["deep"] == nested(200)
 
 
+def test_a_small_tensor_that_was_expanded_is_gone_on_from(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.pt", {"weight": torch.ones(1).expand(100)})
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["weight"].sum() == 100
+
+
 def test_an_archive_that_unpacks_to_more_than_it_holds_is_not_unpacked(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"format": FORMAT, "weight": torch.zeros(1_000_000)}, path)

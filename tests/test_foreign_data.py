@@ -246,6 +246,13 @@ def test_a_test_folder_with_classes_of_its_own_is_unlabelled_or_named(tmp_path):
     assert f"{tmp_path / 'val/images/c.png'}: the label is -1" in refusal(tmp_path)
 
 
+def test_a_file_of_a_billion_rows_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlgns.tasks.splits.MAX_ROWS", 2)
+    write(tmp_path / "train-0.parquet", [grey()], [0])
+    write(tmp_path / "train-1.parquet", [grey()] * 2, [0, 1])
+    assert "cannot be read (3 rows; 2 are allowed)" in refusal(tmp_path)
+
+
 # --- images
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from synthetic_runs import write_sweep
 
 from rlgns.commands.cli import main
 from rlgns.report.comparison_page import write_comparison
-from rlgns.report.literal import LONGEST, make_literal, printable
+from rlgns.report.literal import LONGEST, make_literal
 from rlgns.report.markup import Svg, inline_svg, render_page
 from rlgns.report.run_figures import noise_scale_figure
 from rlgns.report.sweep_figures import SweepFigure, new_axes
 from rlgns.report.sweep_page import LARGEST_SWEEP_FILE, render, write_report
+from rlgns.runs.directory import FILES, RunDirectory
+from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.foreign_text import printable
 from rlgns.runs.goals import RETURN
 from rlgns.study.csv_files import cell, write_csv
 from rlgns.study.outcomes import outcomes_of
@@ -189,6 +193,74 @@ def test_provenance_of_another_type_leaves_its_lines_out(value, tmp_path):
             config["provenance"] = value
         (run / "config.json").write_text(json.dumps(config))
     assert "How it was made" in render(study_of(outcomes_of([tmp_path])), [], command="")
+
+
+def test_no_name_of_a_run_steers_the_terminal_that_shows_it(tmp_path, capsys):
+    title = "\x1b]0;owned\x07\x1b[2J\u202e\ud800"
+    write_hostile_sweep(tmp_path / "sweep", title)
+    assert main(["fit", str(tmp_path / "sweep")]) == 0
+    assert main(["report", str(tmp_path / "sweep"), "--log-to-wandb=disabled"]) == 0
+    assert main(["compare", str(tmp_path / "sweep"), f"--out={tmp_path / 'compared'}"]) == 0
+
+    def refuse() -> int:
+        raise ValueError(f"no such {title}\n2")
+
+    assert exit_code_of(refuse) == 2
+    shown = capsys.readouterr()
+    assert "]0;owned" in shown.out
+    assert shown.err.startswith("error: no such")
+    assert shown.err.count("\n") == 1
+    assert not set(shown.out + shown.err) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_keys_and_passwords_are_not_passed_on_with_a_page(tmp_path):
+    runs = write_sweep(tmp_path, shapes=SHAPES, rates=(1,), seeds=1, noise=0.05)
+    (tmp_path / "sweep.yaml").write_text("command: [env, WANDB_API_KEY=k3y, rlgns]\napi_key: 'k3y'\nseed: {value: 5}\n")
+    config = json.loads((runs[0] / "config.json").read_text())
+    config["provenance"] = {"command": "tool --password k3y --hf-token=k3y --sequence-length 20"}
+    (runs[0] / "config.json").write_text(json.dumps(config))
+    html = render(study_of(outcomes_of([tmp_path])), [], command="")
+    assert "k3y" not in html
+    assert "--sequence-length 20" in html
+    assert "seed: {value: 5}" in html
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("resume", [True, False])
+def test_no_run_writes_through_a_link_in_its_directory(name, resume, tmp_path):
+    precious, run = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("{}")
+    run.mkdir()
+    if resume:
+        (run / "config.json").write_text("{}")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(precious)
+    words = "already holds a run" if not resume and name in {"metrics.jsonl", "checkpoint.pt"} else "is a link"
+    with pytest.raises(ValueError, match=words):
+        RunDirectory(run, resume=resume)
+    assert precious.read_text() == "{}"
+
+
+RUNS_CODE = (
+    r"\bpickle\.load|\bmarshal\.|\bshelve\.|allow_pickle=True|weights_only=False|"
+    r"\byaml\.(unsafe_load|full_load|load\((?![^)]*Loader=_Loader))|UnsafeLoader|FullLoader|yaml\.Loader|"
+    r"shell=True|os\.system|os\.popen|\bmktemp\(|(?<![\w.])(eval|exec)\("
+)
+
+
+def test_nothing_in_the_source_reads_files_in_a_way_that_runs_what_they_hold():
+    root = Path(__file__).parents[1]
+    found = {
+        f"{path.name}: {match[0]}"
+        for room in ("rlgns", "agents", "scripts")
+        for path in (root / room).rglob("*.py")
+        for match in re.finditer(RUNS_CODE, path.read_text())
+    }
+    assert not found
+    loads = [
+        path.name for path in (root / "rlgns").rglob("*.py") if re.search(r"(?<!`)torch\.load\(", path.read_text())
+    ]
+    assert loads == ["checkpoints.py"]
 
 
 # --- CSV

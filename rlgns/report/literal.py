@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +9,10 @@ from contextlib import contextmanager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from rlgns.runs.foreign_text import printable
+
 LONGEST = 120
 """Characters of one text in a figure; of longer ones the beginning is drawn."""
-
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, line feed and carriage return
-    "\ud800-\udfff\ufffe\uffff"  # no characters at all; UTF-8 and XML have no way to write them
-    "\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"  # invisible; they turn the direction in which a text is read
-)
-
-
-def printable(text: str) -> str:
-    """The text with a mark (U+FFFD) in place of what is no character, or one that cannot be seen."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def make_literal(figure: Figure) -> None:

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import jinja2
 
-from rlgns.report.literal import printable
 from rlgns.report.sweep_figures import INK, SweepFigure
+from rlgns.runs.foreign_text import printable
 
 ON_DARK = {
     INK: "#e6e8eb",

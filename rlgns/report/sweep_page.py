@@ -17,6 +17,7 @@ from rlgns.report.markup import ON_DARK, Drawing, drawing_of, render_page, varia
 from rlgns.report.sweep_figures import SweepFigure, batch_colours, figures_of
 from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_json, write_text
+from rlgns.runs.foreign_text import redacted
 from rlgns.runs.goals import level_in_words
 from rlgns.runs.json_files import read_file
 from rlgns.study.advice import Row, geometric_mean, rounded, unit_of
@@ -190,7 +191,7 @@ def _made(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     versions = [", ".join(f"{k} {v}" for k, v in _mapping(p.get("versions")).items() if v) for p in provenances]
     created = sorted(str(p["created"]) for p in provenances if p.get("created"))
     return {
-        "command": next((str(p["command"]) for p in provenances if p.get("command")), None),
+        "command": next((redacted(str(p["command"])) for p in provenances if p.get("command")), None),
         "versions": _each_once(versions),
         "commits": _each_once(p.get("git_commit") for p in provenances),
         "machines": _each_once(
@@ -214,7 +215,7 @@ def _sweep_file(run: Outcome) -> str | None:
     if path is None or not path.exists() or (isinstance(path, Path) and path.is_symlink()):
         return None
     try:
-        return read_file(path, LARGEST_SWEEP_FILE).decode("utf-8", errors="replace")
+        return redacted(read_file(path, LARGEST_SWEEP_FILE).decode("utf-8", errors="replace"))
     except ValueError:
         return None
 

@@ -33,6 +33,9 @@ COMMENT_SIZE = len(MARK) + 2 * hashlib.sha256().digest_size
 END_OF_ARCHIVE = b"PK\x05\x06"
 """What the last record of a ZIP archive begins with: 22 bytes, the last two the length of the comment that follows."""
 
+SMALL = 1 << 20
+"""Bytes that a tensor may have beyond those stored, where an expanded one was saved."""
+
 State = dict[str, Any]
 
 
@@ -171,7 +174,7 @@ def _unusable(state: State) -> str | None:
         if isinstance(value, torch.Tensor):
             if value.is_nested or value.layout != torch.strided or value.is_meta or value.is_quantized:
                 return "a tensor that is nested, sparse, quantised or empty of values"
-            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            if value.numel() * value.element_size() > max(SMALL, value.untyped_storage().nbytes()):
                 return f"a tensor of shape {list(value.shape)} with fewer values than that"
         elif isinstance(value, dict | list | tuple):
             if id(value) in seen:

@@ -19,7 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from rlgns.runs.foreign_text import redacted
+
 CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.json", "metrics.jsonl", "checkpoint.pt", "summary.json"
+
+LOCK = ".lock"
+
+FILES = (CONFIG, METRICS, CHECKPOINT, SUMMARY, LOCK, "noise_scale.png", "noise_scale.svg")
+"""What a run writes into its directory, beside W&B's own."""
 
 SWEEP_FILE = "sweep.yaml"
 """In the directory above the runs of a sweep: a copy of what it was started from."""
@@ -43,9 +50,10 @@ class RunDirectory:
             raise ValueError(f"{path} holds no run to resume ({CONFIG} is missing); name a run directory")
         if not resume:
             check_unused(path)
+        _check_no_links(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = (path / ".lock").open("w")
+            self._lock: IO[str] = (path / LOCK).open("w")
         except OSError as error:
             raise ValueError(f"{path} cannot be written to ({error.strerror}); choose another --out") from None
         try:
@@ -85,6 +93,13 @@ def check_unused(path: Path) -> None:
     """Raise ValueError, with the remedy, if the directory already holds a run."""
     if _holds_results(path):
         raise ValueError(f"{path} already holds a run; continue it with --resume {path}, or choose another --out")
+
+
+def _check_no_links(path: Path) -> None:
+    """Raise ValueError if a file that the run writes is a link: in a foreign directory it may lead to any file."""
+    for name in FILES:
+        if (path / name).is_symlink():
+            raise ValueError(f"{path / name} is a link, through which no run writes; put the file itself there")
 
 
 def _holds_results(path: Path) -> bool:
@@ -131,7 +146,7 @@ def _command(argv: Sequence[str]) -> str:
         words = ["python", str(program.relative_to(Path.cwd())) if inside else str(program)]
     else:
         words = [program.name]
-    return shlex.join([*words, *argv[1:]])
+    return redacted(shlex.join([*words, *argv[1:]]))
 
 
 def _version(package: str) -> str | None:

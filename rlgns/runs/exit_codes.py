@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 
 from rlgns.runs.extras import remedy_for
+from rlgns.runs.foreign_text import printable
 from rlgns.runs.terminal import TolerantStream, tolerant_output
 
 
@@ -75,5 +76,5 @@ def _code_of(end: SystemExit) -> int:
 
 
 def _refusal(code: int, reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
+    print(f"error: {printable(reason)}".replace("\n", " "), file=sys.stderr)
     return code

@@ -80,6 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
             return
         target = path.resolve() if path.is_symlink() else path
         temporary = target.with_name(f".{target.stem[:150]}.{os.getpid()}.tmp{target.suffix}")
+        temporary.unlink(missing_ok=True)  # a link that lies there is not written through
         try:
             yield temporary
             _bring_to_disk(temporary)

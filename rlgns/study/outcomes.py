@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlgns.runs.directory import CONFIG, METRICS
+from rlgns.runs.foreign_text import printable
 from rlgns.runs.goals import RETURN, Reached
 from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, check_record, read_records
@@ -107,8 +108,8 @@ def outcome_of(run: RunFolder) -> Outcome:
 
 def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, history: Sequence[Record] = ()) -> Outcome:
     return Outcome(
-        name=name,
-        task=saved.task,
+        name=printable(name),
+        task=printable(saved.task),
         batch_size=saved.batch_size,
         shape=saved.shape,
         learning_rate=saved.learning_rate,
@@ -121,7 +122,7 @@ def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, his
         directory=directory,
         options=saved.options,
         told=saved.facts,
-        unit=saved.unit,
+        unit=printable(saved.unit),
         measure=saved.measure,
         history=history,
     )

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlgns.tasks.images import UInt8, bytes_of, decoded, file_beneath
+from rlgns.tasks.images import UInt8, bytes_of, decoded, file_beneath, quieten_decoder
 from rlgns.tasks.labels import test_labels, training_labels
 from rlgns.tasks.splits import TESTS, TRAIN, Table, candidates, splits_of
 
@@ -204,6 +204,7 @@ def _examples(table: Table, targets: Tensor, size: int, channels: int) -> Exampl
     """The first images of the table, one for every target."""
     import datasets
 
+    quieten_decoder()
     name = table.needed_column(IMAGE)
     try:
         rows = table.rows.cast_column(name, datasets.Image(decode=False)).select_columns([name])

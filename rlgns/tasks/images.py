@@ -26,6 +26,11 @@ MAX_BYTES = 1 << 28
 UInt8 = NDArray[np.uint8]
 
 
+def quieten_decoder() -> None:
+    """Let OpenCV write nothing on standard error: of a damaged image one line is enough, and that is ours."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 def bytes_of(cell: Any, roots: Sequence[Path]) -> bytes:
     """The content of an image's cell.
 

@@ -31,6 +31,9 @@ TESTS = ("test", "val", "dev", "eval")
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 """Endings of the files in folders of images; others are left alone."""
 
+MAX_ROWS = 1 << 27
+"""Rows of a split; a file of a few kilobytes may say that one value comes a billion times."""
+
 UNLABELLED = -1
 """Label of what has none, as the hub has it in the test splits of contests."""
 
@@ -174,12 +177,20 @@ def _parquet(files: Sequence[Path], data_dir: Path) -> Table:
     library = _datasets()
     source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     try:
-        files = [path for path in files if _num_rows(path)]
+        files = _with_rows(files)
         patterns = [glob.escape(str(path)) for path in files]  # of an empty file the library says that it is damaged
         rows = library.Dataset.from_parquet(patterns, split="train") if files else library.Dataset.from_dict({})
     except Exception as error:  # the library's errors are of many kinds, each of its readers' own
         raise ValueError(f"no data: {source} cannot be read ({_reason(error)}); name another --data-dir") from None
     return Table(rows, source, files, (data_dir,))
+
+
+def _with_rows(files: Sequence[Path]) -> list[Path]:
+    """The files that have rows; ValueError if there are too many."""
+    counts = [_num_rows(path) for path in files]
+    if sum(counts) > MAX_ROWS:
+        raise ValueError(f"{sum(counts):,} rows; {MAX_ROWS:,} are allowed")
+    return [path for path, count in zip(files, counts, strict=True) if count]
 
 
 def _num_rows(path: Path) -> int:
