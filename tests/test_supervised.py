@@ -188,7 +188,7 @@ def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, ca
     assert entry.digits(["--resume", str(tmp_path / "run"), "--batch-size", "32"]) == 2
     assert "batch_size 32 cannot be changed in a run that is resumed (it has 64)" in capsys.readouterr().err
     assert entry.digits(["--resume", str(tmp_path / "run")]) == 2
-    assert "has its 3 updates already; give a larger --max-epochs" in capsys.readouterr().err
+    assert "has its 3 updates already; give a larger --max-epochs or --max-steps" in capsys.readouterr().err
 
 
 # --- rules
