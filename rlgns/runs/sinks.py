@@ -193,7 +193,7 @@ def open_wandb(
         place = {} if in_sweep else {"id": run_id, "project": options.project, "entity": options.entity}
         labels = {name: getattr(options, name) or None for name in ("group", "job_type", "tags", "notes", "name")}
         how = {"dir": run_dir, "config": dict(config), "resume": "allow" if resume else None}
-        with _stderr_to(run_dir / "wandb-core.log"):
+        with _stderr_to(run_dir / "wandb" / "core.log"):
             run, why = _start(mode, {**place, **labels, **how}, options.finish_timeout)
         run.define_metric(options.x_axis)
         run.define_metric("*", step_metric=options.x_axis)
@@ -230,7 +230,12 @@ def _environment(run_dir: Path) -> Iterator[None]:
 @contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
     """Send to a file what processes that are started inside will ever write to standard error: Go's stack traces."""
-    terminal = os.dup(2)
+    try:
+        terminal = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    log.parent.mkdir(exist_ok=True)
     try:
         with log.open("ab") as file:
             os.dup2(file.fileno(), 2)
@@ -267,8 +272,9 @@ def _start(mode: Mode, arguments: Mapping[str, Any], finish_timeout: float) -> t
             if run.entity:
                 return run, ""
             why = "the server's answers make no sense"
+            run.finish(exit_code=1)  # ends its threads, be it by an error
         except Exception as error:
-            why = str(error).partition("\n")[0] or "no answer"
+            why = why or str(error).partition("\n")[0] or "no answer"
         _teardown()  # wandb would not let go of the failed run's id
     return _init("offline", arguments, finish_timeout), why  # which refuses options that are wrong, too
 
