@@ -233,6 +233,10 @@ class _RecordsOnly:
     def save(self) -> None:
         """Do nothing."""
 
+    def goes_on(self) -> bool:
+        """Always."""
+        return True
+
     def asked_to_stop(self) -> bool:
         """Never."""
         return False

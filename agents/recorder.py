@@ -6,9 +6,9 @@ Its record is written, its progress shown, its state kept, and a request to stop
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from rlgns.runs.goals import GoalTracker, Reached
 from rlgns.runs.opening import reading
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-from rlgns.runs.stopping import StopRequest
+from rlgns.runs.task import Keeper
 
 
 @dataclass(slots=True)
@@ -39,26 +39,6 @@ class Counters:
         """Count episodes that ended, and keep the last so many."""
         self.episodes += len(episodes)
         self.finished = (self.finished + episodes)[-window:]
-
-
-class Keeper(Protocol):
-    """Takes what a run makes; `rlgns.runs.lifecycle.Run` is one.
-
-    Attributes:
-        stop: Whether a signal has asked the run to end.
-
-    """
-
-    stop: StopRequest
-
-    def take(self, record: Mapping[str, object] | None) -> None:
-        """Take note of an update, and of its record if it leaves one."""
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-
-    def asked_to_stop(self) -> bool:
-        """Whether any of the ranks, which all ask, is to stop."""
 
 
 class Recorder(BaseCallback):

@@ -23,14 +23,14 @@ from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.goals import RETURN
-from rlgns.runs.lifecycle import Plan, Run, carry_out
+from rlgns.runs.lifecycle import Plan, carry_out
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
 from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
-from rlgns.runs.task import DivergenceError, State, Task
+from rlgns.runs.task import DivergenceError, Keeper, State, Task
 
 
 def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
@@ -177,7 +177,7 @@ class Training(Task):
 
     # --- training
 
-    def train(self, run: Run) -> None:
+    def train(self, run: Keeper) -> None:
         """Let Stable-Baselines3's loop run; the recorder hands over what it makes."""
         self.recorder.keeper = run
         try:

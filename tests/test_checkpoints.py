@@ -397,6 +397,52 @@ def test_a_run_that_is_measured_trains_the_same_as_one_that_is_not(walks, tmp_pa
     assert_same_state(*states)
 
 
+def without_time(summary):
+    return {key: value for key, value in summary.items() if "seconds" not in key and not key.startswith("time/")}
+
+
+@pytest.mark.parametrize("kind", ["a2c", "ppo, annealed"])
+def test_a_run_killed_between_its_last_checkpoint_and_its_summary_is_closed_with_the_same_numbers(
+    kind, walks, tmp_path, monkeypatch, capsys
+):
+    def killed(path, content):
+        raise SystemExit(9)
+
+    assert rlgns.agents.task.run(config_of(kind, tmp_path / "whole")) == 0
+    for name in ("resumed", "restarted"):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr("rlgns.runs.lifecycle.write_json", killed)
+            rlgns.agents.task.run(config_of(kind, tmp_path / name))
+        assert not (tmp_path / name / "summary.json").exists()
+    records = read_records(tmp_path / "resumed" / "metrics.jsonl")
+    assert rlgns.agents.task.run(parse(["--resume", str(tmp_path / "resumed")])) == 0
+    assert read_records(tmp_path / "resumed" / "metrics.jsonl") == records
+    monkeypatch.setenv("RLGNS_RESTART_COUNT", "2")
+    assert rlgns.agents.task.run(config_of(kind, tmp_path / "restarted")) == 0
+    whole, *closed = (
+        without_time(json.loads((tmp_path / name / "summary.json").read_text()))
+        for name in ("whole", "resumed", "restarted")
+    )
+    assert closed == [whole, whole]
+    assert (tmp_path / "resumed" / "noise_scale.png").exists()
+
+
+def test_a_restarted_run_whose_options_changed_is_refused(walks, tmp_path, monkeypatch):
+    assert rlgns.agents.task.run(config_of("a2c", tmp_path / "run")) == 0
+    monkeypatch.setenv("RLGNS_RESTART_COUNT", "1")
+    changed = replace(config_of("a2c", tmp_path / "run"), gamma=0.5)
+    with pytest.raises(ValueError, match=r"gamma is 0.5, but the run in .* has gamma 0.99.*give --gamma 0.99, or"):
+        rlgns.agents.task.run(changed)
+
+
+def test_a_checkpoint_of_another_algorithm_is_named(walks, tmp_path):
+    for kind in ("a2c", "ppo, annealed"):
+        assert rlgns.agents.task.run(config_of(kind, tmp_path / kind)) == 0
+    (tmp_path / "a2c" / "checkpoint.pt").replace(tmp_path / "ppo, annealed" / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"is a checkpoint of A2C on RandomWalks, not of PPO on RandomWalks"):
+        rlgns.agents.task.run(parse(["--resume", str(tmp_path / "ppo, annealed"), "--total-transitions", "4000"]))
+
+
 # Divergence
 
 

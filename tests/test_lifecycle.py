@@ -141,7 +141,7 @@ def test_an_option_that_makes_the_run_is_not_changed_when_it_goes_on(way, tmp_pa
         assert run(tmp_path / "run", 20, seed=1) == 2
     line = error_of(capsys)
     assert f"seed is 1, but the run in {tmp_path / 'run'} has seed 0" in line
-    assert "give --seed 0 again, or choose another --out" in line
+    assert "give --seed 0, or choose another --out" in line
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == records
 
 

@@ -3,15 +3,18 @@
 import errno
 import os
 import pty
+import re
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -237,6 +240,75 @@ def test_a_refused_key_means_offline_under_the_same_id(run_dir, monkeypatch, sai
     assert (sink.run_id, server.runs) == ("id", {})
     assert log_of(sink).records == [record(1)]
     assert len(said) == 1
+
+
+ANSWERS = {
+    "a captive portal": (200, b"<html><body>Please log in</body></html>"),
+    "garbage": (200, bytes(range(256))),
+    "nothing": (200, b""),
+    "null": (200, b"null"),
+    "no data": (200, b'{"data": null}'),
+    "a list": (200, b"[]"),
+    "data of other types": (200, b'{"data": {"viewer": 3, "upsertBucket": "x"}}'),
+    "an error": (200, b'{"errors": [{"message": "no"}]}'),
+    "not found": (404, b"no"),
+    "a circle of redirections": (302, b""),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_whatever_a_server_answers_the_run_is_offline_and_says_so_in_one_line(
+    answer, run_dir, monkeypatch, said, capfd
+):
+    code, body = ANSWERS[answer]
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Location", "/login")
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
+        thread = threading.Thread(target=portal.serve_forever, args=(0.02,))
+        thread.start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{portal.server_port}")
+        sink = open_wandb(WandbOptions(), run_dir, {}, "id", say=said.append)
+        sink.log(record(1), 1)
+        sink.finish({})
+        portal.shutdown()
+        thread.join()
+    assert log_of(sink).records == [record(1)]
+    assert sink.run_id == "id"
+    (line,) = said
+    assert re.fullmatch(r"W&B is offline \(.+\); upload later with: wandb sync \S+", line)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["WANDB_MODE", "WANDB_BASE_URL", "WANDB_TAGS", "WANDB_RUN_ID", "WANDB_PROJECT"])
+def test_a_setting_of_nothing_counts_as_not_set(name, run_dir, monkeypatch, said):
+    monkeypatch.setenv(name, "")
+    sink = open_wandb(WandbOptions(project="p"), run_dir, {}, "id", say=said.append)
+    sink.finish({})
+    assert sink.run_id == "id"
+    assert "no API key" in said[0]
+    assert os.environ[name] == ""
+
+
+@pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "sometimes"), ("WANDB_BASE_URL", "nonsense")])
+def test_a_setting_that_wandb_refuses_is_one_line(name, value, run_dir, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"refuses its setting .* '{value}' .*correct {name} or") as error:
+        open_wandb(WandbOptions(), run_dir, {}, "id")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_no_key_on_a_terminal_asks_nothing(run_dir, home):

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from rlgns.runs.records import read_records
 from rlgns.study.outcomes import outcome_of
 from rlgns.tasks import entry
 from rlgns.tasks.config import DEFAULTS, checked, parse
+from rlgns.tasks.learning import Learner
 
 QUIET = ("--wandb", "disabled", "--num-torch-threads", "1")
 
@@ -112,6 +115,79 @@ def test_swap_is_a_flag_of_every_run(tmp_path):
     assert summary["swap/train_loss"] < summary["eval/train_loss"]
 
 
+def killed_at_the_end(monkeypatch, out, *flags):
+    """A run that is killed after its last checkpoint and before its summary."""
+
+    def killed(path, content):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlgns.runs.lifecycle.write_json", killed)
+        assert run_digits(out, *flags) == 9
+    assert not (out / "summary.json").exists()
+
+
+def without_time(summary):
+    return {key: value for key, value in summary.items() if "seconds" not in key and not key.startswith("time/")}
+
+
+@pytest.mark.parametrize("flags", [("--goals", "2.0"), ("--swap-workers", "2", "--swap-epochs", "0.2")])
+def test_a_run_killed_before_its_summary_is_closed_with_the_same_numbers(flags, tmp_path, monkeypatch):
+    flags = ("--max-steps", "20", "--seed", "3", *flags)
+    assert run_digits(tmp_path / "whole", *flags) == 0
+    killed_at_the_end(monkeypatch, tmp_path / "run", *flags)
+    assert entry.digits(["--resume", str(tmp_path / "run")]) == 0
+    killed_at_the_end(monkeypatch, tmp_path / "again", *flags)
+    monkeypatch.setenv("RLGNS_RESTART_COUNT", "1")
+    assert run_digits(tmp_path / "again", *flags) == 0
+    whole, resumed, restarted = (
+        without_time(json.loads((tmp_path / name / "summary.json").read_text())) for name in ("whole", "run", "again")
+    )
+    assert whole == resumed == restarted
+    assert (tmp_path / "run" / "noise_scale.png").exists()
+
+
+@pytest.mark.parametrize("stops", [(40,), (31, 50, 57)])
+def test_swap_stops_between_two_updates_and_goes_on_to_the_same_weights(stops, tmp_path, monkeypatch):
+    """30 updates of training, then two workers of 23 updates each."""
+    flags = ("--max-steps", "30", "--swap-workers", "2", "--swap-epochs", "1", "--checkpoint-seconds", "1e9")
+    assert run_digits(tmp_path / "whole", *flags) == 0
+    updates, update = [], Learner.update
+
+    def counted(self):
+        updates.append(1)
+        if len(updates) in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self)
+
+    monkeypatch.setattr(Learner, "update", counted)
+    assert run_digits(tmp_path / "run", *flags) == 143
+    for _ in stops[1:]:
+        assert entry.digits(["--resume", str(tmp_path / "run")]) == 143
+    assert len(updates) == stops[-1]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_code"] == 143
+    assert entry.digits(["--resume", str(tmp_path / "run")]) == 0
+    assert len(updates) == 30 + 2 * 23
+    whole, parts = (
+        without_time(json.loads((tmp_path / name / "summary.json").read_text())) for name in ("whole", "run")
+    )
+    assert whole == parts
+
+
+@pytest.mark.parametrize(("task", "flags"), [("digits", ("--optimizer", "adam")), ("mnist", ())])
+def test_a_checkpoint_of_another_optimiser_or_task_is_named(task, flags, tmp_path, capsys):
+    assert run_digits(tmp_path / "run", "--max-steps", "3", "--optimizer", "momentum") == 0
+    assert run_digits(tmp_path / "other", "--max-steps", "3", *flags) == 0
+    if task == "digits":
+        (tmp_path / "run" / "checkpoint.pt").replace(tmp_path / "other" / "checkpoint.pt")
+    capsys.readouterr()
+    flags = ("--resume", str(tmp_path / "other"), "--max-steps", "6")
+    assert getattr(entry, task)(list(flags)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    words = "a checkpoint of digits by momentum, not of digits by adam" if task == "digits" else "holds a run of digits"
+    assert words in line
+
+
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -188,7 +264,7 @@ def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, ca
     assert entry.digits(["--resume", str(tmp_path / "run"), "--batch-size", "32"]) == 2
     assert "batch_size 32 cannot be changed in a run that is resumed (it has 64)" in capsys.readouterr().err
     assert entry.digits(["--resume", str(tmp_path / "run")]) == 2
-    assert "has its 3 updates already; give a larger --max-epochs" in capsys.readouterr().err
+    assert "has its 3 updates already; give a larger --max-epochs or --max-steps" in capsys.readouterr().err
 
 
 # --- rules

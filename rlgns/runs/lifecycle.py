@@ -231,8 +231,9 @@ class Run:
                 if self.directory:
                     failure = self._close(self.directory, code) or failure
                     self._say_farewell(self.directory, code, failure)
-        except Exception:  # a fault of the task or of ours: W&B, too, learns that the run failed
-            for sink in self._sinks:
+        except BaseException as error:
+            # a fault of the task or of ours: W&B, too, learns of it; who interrupts twice does not wait for its uploads
+            for sink in self._sinks if isinstance(error, Exception) else self._sinks[:1]:
                 sink.finish({}, 1)
             raise
         return code or int(failure is not None)

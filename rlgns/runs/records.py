@@ -26,8 +26,8 @@ STEPS = "progress/steps"
 NUMERIC = ("progress/", "time/", "goal/", "noise/", "eval/", "rollout/episode_return", "train/loss")
 """Beginnings of keys whose values are numbers, or null where there is none; callbacks may record text under others."""
 
-STATE = "_state"
-"""Ending of keys that say in a word what a number is worth."""
+WORDS = ("_state", "noise/unit")
+"""Endings of keys that say in a word what a number is worth, and what was taken as independent."""
 
 
 def plain(record: Mapping[str, object]) -> Record:
@@ -174,7 +174,7 @@ def check_record(record: Mapping[str, object]) -> None:
     for key, value in record.items():
         if isinstance(value, (dict, list)):
             raise ValueError(f"{key[:100]} is {kind_of(value)}, and records are flat")
-        if value is not None and key.startswith(NUMERIC) and not key.endswith(STATE) and not is_number(value):
+        if value is not None and key.startswith(NUMERIC) and not key.endswith(WORDS) and not is_number(value):
             raise ValueError(f"{key[:100]} is {kind_of(value)} where a finite number belongs")
 
 

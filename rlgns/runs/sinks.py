@@ -147,13 +147,14 @@ class WandbSink:
 
     def _tell(self, message: Callable[[], object]) -> None:
         """Send a message to wandb's own process, which may have been killed: then say so once and go on."""
+        from wandb.errors import Error
         from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
         if self._is_lost:
             return
         try:
             message()
-        except (ConnectionError, HandleAbandonedError, MailboxClosedError):
+        except (ConnectionError, HandleAbandonedError, MailboxClosedError, Error):
             self._is_lost = True
             self._say(f"W&B's own process is gone, the run goes on; deliver what W&B has with: {self.sync_command}")
 
@@ -187,11 +188,13 @@ def open_wandb(
     tempfile.TemporaryFile(dir=run_dir).close()
     with ExitStack() as stack:
         stack.enter_context(_environment(run_dir))
+        stack.enter_context(_settings_in_words())
         in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
         place = {} if in_sweep else {"id": run_id, "project": options.project, "entity": options.entity}
         labels = {name: getattr(options, name) or None for name in ("group", "job_type", "tags", "notes", "name")}
         how = {"dir": run_dir, "config": dict(config), "resume": "allow" if resume else None}
-        run, why = _start(mode, {**place, **labels, **how}, options.finish_timeout)
+        with _stderr_to(run_dir / "wandb" / "core.log"):
+            run, why = _start(mode, {**place, **labels, **how}, options.finish_timeout)
         run.define_metric(options.x_axis)
         run.define_metric("*", step_metric=options.x_axis)
         sink = WandbSink(run, say, stack.pop_all())
@@ -207,10 +210,14 @@ def _tamed(mode: Mode) -> Mode:
 
 @contextmanager
 def _environment(run_dir: Path) -> Iterator[None]:
-    """Staged artifacts and caches in the run's directory, no telemetry: wandb reads these from the environment only."""
+    """Staged artifacts and caches in the run's directory, no telemetry: wandb reads these from the environment only.
+
+    Variables of W&B's that are set to nothing, which it refuses, count as not set.
+    """
     ours = {f"WANDB_{kind}_DIR": str(run_dir / "wandb" / kind.lower()) for kind in ("DATA", "CACHE")}
     ours["WANDB_ERROR_REPORTING"] = "false"
-    theirs = {name: os.environ[name] for name in ours if name in os.environ}
+    blank = {name for name, value in os.environ.items() if name.startswith("WANDB_") and not value.strip()}
+    theirs = {name: os.environ.pop(name) for name in {*ours, *blank} if name in os.environ}
     os.environ.update(ours)
     try:
         yield
@@ -220,18 +227,56 @@ def _environment(run_dir: Path) -> Iterator[None]:
         os.environ.update(theirs)
 
 
+@contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """Send to a file what processes that are started inside will ever write to standard error: Go's stack traces."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    log.parent.mkdir(exist_ok=True)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        if not log.stat().st_size:
+            log.unlink()
+
+
+@contextmanager
+def _settings_in_words() -> Iterator[None]:
+    """Inside, a setting of the environment or of wandb's own files that it refuses is one line."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "_".join(map(str, first["loc"]))
+        raise ValueError(
+            f"W&B refuses its setting {name} {first['input']!r} ({first['msg']}); "
+            f"correct WANDB_{name.upper()} or give --wandb disabled"
+        ) from None
+
+
 def _start(mode: Mode, arguments: Mapping[str, Any], finish_timeout: float) -> tuple["wandb.Run", str]:
     """The run, and why it is offline if it is."""
-    from wandb.errors import CommError
-
     why = "as asked" if mode == "offline" else _obstacle()
     if not why:
         try:
-            return _init("online", arguments, finish_timeout), ""
-        except (CommError, TimeoutError) as error:  # key refused, entity unknown, server silent
-            why = str(error).partition("\n")[0] or "no answer"
-            _teardown()  # wandb would not let go of the failed run's id
-    return _init("offline", arguments, finish_timeout), why
+            run = _init("online", arguments, finish_timeout)
+            if run.entity:
+                return run, ""
+            why = "the server's answers make no sense"
+            run.finish(exit_code=1)  # ends its threads, be it by an error
+        except Exception as error:
+            why = why or str(error).partition("\n")[0] or "no answer"
+        _teardown()  # wandb would not let go of the failed run's id
+    return _init("offline", arguments, finish_timeout), why  # which refuses options that are wrong, too
 
 
 def _init(mode: Mode, arguments: Mapping[str, Any], finish_timeout: float) -> "wandb.Run":

@@ -8,19 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-
-if TYPE_CHECKING:
-    from rlgns.runs.lifecycle import Run
+from rlgns.runs.stopping import StopRequest
 
 State = dict[str, Any]
 
 
 class DivergenceError(RuntimeError):
     """Training has come to numbers that are not finite; the message says which."""
+
+
+class Keeper(Protocol):
+    """Takes what a task makes between two updates; `rlgns.runs.lifecycle.Run` is one.
+
+    Attributes:
+        stop: Whether a signal has asked the run to end.
+    """
+
+    stop: StopRequest
+
+    def goes_on(self) -> bool:
+        """Whether another update is to be made; all ranks ask together and get the same answer."""
+
+    def asked_to_stop(self) -> bool:
+        """Whether a signal has reached any of the ranks, which ask together."""
+
+    def take(self, record: Mapping[str, object] | None) -> None:
+        """Take note of an update, and of its record if it leaves one."""
+
+    def save(self) -> None:
+        """Write a checkpoint."""
 
 
 class Task(Protocol):
@@ -65,7 +85,7 @@ class Task(Protocol):
         name = type(self).__name__
         raise NotImplementedError(f"{name} has to implement step, or train")
 
-    def train(self, run: Run) -> None:
+    def train(self, run: Keeper) -> None:
         """Make updates as long as the run goes on; for tasks whose loop belongs to somebody else."""
         run.save()
         while run.goes_on():
