@@ -173,7 +173,7 @@ assert not slow, slow
         (["--algo=ppo", "--num-minibatches", "0"], "num_minibatches 0 is out of range"),
         (["--measure-every", "0"], "measure_every 0 is out of range"),
         (["--checkpoint-seconds", "0"], "checkpoint_seconds 0 is out of range"),
-        (["--ent-coef", "-0.1"], "ent_coef -0.1 is out of range; give --ent-coef 0 or more"),
+        (["--ent-coef", "-0.1"], "ent_coef -0.1 is out of range; give --ent-coef from 0 to"),
         (["--ent-coef", "nan"], "ent_coef nan is out of range"),
         (["--seed", "-1"], "seed -1 is out of range; give --seed from 0 to below 2,147,483,648"),
         (["--seed=2147483647"], "seed 2147483647 is too large; give --seed from 0 to 2147483632"),
@@ -299,7 +299,7 @@ def test_resuming_what_is_no_run_is_refused(tmp_path):
     ("arguments", "complaint"),
     [
         (["--nenvs", "4"], r"unknown flag --nenvs; did you mean --num-envs\?$"),
-        (["--learning-rate", "abc"], r"learning_rate 'abc' is not a number; give --learning-rate above 0$"),
+        (["--learning-rate", "abc"], r"learning_rate 'abc' is not a number; give --learning-rate above 0, up to"),
         (["--algo", "dqn"], r"algo 'dqn' is not one of a2c, ppo; give another --algo$"),
         (["--num-envs"], r"--num-envs needs a value, as in --num-envs VALUE; --help lists the options$"),
         (["--num-envs", "3.5"], r"num_envs '3.5' is not an integer; give --num-envs from 1"),

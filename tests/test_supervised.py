@@ -237,7 +237,7 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
             ("--momentum-form", "absorbed"),
             "has no effect with optimizer sgd, only with momentum; leave out --momentum-form",
         ),
-        ("mnist", ("--weight-decay", "-1"), "weight_decay -1 is out of range; give --weight-decay 0 or more"),
+        ("mnist", ("--weight-decay", "-1"), "weight_decay -1 is out of range; give --weight-decay from 0 to"),
         ("mnist", ("--learning-rat", "1"), "did you mean --learning-rate?"),
         ("mnist", ("--data-dir", "/nowhere"), "--data-dir /nowhere is no directory"),
         ("billion_word", (), "name its directory with --data-dir"),

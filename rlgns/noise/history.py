@@ -33,6 +33,8 @@ _STORED = (
     "covariance",
 )
 
+_NEEDED = ("small_batch_size", "large_batch_size", "num_groups")
+
 
 _STEPS = "progress/steps"
 """The record key of the updates made."""
@@ -146,8 +148,15 @@ def record_of(measurement: Measurement) -> dict[str, float]:
 
 def measurement_of(record: Record) -> dict[str, Moments]:
     """The moments that one record holds, by name; the inverse of `record_of`."""
-    single: dict[str, Moments] = {name: _moments(record, name) for name in _names(record, "/small_sq_norm")}
-    return single | {name: _sums(record, name) for name in _names(record, "/sum/count")}
+    singles = [name for name in _names(record, "/small_sq_norm") if _is_whole(record, name, _NEEDED)]
+    sums = [name for name in _names(record, "/sum/count") if _is_whole(record, name, ("sum/count",))]
+    single: dict[str, Moments] = {name: _moments(record, name) for name in singles}
+    return single | {name: _sums(record, name) for name in sums}
+
+
+def _is_whole(record: Record, name: str, needed: Iterable[str]) -> bool:
+    """Whether a record that was damaged or cut still has what moments cannot do without: counts and sizes."""
+    return all(_number(record, f"noise/{name}/{key}") > 0 for key in needed)
 
 
 def _names(record: Record, ending: str) -> list[str]:

@@ -13,15 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Interval, MaxLen
+from annotated_types import Interval, MaxLen
 
 MANY = 10**15
 """More updates or examples than any run makes, and still an integer that JSON and float64 hold exactly."""
 
 PositiveInt = Annotated[int, Interval(ge=1, le=MANY)]
 CountOrZero = Annotated[int, Interval(ge=0, le=MANY)]
-PositiveFloat = Annotated[float, Gt(0)]
-FloatOrZero = Annotated[float, Ge(0)]
+LARGE = 1e30
+"""Beyond it products of two float32 numbers overflow."""
+
+PositiveFloat = Annotated[float, Interval(gt=0, le=LARGE)]
+FloatOrZero = Annotated[float, Interval(ge=0, le=LARGE)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 """From 0 to 1, both included."""
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]

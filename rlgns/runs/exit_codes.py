@@ -15,11 +15,16 @@ no line where the reader went away, with 1 and a line where the output could not
 from __future__ import annotations
 
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from rlgns.runs.extras import remedy_for
-from rlgns.runs.foreign_text import printable
 from rlgns.runs.terminal import TolerantStream, tolerant_output
+
+LONGEST_LINE = 1500
+"""Characters of an error."""
 
 
 def exit_code_of(work: Callable[[], int], *, prints_its_result: bool = False) -> int:
@@ -38,20 +43,30 @@ def exit_code_of(work: Callable[[], int], *, prints_its_result: bool = False) ->
             code, prints = work(), prints_its_result
         except SystemExit as end:  # --help has been printed
             code, prints = _code_of(end), True
-        except ValueError as error:
-            return _refusal(2, str(error))
-        except ModuleNotFoundError as error:
-            if (remedy := remedy_for(error)) is None:
-                raise
-            return _refusal(2, remedy)
-        except BrokenPipeError:
-            return 141
-        except OSError as error:
-            return _refusal(1, f"{in_words(error)}; what was recorded stays")
-        except KeyboardInterrupt:  # before the work took signals as requests
-            return 130
+        except (Exception, KeyboardInterrupt) as failure:
+            return _code_of_failure(failure)
         output.flush()
         return code or (_code_of_output(output) if prints else 0)
+
+
+def _code_of_failure(error: BaseException) -> int:
+    """Say in a line what failed; usage errors are told from faults by their type."""
+    match error:
+        case ValueError():
+            return _refusal(2, str(error))
+        case ModuleNotFoundError() if remedy := remedy_for(error):
+            return _refusal(2, remedy)
+        case BrokenPipeError():
+            code, reason = 141, None
+        case OSError():
+            code, reason = 1, f"{in_words(error)}; what was recorded stays"
+        case KeyboardInterrupt():  # before the work took signals as requests
+            code, reason = 130, None
+        case MemoryError():
+            code, reason = 1, f"not enough memory ({str(error) or 'none is left'}); use a smaller batch or network"
+        case _:  # a fault of ours, of a library, or of a user's environment
+            code, reason = 1, _fault(error)
+    return code if reason is None else _refusal(code, reason)
 
 
 def in_words(error: OSError) -> str:
@@ -75,6 +90,21 @@ def _code_of(end: SystemExit) -> int:
     return end.code or 0
 
 
+def _fault(error: BaseException) -> str:
+    """What nobody foresaw, in a line; all that mends it goes to a file."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    where = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {reason}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="rlgns-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+    except (OSError, UnicodeError):
+        return where
+    return f"{where}; the traceback is in {file.name}"
+
+
 def _refusal(code: int, reason: str) -> int:
-    print(f"error: {printable(reason)}".replace("\n", " "), file=sys.stderr)
+    """Print the one line, whatever characters names of files and values bring along."""
+    words = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in reason)
+    print(f"error: {words if len(words) < LONGEST_LINE else words[:LONGEST_LINE] + '…'}", file=sys.stderr)
     return code

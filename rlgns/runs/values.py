@@ -189,6 +189,8 @@ def range_of(declared: Any) -> str:
                     high = high or f"to below {_plain(lt)}"
     if low.startswith("from") and not high:
         return f"{low.removeprefix('from ')} or more"
+    if low.startswith("above") and high:
+        return f"{low}, up {high}"
     words = " ".join(part for part in (low, high) if part)
     finite = "a finite number" if float in members_of(declared) else ""
     return words or finite

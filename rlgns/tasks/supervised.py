@@ -75,7 +75,18 @@ def _training(task: str, config: SupervisedConfig, device: torch.device, ranks: 
     data = TASKS[task].load(config)
     if config.goals and config.goal_on == "test" and data.test is None:
         raise ValueError(f"goal_on test needs test examples, which {config.data_dir or config.dataset} has not")
+    _check_batch(config, len(data.train))
     return Training(task, Learner(TASKS[task], config, data, device, ranks, [config.seed]))
+
+
+def _check_batch(config: SupervisedConfig, num_train: int) -> None:
+    """Refuse a batch that the whole run has not the examples for: its only update could take hours."""
+    whole = math.ceil(max(config.max_epochs, 1.0) * num_train)
+    if config.batch_size > whole:
+        raise ValueError(
+            f"batch_size {config.batch_size:,} is more than the {whole:,} examples of the whole run, max_epochs "
+            f"{config.max_epochs:g} of {num_train:,}; use a smaller --batch-size or a larger --max-epochs"
+        )
 
 
 class Training(Task):
