@@ -167,11 +167,11 @@ def test_swap_ends_in_the_mean_of_its_workers_normalised_anew():
     convolution, normalisation = one.model[1], one.model[2]
     with torch.no_grad():
         x = convolution(one.model[0](data.train.inputs))
-    torch.testing.assert_close(normalisation.statistics()[0], x.mean((0, 2, 3)), rtol=0.05, atol=0.02)
-    assert found["swap/worker_train_loss"] == pytest.approx(
-        np.mean([worker.evaluate(data.train)[0] for worker in workers]), rel=1e-6
-    )
-    assert found["swap/train_loss"] == pytest.approx(one.evaluate(data.train)[0], rel=1e-6)
+    mean, variance = normalisation.statistics()  # of images moved at random, and so not quite those of the images
+    assert (mean - x.mean((0, 2, 3))).abs().max() < 0.05 * x.std((0, 2, 3)).min()
+    torch.testing.assert_close(variance, x.var((0, 2, 3)), rtol=0.05, atol=0.0)
+    assert found["swap/worker_train_loss"] == rounded(np.mean([worker.evaluate(data.train)[0] for worker in workers]))
+    assert found["swap/train_loss"] == rounded(one.evaluate(data.train)[0])
 
 
 def test_the_workers_draw_their_examples_apart_and_end_at_rate_nought():
