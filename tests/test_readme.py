@@ -24,12 +24,10 @@ def test_python_of_the_readme_runs_as_it_stands_and_prints_a_noise_scale(block):
     assert re.search(r"\[\S+, \S+[\])]|undetermined", printed)
 
 
-def test_every_module_is_in_the_readme_s_file_tree():
-    tree = README.split("## Files")[1]
-    missing = [
-        path.name
-        for folder in ("rlgns", "agents")
-        for path in (ROOT / folder).glob("[a-z]*.py")
-        if path.name not in tree
-    ]
-    assert not missing
+def test_the_readme_s_file_tree_names_every_room_and_nothing_that_is_not_there():
+    tree = README.split("## Files")[1].split("```")[1]
+    rooms = {path.parent.name for path in ROOT.glob("rlgns/*/__init__.py")}
+    folders = set(re.findall(r"([\w.]+)/(?=[\s,;])", tree))
+    files = set(re.findall(r"[\w.]+\.(?:py|sh|toml)\b", tree))
+    assert rooms | {"rlgns", "agents", "scripts", "tests"} <= folders
+    assert {name for name in folders | files if not any(ROOT.glob(f"**/{name}"))} == set()
