@@ -138,7 +138,9 @@ def assert_moments_alike(moments: Moments, expected: Moments, steps: int) -> Non
         "sq_norm": sq_norm,
         "sq_norm_square": sq_norm**2,
         "cross": sq_norm * trace,
-        "covariance": math.sqrt(other.sq_norm_variance * other.trace_variance),
+        "sq_norm_variance": sq_norm**2,
+        "trace_variance": trace**2,
+        "covariance": sq_norm * trace,
     }
     for name in (f.name for f in fields(PooledMoments)):
         same = rounded(getattr(other, name), updates=steps, factor=4 * MIXED_SIGNS, scale=scales.get(name, 0.0))
