@@ -1,4 +1,5 @@
 import os
+import signal
 
 # before torch is imported; the networks of the tests are small, and threads are shared with other work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +9,15 @@ import torch
 from support.processes import num_threads
 
 torch.set_num_threads(num_threads())
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as pytest-xdist has it; what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LONG = (
+    "test_quadratic", "test_devices", "test_ranks_of_runs", "test_supervised_sweep", "test_slurm", "test_sweep_command",
+    "test_models", "test_forwards", "test_learning", "test_wandb_agent", "test_train_atari", "test_algorithms",
+)  # fmt: skip
+"""Files that take longest come first: where a process takes a file at a time, none ends long after the other."""
 
 NUMERICAL = {
     "test_algorithms", "test_estimators", "test_fast_rollouts", "test_forwards", "test_gradients",
@@ -19,6 +29,7 @@ NUMERICAL = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         if item.path.stem in NUMERICAL:
             item.add_marker(pytest.mark.numerical)

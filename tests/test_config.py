@@ -149,14 +149,17 @@ import sys
 from rlgns.agents.cli import main
 for arguments in (["--help"], ["--num-envs", "x"]):
     try:
-        main(arguments)
+        print(main(arguments))
     except SystemExit as stopped:
         print(stopped.code)
 assert main(["--num-envs", "0"]) == 2
 slow = {"torch", "stable_baselines3", "wandb", "matplotlib", "ale_py", "gymnasium"} & set(sys.modules)
 assert not slow, slow
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parent.parent)
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert [int(line) for line in done.stdout.splitlines() if line.isdigit()] == [0, 2]  # the codes of both
 
 
 # Ranges

@@ -3,7 +3,7 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,23 @@ from support.tolerances import (
     assert_same_moments,
     assert_same_training,
     rounded,
+    rounding,
 )
 from test_parallel import end, environment, free_port
 from torch import nn
 
-from rlgns import moments_from_groups, noise_scale
+from rlgns import GradientMoments, moments_from_groups, noise_scale
 from rlgns.runs.ranks import ALONE, Ranks
 from rlgns.tasks.catalogue import TASKS, Task
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.data import Data, InMemory, load_digits
 from rlgns.tasks.learning import Learner, groups_of
 from rlgns.tasks.swap import _worker, swap
+
+
+def num_layers(model):
+    return sum(1 for module in model.modules() if list(module.parameters(recurse=False)))
+
 
 # --- gradients
 
@@ -76,7 +82,8 @@ def test_gradients_that_add_up_over_micro_batches_are_those_of_the_large_batch(t
         at_once, added_up = large.update(), parts.update()
         assert added_up.loss == rounded(at_once.loss, updates=update)
         assert_same_moments(added_up.moments, at_once.moments, updates=update, factor=MIXED_SIGNS)
-    assert_same_training(list(parts.model.parameters()), list(large.model.parameters()), start, updates=3)
+    parameters = (list(each.model.parameters()) for each in (parts, large))
+    assert_same_training(*parameters, start, updates=3, layers=num_layers(large.model))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -167,11 +174,11 @@ def test_swap_ends_in_the_mean_of_its_workers_normalised_anew():
     convolution, normalisation = one.model[1], one.model[2]
     with torch.no_grad():
         x = convolution(one.model[0](data.train.inputs))
-    torch.testing.assert_close(normalisation.statistics()[0], x.mean((0, 2, 3)), rtol=0.05, atol=0.02)
-    assert found["swap/worker_train_loss"] == pytest.approx(
-        np.mean([worker.evaluate(data.train)[0] for worker in workers]), rel=1e-6
-    )
-    assert found["swap/train_loss"] == pytest.approx(one.evaluate(data.train)[0], rel=1e-6)
+    mean, variance = normalisation.statistics()  # of images moved at random, and so not quite those of the images
+    assert (mean - x.mean((0, 2, 3))).abs().max() < 0.05 * x.std((0, 2, 3)).min()
+    torch.testing.assert_close(variance, x.var((0, 2, 3)), rtol=0.05, atol=0.0)
+    assert found["swap/worker_train_loss"] == rounded(np.mean([worker.evaluate(data.train)[0] for worker in workers]))
+    assert found["swap/train_loss"] == rounded(one.evaluate(data.train)[0])
 
 
 def test_the_workers_draw_their_examples_apart_and_end_at_rate_nought():
@@ -197,11 +204,14 @@ def trained_by(ranks):
     for task in TRAINED_BY_TWO:
         one = learner(task, ranks=ranks)
         one.ranks.broadcast(one.model.parameters())
+        start = torch.cat([p.detach().flatten() for p in one.model.parameters()])
         told = [one.update() for _ in range(3)]
         found[task] = {
+            "start": start,
+            "layers": num_layers(one.model),
             "parameters": torch.cat([p.detach().flatten() for p in one.model.parameters()]),
             "losses": [learnt.loss for learnt in told],
-            "noise": [(learnt.moments.sq_norm, learnt.moments.trace_covariance) for learnt in told],
+            "moments": [asdict(learnt.moments) for learnt in told],
             "evaluation": one.evaluate(one.data.train)[0],
         }
     return found
@@ -220,11 +230,14 @@ def test_two_ranks_train_as_one_with_the_same_batch(tmp_path):
         found = torch.load(tmp_path / f"{rank}.pt")
         for task in TRAINED_BY_TWO:
             one, other = alone[task], found[task]
-            torch.testing.assert_close(other["parameters"], one["parameters"], rtol=1e-3, atol=2e-5, msg=task)
-            assert other["losses"] == pytest.approx(one["losses"], rel=1e-4), task
-            assert np.array(other["noise"]) == pytest.approx(np.array(one["noise"]), rel=1e-2, abs=1e-5), task
+            assert_same_training(
+                [other["parameters"]], [one["parameters"]], [one["start"]], updates=3, layers=one["layers"]
+            )
+            assert other["losses"] == rounded(one["losses"], updates=3, factor=one["layers"]), task
+            for fields, its in zip(other["moments"], one["moments"], strict=True):
+                assert_same_moments(GradientMoments(**fields), GradientMoments(**its), updates=3, factor=MIXED_SIGNS)
             # each rank's running means for evaluation are of what it has normalised itself
-            close = 0.02 if task == "cifar10" else 1e-3
+            close = 0.02 if task == "cifar10" else one["layers"] * rounding(torch.float32, 3)
             assert other["evaluation"] == pytest.approx(one["evaluation"], rel=close), task
 
 

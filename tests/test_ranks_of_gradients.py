@@ -327,8 +327,12 @@ def test_measured_or_not_each_ranks_gradients_are_bitwise_the_same(gradients, na
 @pytest.mark.parametrize(("num_envs", "num_ranks"), [(1, 4), (1, 8), (4, 8), (16, 8), (6, 5), (2, 64)])
 @pytest.mark.parametrize("unit", ["environment", "transition"])
 def test_as_many_ranks_as_are_wanted_groups_or_more_leave_one_group_to_each(num_envs, num_ranks, unit):
-    RolloutMeasurer(unit=unit).check(num_envs, 16, Ranks(0, num_ranks))
-    RolloutMeasurer(num_groups=num_ranks, unit=unit).check(num_envs, 16, Ranks(0, num_ranks))
+    ranks, rng = Ranks(0, num_ranks), np.random.default_rng(0)
+    for measurer in (RolloutMeasurer(unit=unit), RolloutMeasurer(num_groups=num_ranks, unit=unit)):
+        measurer.check(num_envs, 16, ranks)
+    groups = measurer._groups(unit, num_envs, 16, ranks, rng)
+    assert sorted(groups.flatten().tolist()) == list(range(num_envs * 16))  # one group, of all that the rank has
+    assert groups.shape[0] == 1
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

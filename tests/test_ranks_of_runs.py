@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import whole_runs
+from support.tolerances import MIXED_SIGNS, assert_equal_to_rounding, one_count, rounded, rounding
 from test_parallel import free_port
 from whole_runs import FORKS, SCRIPT, TIMEOUT, Ended, Started, environment, run, wait_until
 
@@ -31,7 +32,10 @@ COMMON = (
     "--design-effect-every", "0", "--wandb", "disabled",
 )  # fmt: skip
 A2C = (*COMMON, "--num-steps", "5", "--measure-every", "5")
-PPO = (*COMMON, "--algo", "ppo", "--num-steps", "16", "--num-minibatches", "2", "--num-epochs", "2")
+PPO = (
+    *COMMON, "--algo", "ppo", "--num-steps", "16", "--num-minibatches", "2", "--num-epochs", "2",
+    "--no-anneal-clip-coef",  # no ratio comes near the edge of the range, where rounding decides what is trained on
+)  # fmt: skip
 CARTPOLE = ("--env", "CartPole-v1", *A2C)
 
 # --- ranks as processes -----------------------------------------------------------------------------------------------
@@ -92,20 +96,30 @@ def has_records(run_dir: Path, count: int) -> bool:
 
 
 def assert_alike(run_dir: Path, other: Path) -> None:
-    """Records that are equal to rounding, speeds apart, parameters that are equal to rounding."""
+    """Records that are equal to rounding, speeds apart, parameters that are equal to rounding.
+
+    The fraction of ratios beyond the clipping range is a count: one of them may fall on the other side of its edge.
+    """
+    states = [load_checkpoint(path / "checkpoint.pt") for path in (run_dir, other)]
+    steps = states[1]["num_optimizer_steps"]
+    one_ratio = one_count(read_config(other)["batch_size"])
     records, others = (read_records(path / "metrics.jsonl") for path in (run_dir, other))
     assert len(records) == len(others)
     for record, expected in zip(records, others, strict=True):
         assert record.keys() == expected.keys()
         assert part(record, "progress/", "rollout/episodes") == part(expected, "progress/", "rollout/episodes")
         for prefix in ("train/", "rollout/"):
-            assert numbers(record, prefix) == pytest.approx(numbers(expected, prefix), rel=1e-3, abs=2e-4, nan_ok=True)
+            found, its = numbers(record, prefix), numbers(expected, prefix)
+            clipped = [values.pop("train/clip_fraction", 0.0) for values in (found, its)]
+            assert clipped[0] == pytest.approx(clipped[1], abs=one_ratio * (1 + rounding(torch.float64)))
+            assert found == rounded(its, updates=steps, factor=MIXED_SIGNS, scale=1.0)
         moments, expected_moments = measurement_of(record), measurement_of(expected)
         assert moments.keys() == expected_moments.keys()
         for name, own in moments.items():
-            assert_moments_alike(own, expected_moments[name])
-    policy, expected_policy = (load_checkpoint(path / "checkpoint.pt")["policy"] for path in (run_dir, other))
-    torch.testing.assert_close(policy, expected_policy, rtol=1e-3, atol=1e-4)
+            assert_moments_alike(own, expected_moments[name], steps)
+    policy, expected_policy = (state["policy"] for state in states)
+    assert policy.keys() == expected_policy.keys()
+    assert_equal_to_rounding(list(policy.values()), list(expected_policy.values()), updates=steps)
 
 
 def part(record: Record, *prefixes: str) -> Record:
@@ -116,19 +130,21 @@ def numbers(record: Record, prefix: str) -> dict[str, float]:
     return {key: math.nan if value is None else value for key, value in part(record, prefix).items()}
 
 
-def assert_moments_alike(moments: Moments, expected: Moments) -> None:
-    """Equal to 0.2 %; differences that can be next to zero to 0.2 % of what they are differences of."""
+def assert_moments_alike(moments: Moments, expected: Moments, steps: int) -> None:
+    """Equal to rounding; differences that can be next to zero to the rounding of what they are differences of."""
     own, other = PooledMoments.of(moments), PooledMoments.of(expected)
     trace, sq_norm = other.trace_covariance, other.trace_covariance * other.count / other.batch_size
     scales = {
         "sq_norm": sq_norm,
         "sq_norm_square": sq_norm**2,
         "cross": sq_norm * trace,
-        "covariance": math.sqrt(other.sq_norm_variance * other.trace_variance),
+        "sq_norm_variance": sq_norm**2,
+        "trace_variance": trace**2,
+        "covariance": sq_norm * trace,
     }
     for name in (f.name for f in fields(PooledMoments)):
-        tolerance = {"rel": 2e-3, "abs": 2e-3 * scales.get(name, 0.0)}
-        assert getattr(own, name) == pytest.approx(getattr(other, name), **tolerance), name
+        same = rounded(getattr(other, name), updates=steps, factor=4 * MIXED_SIGNS, scale=scales.get(name, 0.0))
+        assert getattr(own, name) == same, name  # squares of squared norms: factor 4
 
 
 # --- two ranks against one process ------------------------------------------------------------------------------------
@@ -174,8 +190,9 @@ def test_two_ranks_leave_one_run_directory_and_one_summary(under_torchrun):
     "arguments",
     [
         pytest.param(
-            ("--game", "breakout", *PPO, "--total-transitions", "640", "--measure-every", "2", "--no-anneal-clip-coef"),
-            id="ppo on breakout",
+            # a reward at every step: where there is none, normalised advantages are rounding, amplified
+            ("--game", "skiing", *PPO, "--total-transitions", "640", "--measure-every", "2"),
+            id="ppo on skiing",
         ),
         pytest.param((*CARTPOLE, "--total-transitions", "1000"), id="a2c on CartPole"),
         pytest.param((*CARTPOLE, "--total-transitions", "400", "--lr-batch-scale", "500"), id="a rate by batch size"),
@@ -302,7 +319,7 @@ def test_a_signal_to_torchrun_stops_its_ranks_in_good_order(number, tmp_path):
     wait_until(lambda: has_records(run_dir, 3))
     os.kill(agent.pid, number)
     ended = end(agent)
-    assert ended.exit_code != 0
+    assert ended.exit_code == 1  # torchrun's own, whatever its ranks ended with
     stopped_at = load_checkpoint(run_dir / "checkpoint.pt")["num_updates"]
     assert steps_of(run_dir) == list(range(1, stopped_at + 1))
     assert ended.out.count("Gradient noise scale") == 1
@@ -354,4 +371,4 @@ def test_torchrun_without_restarts_fails_when_a_rank_is_killed(tmp_path):
     agent = torchrun(tmp_path, *FOR_EVER, "--out", "run")
     wait_until(lambda: has_records(tmp_path / "run", 6))
     os.kill(ranks_of(agent)[0], signal.SIGKILL)
-    assert end(agent).exit_code != 0
+    assert end(agent).exit_code == 1

@@ -106,12 +106,23 @@ def test_the_colours_are_told_apart_from_their_ground():
     assert contrast(ON_DARK[INK], "#14171a") > 4.5
 
 
+UNITS = ("transitions", "updates", "seconds", "episode return", "learning rate", "%")
+"""Of what figures show; a return is a sum of rewards, a learning rate has none."""
+
+
+def unit_of(axis):
+    """The unit named by an axis' label or, where it has none, by the numbers at its ticks."""
+    text = axis.get_label_text() or axis.get_major_formatter()(0.5, 0)
+    return next((unit for unit in UNITS if unit in text), None)
+
+
 def test_figures_have_units_and_are_the_same_every_time(sweep):
     study = study_of(outcomes_of([sweep]))
     for one, again in zip(figures_of(study), figures_of(study), strict=True):
         assert one.svg() == again.svg()
         for axes in one.figure.axes:
-            assert axes.get_xlabel() or axes.get_ylabel()
+            assert unit_of(axes.xaxis), axes.get_xlabel()
+            assert unit_of(axes.yaxis), axes.get_ylabel()
         assert one.caption.endswith(".")
 
 

@@ -32,8 +32,10 @@ def test_a_directory_that_holds_a_run_is_not_written_over(tmp_path, result):
 def test_a_directory_whose_run_failed_before_its_first_result_can_be_used_again(tmp_path):
     (tmp_path / CONFIG).write_text("{}")
     (tmp_path / METRICS).touch()
-    with RunDirectory(tmp_path):
-        pass
+    with RunDirectory(tmp_path) as directory, (tmp_path / ".lock").open() as lock:
+        assert directory.path == tmp_path
+        with pytest.raises(BlockingIOError):  # it is ours now
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_directory_without_a_run_cannot_be_resumed_and_stays_as_it_is(tmp_path):

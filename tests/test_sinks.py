@@ -403,9 +403,15 @@ from pathlib import Path
 from rlgns.runs.sinks import WandbOptions, open_wandb
 sink = open_wandb(WandbOptions(mode="offline"), Path({str(run_dir)!r}), {{}}, "id", say=print)
 sink.log({{"progress/transitions": 1}}, 1)
+def is_alive(pid):
+    try:
+        return ") Z " not in Path(f"/proc/{{pid}}/stat").read_text()
+    except OSError:
+        return False
 for pid in Path(f"/proc/self/task/{{os.getpid()}}/children").read_text().split():
     os.kill(int(pid), signal.SIGKILL)
-time.sleep(0.3)
+    while is_alive(pid):
+        time.sleep(0.02)
 for step in (2, 3):
     sink.log({{"progress/transitions": step}}, step)
 png = Path({str(png)!r})
@@ -422,26 +428,34 @@ print("done")
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_the_records_complete_and_wandbs_log_up_to_the_last_second(run_dir):
+def test_kill_9_leaves_the_records_complete_and_wandbs_log_up_to_its_last_flush(run_dir):
+    """The first half of the rows is seen in W&B's log while the run goes on; of the second half, any may be lost."""
     code = f"""
-import os, signal, time
+import os, signal, sys, time
 from pathlib import Path
+sys.path.append({str(Path(__file__).parent)!r})
+from wandb_log import read_wandb_log
 from rlgns.runs.sinks import JsonLines, WandbOptions, open_wandb
 run_dir = Path({str(run_dir)!r})
 sinks = [JsonLines(run_dir / "metrics.jsonl"), open_wandb(WandbOptions(mode="offline"), run_dir, {{}}, "id")]
 for step in range(60):
     for sink in sinks:
         sink.log({{"progress/steps": step, "progress/transitions": step}}, step)
-    time.sleep(0.05)
+    while step == 29 and not any(
+        path.stat().st_size and len(read_wandb_log(path).rows) == 30
+        for path in run_dir.glob("wandb/offline-run-*/run-id.wandb")
+    ):
+        time.sleep(0.05)
 os.killpg(0, signal.SIGKILL)
 """
-    process = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, start_new_session=True)
-    assert process.returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, check=False, capture_output=True, start_new_session=True, timeout=HANG)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     (path,) = run_dir.glob("wandb/offline-run-*/run-id.wandb")
     assert columns(read_records(run_dir / "metrics.jsonl"), "progress/steps")[0].tolist() == list(range(60))
     steps = [row["_step"] for row in read_wandb_log(path).rows]
     assert steps == list(range(len(steps)))
-    assert len(steps) >= 20  # of 3 seconds 2 may be lost: one to the flush interval, one to a busy machine
+    assert len(steps) >= 30
 
 
 def test_a_resumed_offline_run_is_two_fragments_of_one_run(run_dir, said):

@@ -136,15 +136,22 @@ def assert_same_moments(
 
 
 def assert_same_training(
-    found: Sequence[Tensor], expected: Sequence[Tensor], start: Sequence[Tensor], updates: int
+    found: Sequence[Tensor], expected: Sequence[Tensor], start: Sequence[Tensor], updates: int, layers: int = 1
 ) -> None:
     """Assert that two trainings from `start` came to the same parameters.
 
     They may differ by the rounding of what moved them, and by one unit in the last place of the parameters at every
     update, since a step is rounded as it is added. How far they moved sets the scale: what a wrong term of a loss
     changes is a share of that, of the order of one to a hundredth.
+
+    Args:
+        found: Parameters of one training.
+        expected: Those of the other.
+        start: Those of both before the first update.
+        updates: Steps of the optimiser.
+        layers: Of a deep network, each of which adds its rounding; the few of an agent's are within what is allowed.
     """
     apart, moved = distance(found, expected), distance(expected, start)
     dtype = expected[0].dtype
-    allowed = rounding(dtype, updates) * moved + updates * torch.finfo(dtype).eps * size(expected)
+    allowed = layers * rounding(dtype, updates) * moved + updates * torch.finfo(dtype).eps * size(expected)
     assert apart <= allowed, f"after {updates} updates apart by {apart:.3g} > {allowed:.3g}; moved by {moved:.3g}"
