@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from rlgns.runs.arguments import in_flags
 from rlgns.runs.extras import remedy_for
 from rlgns.runs.foreign_text import printable
 from rlgns.runs.terminal import TolerantStream, tolerant_output
@@ -39,7 +40,7 @@ def exit_code_of(work: Callable[[], int], *, prints_its_result: bool = False) ->
         except SystemExit as end:  # --help has been printed
             code, prints = _code_of(end), True
         except ValueError as error:
-            return _refusal(2, str(error))
+            return _refusal(2, in_flags(error))
         except ModuleNotFoundError as error:
             if (remedy := remedy_for(error)) is None:
                 raise
