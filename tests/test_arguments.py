@@ -16,7 +16,7 @@ from rlgns.runs.ranks import ALONE
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = [
-    *(path for room in ("noise", "gradients", "study", "report") for path in sorted((ROOT / "rlgns" / room).glob("*.py"))),
+    *(path for room in ("noise", "gradients", "study", "report") for path in (ROOT / "rlgns" / room).glob("*.py")),
     *(ROOT / "rlgns" / "runs" / f"{name}.py" for name in ("ranks", "goals", "records", "machine", "progress")),
     *(
         ROOT / "agents" / f"{name}.py"
