@@ -27,6 +27,7 @@ from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, envir
 from rlgns.noise.history import BY_TRANSITION, History, estimate_record
 from rlgns.noise.moments import GradientMoments
 from rlgns.noise.scale import NoiseScale
+from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.ranks import ALONE, Ranks
 
 LOSSES = ("policy", "value", "total")
@@ -54,13 +55,19 @@ class RolloutMeasurer:
     def check(self, num_envs: int, num_steps: int, ranks: Ranks = ALONE) -> None:
         """Raise ValueError, with the remedy, where rollouts of this shape, one a rank, cannot be split."""
         if self.unit == "environment" and num_envs * ranks.size < MIN_NUM_GROUPS:
-            raise ValueError(
+            raise ArgumentError(
                 f"num_envs {num_envs * ranks.size} is too few to measure by environment, which needs at least "
-                f"{MIN_NUM_GROUPS} independent environments; use --num-envs {MIN_NUM_GROUPS}, or --unit transition, "
-                "which takes transitions as independent and understates the noise"
+                f"{MIN_NUM_GROUPS} independent environments; use ",
+                Argument(f"n_envs={MIN_NUM_GROUPS}", f"--num-envs {MIN_NUM_GROUPS}"),
+                ", or ",
+                Argument('RolloutMeasurer(unit="transition")', "--unit transition"),
+                ", which takes transitions as independent and understates the noise",
             )
         if num_envs * num_steps < MIN_NUM_GROUPS:
-            raise ValueError(f"{num_envs} × {num_steps} transitions are too few to measure; use a larger --num-steps")
+            raise ArgumentError(
+                f"{num_envs} × {num_steps} transitions are too few to measure; use a larger ",
+                Argument("n_steps", "--num-steps"),
+            )
         if self.num_groups is not None and self.num_groups < 3:
             raise ValueError(f"num_groups {self.num_groups} is too few for an interval; use at least 3")
         if self.num_groups is not None and self.num_groups % ranks.size:

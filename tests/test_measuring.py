@@ -325,7 +325,7 @@ def test_other_algorithms_are_refused():
 
 def test_one_environment_is_refused_with_the_remedy_and_measured_by_transition():
     model = stable_baselines3.A2C("MlpPolicy", RandomWalks(1, seed=0), n_steps=16, device="cpu")
-    with pytest.raises(ValueError, match=r"num_envs 1 is too few .* --num-envs 4, or --unit transition"):
+    with pytest.raises(ValueError, match=r'num_envs 1 is too few .* n_envs=4, or RolloutMeasurer\(unit="transition"\)'):
         model.learn(16, callback=NoiseScaleCallback())
     noise = NoiseScaleCallback(1, RolloutMeasurer(unit="transition"))
     model.learn(48, callback=noise)

@@ -130,7 +130,7 @@ def test_shapes_of_one_batch_size_are_merged_into_the_best_and_it_says_which():
 
 def test_runs_of_several_tasks_are_refused_until_one_is_named():
     runs = [outcome(), outcome(task="PPO on pong")]
-    with pytest.raises(ValueError, match="'A2C on breakout' and 'PPO on pong'; choose with --task"):
+    with pytest.raises(ValueError, match="'A2C on breakout' and 'PPO on pong'; choose with task"):
         of_one_task(runs)
     assert of_one_task(runs, "PPO on pong") == runs[1:]
     with pytest.raises(ValueError, match="no run is of task 'chess'; there are: A2C on breakout, PPO on pong"):
@@ -229,7 +229,7 @@ def test_without_two_shapes_of_one_batch_size_or_with_censored_ones_only_there_i
 
 
 def test_by_a_dimension_that_the_runs_do_not_have_is_refused():
-    with pytest.raises(ValueError, match="no num_envs; use --by batch_size"):
+    with pytest.raises(ValueError, match="no num_envs; use by='batch_size'"):
         fit_goals(sweep(), "num_envs")
     with pytest.raises(ValueError, match="by 'size' is not known"):
         fit_goals(sweep(), "size")
@@ -272,7 +272,7 @@ def test_censored_runs_enter_the_fit_as_more_than_they_made_and_are_counted():
         (sweep(seeds=2), "fewer than 3 seeds"),
         (sweep(batches=[40, 80, 160]), "all batch sizes lie below the fitted B_crit; try larger"),
         (sweep(batches=[2560, 5120, 10240], sigma=0.001), "all batch sizes lie above the fitted B_crit; try smaller"),
-        (shapes(), "both num_envs and num_steps vary along this curve; --by num_envs"),
+        (shapes(), "both num_envs and num_steps vary along this curve; a fit by num_envs"),
     ],
 )
 def test_what_weakens_a_fit_is_said(runs, words):
@@ -480,7 +480,7 @@ def test_failed_stopped_running_and_unborn_runs_are_counted():
 
 
 def test_runs_without_goals_are_refused():
-    with pytest.raises(ValueError, match="had no goals; start them with --goals"):
+    with pytest.raises(ValueError, match="had no goals; start them with goals"):
         study_of([replace(outcome(), goals={})])
 
 

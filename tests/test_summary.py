@@ -122,7 +122,9 @@ def test_no_advice_names_a_batch_below_one_environments_rollout(noise_scale, sha
     if noise_scale < shape[1]:
         assert not named
         if noise_scale < math.prod(shape) / 2:
-            flag = re.search(r"below one environment × [\d,]+, the smallest batch .* --num-steps (\d+)\.", text)
+            flag = re.search(
+                r"below the [\d,]+ transitions of one environment, the smallest batch .* --num-steps (\d+)\.", text
+            )
             assert flag
             assert 1 <= int(flag[1]) < shape[1]
 

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlgns.runs.arguments import Argument, ArgumentError
+
 
 class _SumOverRanks(torch.autograd.Function):
     """Σ over all ranks, through which every rank's loss reaches every rank's terms."""
@@ -87,8 +89,9 @@ class GroupBatchNorm(nn.Module):
     def _by_stretch(self, x: Tensor) -> Tensor:
         size = min(self.batch_size, len(x))
         if len(x) % size:
-            raise ValueError(
-                f"a batch of {len(x)} cannot be normalised {size} by {size}; use a multiple, or another --bn-batch-size"
+            raise ArgumentError(
+                f"a batch of {len(x)} cannot be normalised {size} by {size}; use a multiple, or another ",
+                Argument("batch_size", "--bn-batch-size"),
             )
         parts = [self._normalised(part) for part in torch.split(x, size)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

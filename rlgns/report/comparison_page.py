@@ -10,6 +10,7 @@ from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.comparison_figures import WITHIN, comparison_figures
 from rlgns.report.markup import ON_DARK, drawing_of, render_page, variable
 from rlgns.report.sweep_page import FIGURES, save_figures
+from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.files import write_json, write_text
 from rlgns.study.advice import rounded
 from rlgns.study.comparison import PAPER, Bounds, Defaults, PaperRow, Row, as_mapping, courses_of, rows_of, write_table
@@ -51,7 +52,8 @@ def write_comparison(
         )
         write_text(page, content)
     except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from None
+        words = f"{out} cannot be written to ({error.strerror}); choose another "
+        raise ArgumentError(words, Argument.of("out")) from None
     return page, rows
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.markup import ON_DARK, Drawing, drawing_of, render_page, variable
 from rlgns.report.sweep_figures import SweepFigure, batch_colours, figures_of
+from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_json, write_text
 from rlgns.runs.foreign_text import redacted
@@ -50,7 +51,8 @@ def write_report(study: Study, out: Path, *, command: str) -> Path:
         page = out / PAGE
         write_text(page, render(study, [drawing_of(figure) for figure in figures], command=command))
     except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from None
+        words = f"{out} cannot be written to ({error.strerror}); choose another "
+        raise ArgumentError(words, Argument.of("out")) from None
     return page
 
 

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from rlgns.runs.arguments import in_flags
 from rlgns.runs.extras import remedy_for
 from rlgns.runs.terminal import TolerantStream, tolerant_output
 
@@ -53,7 +54,7 @@ def _code_of_failure(error: BaseException) -> int:
     """Say in a line what failed; usage errors are told from faults by their type."""
     match error:
         case ValueError():
-            return _refusal(2, str(error))
+            return _refusal(2, in_flags(error))
         case ModuleNotFoundError() if remedy := remedy_for(error):
             return _refusal(2, remedy)
         case BrokenPipeError():

@@ -26,6 +26,8 @@ import torch.distributed.nn.functional  # imported within a group it would keep 
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
+from rlgns.runs.arguments import Argument, ArgumentError
+
 T = TypeVar("T")
 
 
@@ -77,7 +79,8 @@ class Ranks:
         try:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError):
-            raise ValueError(f"device {name} is not available here; use --device auto or cpu") from None
+            use = Argument("'auto' or 'cpu'", "--device auto or cpu")
+            raise ArgumentError(f"device {name} is not available here; use ", use) from None
         return name
 
     @contextmanager

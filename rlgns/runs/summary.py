@@ -216,7 +216,7 @@ class _Run:
 
     def _below_the_smallest(self) -> str:
         first, *rest = self.shape
-        smallest = f"one {self.unit} × {rest[0]:,}" if rest else f"one of its {self.examples}"
+        smallest = f"the {rest[0]:,} {self.examples} of one {self.unit}" if rest else f"one of its {self.examples}"
         value = self.shape[-1] if self.flags.smaller_batch == "--num-steps" else first
         return (
             f"the noise scale is below {smallest}, the smallest batch of this kind, so what a smaller one would do has "

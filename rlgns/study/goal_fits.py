@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import special
 
+from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.goals import level_in_words
 from rlgns.study.fits import LACK_OF_FIT, CriticalBatchSize, Estimate, fit_critical_batch_size
 from rlgns.study.outcomes import Outcome
@@ -69,7 +70,7 @@ def fit_goals(
         known = ", ".join(map(level_in_words, levels)) or "none at all"
         raise ValueError(f"no run had the goal {level_in_words(level)}; there are: {known}")
     if by != "batch_size" and any(run.shape is None for run in outcomes):
-        raise ValueError(f"the runs have no {by}; use --by batch_size")
+        raise ArgumentError(f"the runs have no {by}; use ", Argument.of("by", "batch_size"))
     found = []
     for goal in levels if level is None else [level]:
         points = best_points(outcomes, goal)
@@ -112,7 +113,7 @@ def _warnings(points: Sequence[Point], fit: CriticalBatchSize | None) -> Iterabl
         yield f"at {_listed(few)} there are fewer than {FEW_SEEDS} seeds, so little is known of the noise"
     shapes = [point.shape for point in points if point.shape]
     if min((len(set(dimension)) for dimension in zip(*shapes, strict=True)), default=1) > 1:
-        yield "both num_envs and num_steps vary along this curve; --by num_envs holds one of them fixed"
+        yield "both num_envs and num_steps vary along this curve; a fit by num_envs holds one of them fixed"
     if missed := sum(sum(point.censored) for point in points):
         runs = sum(len(point.runs) for point in points)
         yield f"{missed} of these {runs} runs did not reach the goal; they count as “more steps than they made”"

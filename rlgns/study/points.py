@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.goals import Reached
 from rlgns.study.outcomes import Outcome, sorted_outcomes
 
@@ -146,7 +147,8 @@ def of_one_task(outcomes: Sequence[Outcome], task: str | None = None) -> list[Ou
     """
     tasks = sorted({run.task for run in outcomes})
     if task is None and len(tasks) > 1:
-        raise ValueError(f"the runs are of different tasks: '{tasks[0]}' and '{tasks[1]}'; choose with --task")
+        words = f"the runs are of different tasks: '{tasks[0]}' and '{tasks[1]}'; choose with "
+        raise ArgumentError(words, Argument.of("task"))
     if task is not None and task not in tasks:
         raise ValueError(f"no run is of task '{task}'; there are: {', '.join(tasks) or 'none at all'}")
     return [run for run in outcomes if task in (None, run.task)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlgns.noise.scale import NoiseScale
+from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.goals import level_in_words
 from rlgns.study.advice import as_table, finite, recommendation
 from rlgns.study.fits import Estimate
@@ -88,7 +89,8 @@ def study_of(
     started = [run for run in runs if run.steps > 0]
     goals = by_difficulty(runs, levels or {goal for run in runs for goal in run.goals})
     if not goals:
-        raise ValueError("the runs had no goals; start them with --goals, the levels that are to be reached")
+        goals_of_runs = Argument.of("goals")
+        raise ArgumentError("the runs had no goals; start them with ", goals_of_runs, ", the levels to be reached")
     fits = [fit for goal in goals for fit in fit_goals(runs, by, goal, confidence)]
     rates, effects = {}, {}
     for goal in goals:
