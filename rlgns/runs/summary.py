@@ -117,7 +117,7 @@ def summary_lines(
     lines = [
         f"Gradient noise scale tr Σ/|G|² in {examples}, 95 % intervals, by {unit}",
         *_table(history, losses, by_window),
-        f"This run's batch is {product}{run.batch_size:,} {examples}.",
+        f"This run's batch is {product}{run.batch_size:,} {examples}:",
     ]
     for sentence in dict.fromkeys(words.values()):
         about = [loss for loss in losses if words[loss] == sentence]
@@ -131,16 +131,15 @@ def summary_lines(
 
 
 def _table(history: History, losses: Sequence[str], by_window: dict[str, dict[str, NoiseScale]]) -> list[str]:
-    lines = [
-        f"{'':62}{'design':>7}",
-        f"  {'loss':8}{'second half of the run':26}{'whole run':26}{'effect':>7}{'measured':>11}",
-    ]
+    heading = f"  {'loss':8}{'second half of the run':23} {'whole run':22}{'design effect':>13}{'measured':>11}"
+    lines = [heading]
     for loss in losses:
         effect = history.design_effect(loss)
         late, whole = by_window["late"].get(loss), by_window["whole"][loss]
         effect_words = f"{effect:.1f}" if math.isfinite(effect) else "–"
-        late_words = str(late) if late else "not measured"
-        lines.append(f"  {loss:8}{late_words:26}{whole!s:26}{effect_words:>7}{whole.num_measurements:>11,}")
+        scales = f"  {loss:8}{str(late) if late else 'not measured':23} {whole!s:21} "
+        counts = f"{effect_words}{whole.num_measurements:>11,}"
+        lines.append(scales + counts.rjust(COLUMNS - len(scales)))  # long intervals take from the gap between them
     return lines
 
 
