@@ -1,6 +1,7 @@
 """The real W&B client throughout; what it logged is read back from its own log or from a server on loopback."""
 
 import errno
+import gc
 import os
 import pty
 import re
@@ -256,6 +257,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # wandb waits for no crashed one
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_whatever_a_server_answers_the_run_is_offline_and_says_so_in_one_line(
     answer, run_dir, monkeypatch, said, capfd
@@ -286,6 +288,7 @@ def test_whatever_a_server_answers_the_run_is_offline_and_says_so_in_one_line(
         sink.finish({})
         portal.shutdown()
         thread.join()
+    gc.collect()
     assert log_of(sink).records == [record(1)]
     assert sink.run_id == "id"
     (line,) = said
