@@ -193,9 +193,10 @@ def _as_option(kind: type[Any], name: str, value: str | list[str] | None) -> Any
     """What was typed, with W&B's None, truth values and lists as what they stand for."""
     if name == CONFIG_FILE or value is None:
         return value
-    if isinstance(value, list):
-        return _items(name, value[0]) if len(value) == 1 and value[0].startswith("[") else tuple(value)
     members = members_of(types_of(kind)[name])
+    if isinstance(value, list):
+        items = _items(name, value[0]) if len(value) == 1 and value[0].startswith("[") else tuple(value)
+        return tuple(item.strip() for item in items) if members & {int, float} else items
     if value == "None" and NoneType in members:
         return None
     return value.strip() if members & {int, float} else value
