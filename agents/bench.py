@@ -23,6 +23,7 @@ import torch
 from annotated_types import Interval
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.cadence import updates_per_measurement
@@ -30,7 +31,7 @@ from rlgns.agents.collecting import act
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.environments import make_environments
 from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
-from rlgns.agents.models import make_model
+from rlgns.agents.models import has_tensorfloat32, make_model
 from rlgns.agents.recorder import Recorder
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import in_parts
@@ -194,28 +195,42 @@ class _Loop:
 def _loop(config: ResolvedConfig) -> Iterator[_Loop]:
     environments = make_environments(config, config.seed)
     with tempfile.TemporaryDirectory() as folder, closing(environments):
-        model = make_model(config, environments, str(get_device(config.device)))
-        if not isinstance(model.rollout_buffer, DeviceRolloutBuffer):
-            raise ValueError("only the fast way is timed by its parts; leave out --no-fast, and use images or vectors")
-        measurer = RolloutMeasurer(config.num_groups, config.unit)
-        if isinstance(model, A2C) and config.unit == "environment" and config.num_envs >= MIN_NUM_GROUPS:
-            model.num_groups = measurer.groups_of_environments(config.num_envs)
-            model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
-        every = config.measure_every or _measure_every_of_long_runs(model)
-        noise = NoiseScaleCallback(every, measurer, config.window, config.design_effect_every)
         records = JsonLines(Path(folder) / "metrics.jsonl")
-        recorder = Recorder(
-            noise=noise if config.measure else None,
-            log_every=config.log_every,
-            goals=(),
-            episode_window=config.episode_window,
-            frames_per_transition=config.frameskip if config.is_atari else None,
-        )
-        recorder.keeper = _RecordsOnly(records)
         try:
-            yield _Loop(config, model, CallbackList([*([noise] if config.measure else []), recorder]))
+            model, callback = measured_model(config, environments, records)
+            if not isinstance(model.rollout_buffer, DeviceRolloutBuffer):
+                raise ValueError(
+                    "only the fast way is timed by its parts; leave out --no-fast, and use images or vectors"
+                )
+            yield _Loop(config, model, callback)
         finally:
             records.finish({})
+
+
+def measured_model(config: ResolvedConfig, environments: VecEnv, records: JsonLines) -> tuple[A2C | PPO, CallbackList]:
+    """The model of a configuration, and the callbacks that measure and record while it trains, at their defaults.
+
+    Args:
+        config: What to train.
+        environments: Those of the configuration.
+        records: Where records go.
+    """
+    model = make_model(config, environments, str(get_device(config.device)))
+    measurer = RolloutMeasurer(config.num_groups, config.unit)
+    if isinstance(model, A2C) and config.unit == "environment" and config.num_envs >= MIN_NUM_GROUPS:
+        model.num_groups = measurer.groups_of_environments(config.num_envs)
+        model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
+    every = config.measure_every or _measure_every_of_long_runs(model)
+    noise = NoiseScaleCallback(every, measurer, config.window, config.design_effect_every)
+    recorder = Recorder(
+        noise=noise if config.measure else None,
+        log_every=config.log_every,
+        goals=(),
+        episode_window=config.episode_window,
+        frames_per_transition=config.frameskip if config.is_atari else None,
+    )
+    recorder.keeper = _RecordsOnly(records)
+    return model, CallbackList([*([noise] if config.measure else []), recorder])
 
 
 class _RecordsOnly:
@@ -265,7 +280,7 @@ def search(config: ResolvedConfig, max_num_envs: int, seconds: float) -> list[di
         "num_envs": sizes,
         "num_parts": [1, 2],
         "num_threads": sorted({max(1, cores // 2), cores}),
-        "precision": ["float32", "bfloat16"] if config.is_atari else ["float32"],
+        "precision": ["float32", *_roundings(config)],
     }
     best = config
     print("\ntransitions/s of other configurations, the fastest of each line kept for the next")
@@ -281,6 +296,12 @@ def search(config: ResolvedConfig, max_num_envs: int, seconds: float) -> list[di
     print(f"fastest: rlgns train atari {environment} --algo {config.algo} --num-steps {config.num_steps} {flags}")
     print("Another num_envs is another batch size: whether it is worth having is what the noise scale says.")
     return tried
+
+
+def _roundings(config: ResolvedConfig) -> list[str]:
+    """Less exact arithmetic that the device has."""
+    on_gpu = has_tensorfloat32(torch.device(get_device(config.device)))
+    return [*(["tensorfloat32"] if on_gpu else []), *(["bfloat16"] if config.is_atari else [])]
 
 
 def _speed(config: ResolvedConfig, seconds: float) -> float:

@@ -172,8 +172,8 @@ class TrainConfig:
     """Parts of the environments, one emulated while the network acts for another [on a GPU 2, else 1]."""
     device: Name = "auto"
     """Where the network runs: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the features' layers (the CNN); parameters, heads, losses and the optimiser stay float32."""
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """Arithmetic: bfloat16 of the CNN alone; tensorfloat32 of all products, on NVIDIA GPUs from 2020 on."""
     fast: bool = True
     """Keep rollouts on the device and each frame once, step environments in parts; no: as Stable-Baselines3 does."""
     num_torch_threads: NumThreads | None = None

@@ -25,8 +25,9 @@ def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C
     Convolutions keep their weights channels last in memory, where they are fastest, and ReLUs work in place; numbers
     are the same to rounding.
 
-    Raises ValueError where the action space is none that the algorithm takes.
+    Raises ValueError where the action space is none that the algorithm takes, or the device lacks the arithmetic.
     """
+    use_arithmetic(config.precision, device)
     common: dict[str, Any] = {
         "policy": _policy(environments.observation_space),
         **_rollouts(config, environments),
@@ -53,6 +54,33 @@ def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C
     return model
 
 
+def use_arithmetic(precision: str, device: str) -> None:
+    """Let the process's products of float32 numbers on a GPU round their factors to TensorFloat-32's 10 bits, or not.
+
+    PyTorch's own default does so for convolutions alone; float32 here means float32.
+
+    Args:
+        precision: That of the configuration.
+        device: Where the network runs.
+
+    Raises:
+        ValueError: TensorFloat-32 is asked for, and the device has none.
+    """
+    rounded = precision == "tensorfloat32"
+    if rounded and not has_tensorfloat32(torch.device(device)):
+        raise ValueError(
+            f"precision tensorfloat32 is arithmetic of NVIDIA GPUs from 2020 on, and the network runs on {device}; "
+            "use --precision float32 or bfloat16"
+        )
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
+
+
+def has_tensorfloat32(device: torch.device) -> bool:
+    """Whether products on the device can be made in TensorFloat-32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def _rollouts(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
     """Which rollout buffer: ours for what it takes, if it is wanted."""
     observations, actions = environments.observation_space, environments.action_space
@@ -63,7 +91,7 @@ def _rollouts(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
 
 
 def _features(config: ResolvedConfig, policy: str | type[ActorCriticPolicy]) -> dict[str, Any]:
-    if config.precision == "float32":
+    if config.precision != "bfloat16":
         return {}
     if policy is not ImagePolicy:
         raise ValueError(f"precision {config.precision} is for images, which {config.task} has none of; leave it out")

@@ -8,7 +8,7 @@ import torch
 import rlgns.agents.collecting
 from rlgns.agents.config import TrainConfig, resolved
 from rlgns.agents.environments import make_environments
-from rlgns.agents.models import make_model
+from rlgns.agents.models import make_model, use_arithmetic
 from rlgns.agents.policies import ImagePolicy
 
 
@@ -89,3 +89,41 @@ def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(m
     kept = parameters_after_three_updates()
     monkeypatch.setattr(rlgns.agents.collecting, "_casts_kept", lambda _: nullcontext())
     assert all(torch.equal(a, b) for a, b in zip(kept, parameters_after_three_updates(), strict=True))
+
+
+# --- arithmetic
+
+
+def test_tensorfloat32_is_refused_where_the_device_has_none():
+    config = configured("a2c", "tensorfloat32")
+    with (
+        closing(make_environments(config, seed=0)) as environments,
+        pytest.raises(ValueError, match="runs on cpu; use"),
+    ):
+        make_model(config, environments, "cpu")
+
+
+def test_float32_means_float32_also_after_a_model_of_less_exact_arithmetic():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        use_arithmetic("float32", "cpu")
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_products_are_rounded_as_the_precision_says():
+    a = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).double()
+    exact, errors = a @ a, {}
+    for precision in ("float32", "tensorfloat32"):
+        use_arithmetic(precision, "cuda")
+        rough = (a.float().cuda() @ a.float().cuda()).cpu().double()
+        errors[precision] = float((rough - exact).norm() / exact.norm())
+    use_arithmetic("float32", "cuda")
+    assert errors["float32"] < 1e-6
+    assert 1e-5 < errors["tensorfloat32"] < 1e-2

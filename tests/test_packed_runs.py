@@ -101,7 +101,7 @@ def test_the_same_runs_make_the_same_bytes_whenever_and_from_wherever_they_are_p
     assert (tmp_path / "repacked.zip").read_bytes() == packed.read_bytes()
 
 
-def test_records_are_kept_whole_with_events_and_without_half_written_lines(tmp_path):
+def test_records_are_kept_whole_with_events_and_without_half_written_lines(tmp_path, capsys):
     run = write_run(tmp_path / "sweep" / "run", num_envs=4, num_steps=5, learning_rate=1e-3, goals={5.0: 100})
     with RecordWriter(run / "metrics.jsonl") as writer:
         writer.mark_resumed(50)
@@ -109,6 +109,7 @@ def test_records_are_kept_whole_with_events_and_without_half_written_lines(tmp_p
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"progress/steps": 6')
     assert pack(tmp_path / "sweep", "--out", tmp_path / "a.zip") == 0
+    assert "run: unusable lines of its records: 1; they are left out" in capsys.readouterr().err
     (folder,) = run_folders(tmp_path / "a.zip", refuse)
     assert read_records(folder / "metrics.jsonl", events=True) == read_records(run / "metrics.jsonl", events=True)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlgns.runs.records import RecordWriter, columns, plain, read_lines, read_records
+from rlgns.runs.records import STEPS, RecordWriter, columns, plain, read_lines, read_records
 
 RECORD = {"progress/steps": 1, "noise/policy/noise_scale": 812.5, "train/kind": "ppo", "train/done": False, "x/y": None}
 
@@ -165,6 +165,18 @@ def test_events_are_returned_only_when_asked_for(path):
     write(path, {"progress/steps": 1}, event)
     assert read_records(path) == [{"progress/steps": 1}]
     assert read_records(path, events=True) == [{"progress/steps": 1}, event]
+
+
+def test_words_that_a_run_records_about_its_measurements_cost_no_record(path):
+    record = {
+        STEPS: 1,
+        "noise/unit": "environment",
+        "noise/total/noise_scale_state": "lower bound",
+        "noise/total/b": 2.0,
+    }
+    with RecordWriter(path) as writer:
+        writer.write(record)
+    assert read_lines(path) == ([record], 0)
 
 
 def test_columns_are_float_arrays_with_nan_for_what_is_missing_or_null():

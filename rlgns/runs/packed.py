@@ -19,7 +19,10 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from rlgns.runs.directory import CONFIG
+from rlgns.runs.directory import CONFIG, METRICS, SUMMARY, SWEEP_FILE
+
+READ = {CONFIG, METRICS, SUMMARY, SWEEP_FILE}
+"""Names of the files that are read; others may lie in an archive and are not looked at."""
 
 MAX_BYTES = 2**30
 """Largest size of an unpacked member: records of a hundred thousand updates take a tenth of it."""
@@ -79,7 +82,7 @@ class PackedPath:
             with zipfile.ZipFile(self.archive) as archive:
                 return archive.read(str(self.inside))
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"{self} cannot be unpacked: {error}") from None
+            raise ValueError(f"it cannot be unpacked: {error}") from None
 
     def read_text(self) -> str:
         """The file's content as text."""
@@ -134,7 +137,8 @@ def packed_runs(path: Path, say: Callable[[str], None]) -> list[PackedPath]:
     for name, reason in reasons.items():
         say(f"{path}: {name!r} {reason}; it is left out")
     damaged = {PurePosixPath(name).parent for name in reasons}
-    members = frozenset(info.filename for info in infos if info.filename not in reasons)
+    good = (info.filename for info in infos if info.filename not in reasons)
+    members = frozenset(name for name in good if PurePosixPath(name).name in READ)
     folders = {PurePosixPath(name).parent for name in members if PurePosixPath(name).name == CONFIG}
     return [PackedPath(path, folder, members) for folder in sorted(folders - damaged)]
 

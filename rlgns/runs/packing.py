@@ -10,12 +10,13 @@ import contextlib
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from rlgns.runs.directory import CONFIG, METRICS, SUMMARY, SWEEP_FILE
+from rlgns.runs.json_files import LARGEST_FILE, parse_json, read_file
 from rlgns.runs.packed import PackedPath, RunFolder, refusal, run_folders
-from rlgns.runs.records import read_lines
+from rlgns.runs.records import Record, read_lines
 
 RECORDS = (METRICS, METRICS + ".gz")
 """Names under which a run's records may lie, as they are sought."""
@@ -53,7 +54,7 @@ def pack(folders: Sequence[Path], out: Path, say: Callable[[str], None], *, lean
                 _write(archive, file, content)
             for name, folder in sorted(runs.items(), key=lambda item: item[0].parts):
                 try:
-                    members = _members(folder, lean=lean)
+                    members = _members(folder, say, lean=lean)
                 except (OSError, ValueError, KeyError, TypeError) as error:
                     say(f"{folder} holds a damaged run ({_words(error)}); it is left out")
                     failures += 1
@@ -103,22 +104,31 @@ def _path_below(place: Path, folder: RunFolder) -> PurePosixPath:
 def _sweep_files(runs: dict[PurePosixPath, RunFolder]) -> Members:
     """The copies of sweep files above the runs, by their names in the packed file."""
     files = {str(name.parent / SWEEP_FILE): folder.parent / SWEEP_FILE for name, folder in runs.items()}
-    return {name: file.read_bytes() for name, file in files.items() if file.exists()}
+    kept = {name: file for name, file in files.items() if file.exists() and not _is_link(file)}
+    return {name: read_file(file, LARGEST_FILE) for name, file in kept.items()}
 
 
-def _members(folder: RunFolder, *, lean: bool) -> Members:
+def _is_link(path: RunFolder) -> bool:
+    """A link's target, which may be any file of the machine, is not packed."""
+    return isinstance(path, Path) and path.is_symlink()
+
+
+def _members(folder: RunFolder, say: Callable[[str], None], *, lean: bool) -> Members:
     """What is kept of a run, by file name."""
     records = next(folder / name for name in RECORDS if (folder / name).exists())
-    members = {CONFIG: _config(folder).encode(), METRICS: b"".join(_lines(records, lean=lean))}
+    lines, num_damaged = read_lines(records)
+    if num_damaged:
+        say(f"{folder}: unusable lines of its records: {num_damaged:,}; they are left out")
+    members = {CONFIG: _config(folder).encode(), METRICS: b"".join(_lines(lines, lean=lean))}
     if (folder / SUMMARY).exists():
-        members[SUMMARY] = (folder / SUMMARY).read_bytes()
+        members[SUMMARY] = read_file(folder / SUMMARY, LARGEST_FILE)
     return members
 
 
 def _config(folder: RunFolder) -> str:
     """config.json without the names of directories above the run and its data, where they are this machine's."""
-    text = (folder / CONFIG).read_text()
-    options = json.loads(text)["options"]
+    text = read_file(folder / CONFIG, LARGEST_FILE).decode()
+    options = parse_json(text)["options"]
     out, data = Path(str(options.get("out") or "")), Path(str(options.get("data_dir") or ""))
     if out.is_absolute() and out.parent.name:
         text = text.replace(json.dumps(str(out.parent))[1:-1], f"runs/{out.parent.name}")
@@ -127,9 +137,9 @@ def _config(folder: RunFolder) -> str:
     return text
 
 
-def _lines(records: RunFolder, *, lean: bool) -> Iterator[bytes]:
-    """The readable lines of a records file."""
-    for record in read_lines(records)[0]:
+def _lines(records: Iterable[Record], *, lean: bool) -> Iterator[bytes]:
+    """The lines of a records file."""
+    for record in records:
         kept = {key: value for key, value in record.items() if not (lean and DERIVED.match(key))}
         yield json.dumps(kept, separators=(",", ":")).encode() + b"\n"
 
