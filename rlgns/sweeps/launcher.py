@@ -247,10 +247,10 @@ class Launcher:
         elif job.state == "failed" and event.kind == "refused":
             self.say(f"{name}: was refused by its program: {job.reason}; the other runs go on")
         elif job.state == "failed":
-            times = f"exit code {event.exit_code} the last of {job.failures} times"
+            times = f"{_code(event)} the last of {job.failures} times"
             self.say(f"{name}: given up, {times}: {event.reason} ({job.log})")
         elif event.kind == "failed":
-            self.say(f"{name}: exit code {event.exit_code}, starts again in {job.pause:.0f} s: {event.reason}")
+            self.say(f"{name}: {_code(event)}, starts again in {job.pause:.0f} s: {event.reason}")
 
     def _check_metric(self, job: Job) -> None:
         """A search or hyperband without a metric is none."""
@@ -274,6 +274,10 @@ class Launcher:
         _without_fail(lambda: self.display.show([_row(job) for job in active], self.counts()))
 
 
+def _code(event: Event) -> str:
+    return "no start" if event.exit_code is None else f"exit code {event.exit_code}"
+
+
 def _row(job: Job) -> SweepRow:
     return SweepRow(
         name=job.spec.name,
@@ -286,7 +290,7 @@ def _row(job: Job) -> SweepRow:
 
 def _without_fail(words: Callable[[], object]) -> None:
     """Print; whether anybody still reads it is no concern of the runs."""
-    with suppress(OSError, ValueError):  # a broken pipe, a closed file, a full disk, an encoding that lacks a letter
+    with suppress(OSError, ValueError, SystemExit):  # pipe, disk, encoding; rich would exit where a pipe is broken
         words()
 
 
