@@ -95,8 +95,17 @@ class Follower:
     def _take(self, line: bytes) -> None:
         try:
             record = json.loads(line)
-            goals = {level: goal for level, goal in goals_of(record).items() if goal}
-        except (ValueError, TypeError, RecursionError, AttributeError):  # a line of another kind, which is no record
+            goals = (
+                {level: goal for level, goal in goals_of(record).items() if goal} if isinstance(record, dict) else {}
+            )
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+            OverflowError,
+        ):  # OverflowError: a goal reached after 1e999 steps
+            return
+        if not isinstance(record, dict):
             return
         steps = _number(record.get(STEPS))
         if "event" not in record:
@@ -158,7 +167,7 @@ def stopped_by_hyperband(config: Mapping[str, Any], courses: Mapping[str, tuple[
     sweeps, key = package(), config["metric"]["name"]
     runs = [
         sweeps.SweepRun(
-            name=name, state="running" if running else "finished", history=[{key: value} for value in course]
+            name=name, state="running" if running else "finished", sampledHistory=[{key: value} for value in course]
         )
         for name, (running, course) in courses.items()
     ]

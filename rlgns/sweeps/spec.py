@@ -162,12 +162,12 @@ class Sweep:
 
     def _proposed(self, results: Sequence[Result]) -> Parameters:
         sweeps = package()
-        runs = [
+        runs = [  # by the aliases of its fields: their own names, which it means to allow, are passed over in silence
             sweeps.SweepRun(
                 name=one.spec.name,
                 config={name: {"value": value} for name, value in one.spec.parameters.items()},
                 state="finished" if one.finished else "running",
-                summary_metrics={} if one.metric is None or self.metric is None else {self.metric: one.metric},
+                summaryMetrics={} if one.metric is None or self.metric is None else {self.metric: one.metric},
             )
             for one in results
         ]
