@@ -1,7 +1,8 @@
 """Runs a sweep's commands on this machine: several at once, none twice, and none lost by what befalls another.
 
 Everything is found again after a kill at any moment. Run NAME lives in OUT/NAME, what it printed in OUT/logs/NAME.log;
-OUT/sweep.jsonl says what was proposed, started, and ended how. A terminal or a pipe that is gone costs words only.
+OUT/sweep.jsonl says what was proposed, started, and ended how. A terminal or a pipe that is gone costs words only,
+since commands run inside `rlgns.runs.terminal.tolerant_output`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -111,14 +112,13 @@ class Launcher:
             job.settle()
 
     def say(self, line: str) -> None:
-        """Tell the person at the terminal, if there still is one."""
-        _without_fail(lambda: self.display.say(line))
+        """Tell the person at the terminal."""
+        self.display.say(line)
 
     # --- before and after
 
     def _open(self, stack: ExitStack) -> None:
         out = self.options.out
-        _fill_standard_streams()
         try:
             for folder in (out / LOGS, out / CLAIMS):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -136,8 +136,7 @@ class Launcher:
         self._lifeline, held = os.pipe()  # its other end is closed with this process, however it ends
         for descriptor in (self._lifeline, held):
             stack.callback(os.close, descriptor)
-        _without_fail(self.display.__enter__)
-        stack.callback(lambda: _without_fail(lambda: self.display.__exit__(None, None, None)))
+        stack.enter_context(self.display)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 stack.callback(signal.signal, number, signal.signal(number, self._asked_to_stop))
@@ -271,7 +270,7 @@ class Launcher:
         for job in active:
             job.follower.update()
         self._early_stopping.look(self.jobs)
-        _without_fail(lambda: self.display.show([_row(job) for job in active], self.counts()))
+        self.display.show([_row(job) for job in active], self.counts())
 
 
 def _code(event: Event) -> str:
@@ -286,16 +285,3 @@ def _row(job: Job) -> SweepRow:
         measure=job.follower.measure,
         seconds_left=job.follower.seconds_left,
     )
-
-
-def _without_fail(words: Callable[[], object]) -> None:
-    """Print; whether anybody still reads it is no concern of the runs."""
-    with suppress(OSError, ValueError, SystemExit):  # pipe, disk, encoding; rich would exit where a pipe is broken
-        words()
-
-
-def _fill_standard_streams() -> None:
-    """Open what a caller has closed (`>&-`), so that no file of ours gets the number of a standard stream."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
