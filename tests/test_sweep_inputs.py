@@ -79,6 +79,11 @@ def refusal(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
         (RANDOM + "parameters: {a: {values: [1, 2], probabilities: [2, -1]}}", "parameter a: "),
         ("method: bayes\nprogram: x\n" + ONE, "a Bayesian search needs metric:"),
         ("method: bayes\nprogram: x\nmetric: {name: b}\n" + ONE, "a Bayesian search needs a parameter that varies"),
+        (
+            "method: bayes\nprogram: x\nmetric: {name: b}\nparameters: {a: {values: [1, 2], probabilities: [0, 1]}}",
+            "parameter a: W&B's Bayesian search takes no probabilities",
+        ),
+        (RANDOM + "parameters: {a: {distribution: log_normal, mu: 100000, sigma: 1}}", "a: its distribution gives inf"),
         ("method: [grid]\n" + ONE, "['grid'] is not one of"),
         ("method: {}\n" + ONE, "is not one of"),
         ("method: custom\n" + ONE, "method custom needs W&B's server"),

@@ -20,7 +20,7 @@ from rlgns.sweeps.checks import MAX_GRID, complaint, package
 from rlgns.sweeps.naming import Parameters, identity, readable_name, unique_names
 from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded
 
-PROPOSALS = {"random": 200, "bayes": 10}
+PROPOSALS = {"random": 200, "bayes": 3}
 """How often a search is asked for a run that has not been before another one is taken from those that are left."""
 
 
@@ -127,11 +127,12 @@ class Sweep:
             ValueError: The search itself cannot go on from these results.
         """
         known = {self.identity(one.spec.parameters): one.spec.name for one in results}
-        for _ in range(PROPOSALS[self.method]):
+        size = self._number_of_runs
+        for _ in range(PROPOSALS[self.method] if size is None or size > len(known) else 0):
             parameters = self._proposed(results)
             if self.identity(parameters) not in known:
                 return self._named(parameters, known)
-        left = [parameters for parameters in self._all() if self.identity(parameters) not in known]
+        left = [] if size is None else [p for p in self._combinations() if self.identity(p) not in known]
         return self._named(random.choice(left), known) if left else None
 
     def command(self, spec: RunSpec) -> list[str]:
@@ -175,9 +176,13 @@ class Sweep:
             warnings.simplefilter("ignore")
             try:
                 proposed = sweeps.next_run(self.config, runs)
-            except ValueError as error:
+            except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # as W&B's package meets odd numbers
                 raise ValueError(f"{self.path}: W&B's {self.method} search proposes no run ({error})") from None
-        return {name: _plain(one["value"]) for name, one in proposed.config.items()}
+        parameters = {name: _plain(one["value"]) for name, one in proposed.config.items()}
+        for name, value in parameters.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{self.path}: parameter {name}: its distribution gives {value}; narrow it")
+        return parameters
 
     def _values(self) -> dict[str, Sequence[Any]]:
         """The values of each parameter that has a list of them."""
@@ -187,11 +192,12 @@ class Sweep:
         values = self._values()
         return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
 
-    def _all(self) -> Iterator[Parameters]:
-        """Every run that a search can propose, where they can be counted; else none."""
+    @property
+    def _number_of_runs(self) -> int | None:
+        """How many different runs there can be; None where they cannot be counted."""
         values = self._values()
-        countable = len(values) == len(self.parameters) and math.prod(map(len, values.values())) <= MAX_GRID
-        return self._combinations() if countable else iter(())
+        size = math.prod(map(len, values.values()))
+        return size if len(values) == len(self.parameters) and size <= MAX_GRID else None
 
 
 def _values_of(one: Mapping[str, Any]) -> Sequence[Any] | None:
