@@ -1,6 +1,8 @@
 """Sweep files and what lies in a sweep's directory, as nobody should write them: one line each, and no run is lost."""
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,31 @@ def refusal(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
 )
 def test_a_file_that_cannot_be_meant_is_refused_in_one_line(text, message, tmp_path, capsys):
     assert message in refusal(tmp_path, text, capsys)
+
+
+@pytest.mark.parametrize("command", ['["${args}"]', '["${env}", "${args}"]', '["${envvar:NOT_SET}", "${args}"]'])
+def test_a_command_without_a_program_is_refused(command, tmp_path, capsys):
+    assert "program" in refusal(tmp_path, f"method: grid\ncommand: {command}\n" + ONE, capsys)
+
+
+def test_a_sweep_file_may_be_a_pipe(tmp_path, capsys):
+    """`rlgns sweep <(make-sweep)`: it can be read once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = f"method: grid\ncommand: ['true', '${{args}}']\n{ONE}"
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    assert main(["sweep", str(pipe), f"--out={tmp_path / 'out'}"]) == 0
+    writer.join()
+    assert "1 finished" in capsys.readouterr().out
+    assert (tmp_path / "out/sweep.yaml").read_text() == text
+
+
+def test_any_number_of_workers_and_failures_is_taken(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"method: grid\ncommand: ['true', '${{args}}']\n{ONE}")
+    assert main(["sweep", str(path), f"--out={tmp_path / 'out'}", "--workers=1000000000000"]) == 0
+    assert Job(RunSpec("run", {}), tmp_path, failures=5000).pause == 60
 
 
 def test_a_number_in_exponents_needs_no_point(tmp_path):

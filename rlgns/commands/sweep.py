@@ -91,7 +91,7 @@ def _options(flags: SweepFlags, path: Path) -> LaunchOptions:
             raise ValueError(f"{name} {value} is not positive; give a positive --{name.replace('_', '-')}")
     if flags.retries < 0:
         raise ValueError(f"retries {flags.retries} is negative; give --retries 0 or more")
-    if flags.prune_factor <= 1:
+    if not flags.prune_factor > 1:
         raise ValueError(f"prune_factor {flags.prune_factor} is not above 1; give for instance --prune-factor 2")
     return LaunchOptions(
         out=flags.out or Path("runs") / path.stem,

@@ -273,7 +273,7 @@ class Job:
     @property
     def pause(self) -> float:
         """Seconds before it is started again."""
-        return min(LONGEST_PAUSE, 2.0**self.failures)
+        return min(LONGEST_PAUSE, 2.0 ** min(self.failures, 10))
 
     def _is_in_use(self) -> bool:
         """Whether a process that was not started from here is at it, for instance one resumed by hand."""

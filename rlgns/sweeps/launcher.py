@@ -8,6 +8,7 @@ since commands run inside `rlgns.runs.terminal.tolerant_output`.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import time
@@ -130,7 +131,7 @@ class Launcher:
         except BlockingIOError:
             raise ValueError(f"another launcher is at {out}; wait for it, or choose another --out") from None
         self.plan()
-        write_text(out / SWEEP_FILE, self.sweep.path.read_text(encoding="utf-8-sig"))
+        write_text(out / SWEEP_FILE, self.sweep.text)
         self.journal.open()
         stack.callback(self.journal.close)
         self._lifeline, held = os.pipe()  # its other end is closed with this process, however it ends
@@ -224,7 +225,8 @@ class Launcher:
         return Result(job.spec, job.state in {"finished", "failed", "pruned"}, job.metric_at_end())
 
     def _start(self, job: Job) -> None:
-        job.slot = min(set(range(self.options.workers)) - {other.slot for other in self._active()})
+        taken = {other.slot for other in self._active()}
+        job.slot = next(slot for slot in itertools.count() if slot not in taken)
         cores = [] if self.options.threads else cores_of(job.slot, self.options.workers)
         threads = self.options.threads or max(1, len(cores))
         self.say(f"{job.spec.name}: {'goes on' if job.resumes else 'starts'}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlgns.runs.yaml_files import read_options
+from rlgns.runs.yaml_files import parse_options, read_text
 from rlgns.sweeps.checks import MAX_GRID, complaint, package
 from rlgns.sweeps.naming import Parameters, identity, readable_name, unique_names
 from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded
@@ -59,7 +59,8 @@ class Sweep:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config: dict[str, Any] = read_options(path, "sweep file")
+        self.text = read_text(path, "sweep file")
+        self.config: dict[str, Any] = parse_options(self.text, f"sweep file {path}")
         if words := complaint(self.config):
             raise ValueError(f"{path}: {words}")
         self.command(RunSpec("", {}))  # its macros are known
