@@ -207,6 +207,7 @@ def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
     [
         (["--workers=0"], "workers 0 is not positive"),
         (["--prune-factor=1"], "not above 1"),
+        (["--prune-factor=nan"], "prune_factor nan is"),
         (["--shard=3/2"], "shard 3/2 is not I/N"),
         (["--retries=-1"], "retries -1 is negative"),
         (["--speed=-1"], "speed -1"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rlgns.runs.json_files import is_number
 from rlgns.runs.options import parse_flags
 from rlgns.runs.progress import SweepDisplay
 from rlgns.runs.summary import in_minutes
@@ -16,7 +17,8 @@ from rlgns.sweeps.spec import Sweep
 
 DESCRIPTION = (
     "Run the grid, random or Bayesian search of a W&B sweep file, each run a process of its own in DIR/NAME.\n"
-    "The same command goes on after an interruption: what is done is not run again."
+    "The same command goes on after an interruption: what is done is not run again, and what failed does not keep the\n"
+    "other runs from starting. DIR holds one sweep: more values may be added, what the file holds fixed has to stay."
 )
 
 
@@ -33,7 +35,8 @@ class SweepFlags:
     retries: int = 2
     """How often a run that failed is started again."""
     prune: bool = True
-    """Stop runs that are beaten, at every goal so far, by a finished run of the same batch at another learning rate."""
+    """Stop runs that are beaten, at every goal so far, by a finished run of the same batch at another learning rate.
+    Obeys the file's early_terminate (W&B's hyperband), too."""
     prune_factor: float = 2.0
     """Multiple of the other run's examples to a goal beyond which a run is beaten."""
     max_runs: int | None = None
@@ -47,7 +50,7 @@ class SweepFlags:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes: 0 all done, 1 a run failed for good, 2 usage, 130 and 143 stopped by a signal."""
+    """Exit codes: 0 all done, 1 a run failed or was refused by its program, 2 usage, 129, 130 and 143 stopped."""
     if not arguments or arguments[0].startswith("-"):
         if {"-h", "--help"} & set(arguments):
             parse_flags(SweepFlags, ["--help"], description=DESCRIPTION, program="rlgns sweep FILE")
@@ -66,8 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     if some:
         sweep.check_flags(some)
     code = launcher.run()
-    with suppress(OSError):  # of a reader that has seen enough: the sweep is over
-        print("\n".join(_closing_lines(launcher)), flush=True)
+    print("\n".join(_closing_lines(launcher)))
     return code
 
 
@@ -89,7 +91,7 @@ def _options(flags: SweepFlags, path: Path) -> LaunchOptions:
             raise ValueError(f"{name} {value} is not positive; give a positive --{name.replace('_', '-')}")
     if flags.retries < 0:
         raise ValueError(f"retries {flags.retries} is negative; give --retries 0 or more")
-    if flags.prune_factor <= 1:
+    if not flags.prune_factor > 1:
         raise ValueError(f"prune_factor {flags.prune_factor} is not above 1; give for instance --prune-factor 2")
     return LaunchOptions(
         out=flags.out or Path("runs") / path.stem,
@@ -135,20 +137,18 @@ def _plan_lines(launcher: Launcher, speed: float | None) -> list[str]:
 
 
 def _budget(job: Job) -> float | None:
-    parameters = job.spec.parameters
-    if (total := _number(parameters.get("total_transitions"))) is not None:
-        return total
-    steps, size = _number(parameters.get("max_steps")), _number(parameters.get("batch_size"))
-    return steps * size if steps and size else None
+    total, steps, size = (_number(job.spec.parameters, key) for key in ("total_transitions", "max_steps", "batch_size"))
+    return total or (steps * size or None)
 
 
 def _measured_speed(jobs: Iterable[Job]) -> float | None:
     """Of the finished runs, examples over seconds."""
     done = [job.summary for job in jobs if job.state == "finished"]
-    seconds = sum(_number(summary.get("time/seconds")) or 0.0 for summary in done)
-    return sum(_number(summary.get("progress/examples")) or 0.0 for summary in done) / seconds if seconds else None
+    seconds = sum(_number(summary, "time/seconds") for summary in done)
+    return sum(_number(summary, "progress/examples") for summary in done) / seconds if seconds else None
 
 
-def _number(value: object) -> float | None:
-    """The value if it is a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _number(values: Mapping[str, Any], key: str) -> float:
+    """The number of that name; 0 where there is none."""
+    value = values.get(key)
+    return float(value) if value is not None and is_number(value) else 0.0

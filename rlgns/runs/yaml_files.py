@@ -39,6 +39,19 @@ def read_options(path: Path, option: str = "--config") -> dict[str, Any]:
     Raises:
         ValueError: The file cannot be read, is not YAML, or holds something other than options by name.
     """
+    return parse_options(read_text(path, option), f"{option} {path}")
+
+
+def read_text(path: Path, option: str) -> str:
+    """The text of a file, read once: it may be a pipe.
+
+    Args:
+        path: The file, in UTF-8.
+        option: How errors call the file.
+
+    Raises:
+        ValueError: It cannot be read, is no text, or is larger than a file of options can be.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -48,7 +61,20 @@ def read_options(path: Path, option: str = "--config") -> dict[str, Any]:
         raise ValueError(f"{option} {path} cannot be read: {reason}") from None
     if len(content) > MAX_BYTES:
         raise ValueError(f"{option} {path} is larger than {MAX_BYTES:,} bytes; is it a file of options?")
-    return with_underscores(parse_mapping(text, f"{option} {path}"), f"{option} {path}")
+    return text
+
+
+def parse_options(text: str, source: str) -> dict[str, Any]:
+    """The options of a YAML text by name, with underscores in their names; empty for an empty text.
+
+    Args:
+        text: The YAML text.
+        source: How errors call it.
+
+    Raises:
+        ValueError: It is not YAML, or holds something other than options by name.
+    """
+    return with_underscores(parse_mapping(text, source), source)
 
 
 def parse_mapping(text: str, source: str) -> dict[str, Any]:

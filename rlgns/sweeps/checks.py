@@ -155,6 +155,9 @@ def _of_search(config: Mapping[str, Any]) -> Iterator[str]:
         yield "a Bayesian search needs metric: {name: .., goal: minimize}"
     if method == "bayes" and not any(_is_searched(one) for one in config["parameters"].values()):
         yield "a Bayesian search needs a parameter that varies; give values: or min: and max:"
+    weighted = [name for name, one in config["parameters"].items() if "probabilities" in one]
+    if method == "bayes" and weighted:
+        yield f"parameter {weighted[0]}: W&B's Bayesian search takes no probabilities; leave them out"
     if config.get("early_terminate") and not metric:
         yield "early_terminate needs metric: {name: .., goal: minimize}, which runs are compared by"
 

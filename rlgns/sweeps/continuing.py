@@ -7,13 +7,13 @@ config.json; all three are asked.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlgns.runs.directory import CONFIG, SWEEP_FILE
+from rlgns.runs.json_files import read_json
 from rlgns.sweeps.journal import Event
 from rlgns.sweeps.naming import canonical, is_of_machine, readable_name
 from rlgns.sweeps.programs import DEFAULT_COMMAND
@@ -85,8 +85,8 @@ def names_there(sweep: Sweep, out: Path, events: Iterable[Event]) -> dict[str, s
 def options_of(run: Path) -> Mapping[str, Any] | None:
     """The options that a run was made with; None where it has none that can be read."""
     try:
-        options = json.loads((run / CONFIG).read_bytes())["options"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        options = read_json(run / CONFIG).get("options")
+    except ValueError:
         return None
     return options if isinstance(options, dict) else None
 

@@ -10,7 +10,6 @@ that the run's processes inherit (.claims/NAME.lock) keeps every other launcher 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlgns.runs.directory import CHECKPOINT, RESTART_COUNT, SUMMARY
+from rlgns.runs.json_files import is_number, read_json
 from rlgns.sweeps import guard
 from rlgns.sweeps.journal import Event
 from rlgns.sweeps.pruning import Follower
@@ -93,10 +93,9 @@ class Job:
     def summary(self) -> Mapping[str, Any]:
         """The numbers that the run was left with; empty before, or where they cannot be read."""
         try:
-            content = json.loads((self.directory / SUMMARY).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return read_json(self.directory / SUMMARY)
+        except ValueError:
             return {}
-        return content if isinstance(content, dict) else {}
 
     @property
     def is_finished(self) -> bool:
@@ -112,7 +111,7 @@ class Job:
     def metric_at_end(self) -> float | None:
         """The metric that the run was left with, in its summary or, as W&B has it, its last record that holds one."""
         value = self.summary.get(self.metric or "")
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+        if value is not None and is_number(value):
             return float(value)
         return next(reversed(self.course()), None)
 
@@ -274,7 +273,7 @@ class Job:
     @property
     def pause(self) -> float:
         """Seconds before it is started again."""
-        return min(LONGEST_PAUSE, 2.0**self.failures)
+        return min(LONGEST_PAUSE, 2.0 ** min(self.failures, 10))
 
     def _is_in_use(self) -> bool:
         """Whether a process that was not started from here is at it, for instance one resumed by hand."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from rlgns.runs.json_files import parse_json
 from rlgns.runs.records import RecordWriter
 
 EventKind = Literal["proposed", "started", "finished", "failed", "refused", "pruned", "stopped"]
@@ -53,12 +54,12 @@ class Event:
     def parse(cls, line: bytes) -> Self | None:
         """The event of a line; None where the line is no event."""
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if not isinstance(record, dict) or record.get("event") not in get_args(EventKind):
                 return None
             parameters = record.get("parameters")
-            parameters = json.loads(parameters) if isinstance(parameters, str) else None
-        except (ValueError, TypeError, RecursionError):  # TypeError: an event that cannot be looked up
+            parameters = parse_json(parameters) if isinstance(parameters, str) else None
+        except ValueError:
             return None
         if not isinstance(record.get("run"), str) or not isinstance(parameters, dict | None):
             return None

@@ -1,17 +1,19 @@
 """Runs a sweep's commands on this machine: several at once, none twice, and none lost by what befalls another.
 
 Everything is found again after a kill at any moment. Run NAME lives in OUT/NAME, what it printed in OUT/logs/NAME.log;
-OUT/sweep.jsonl says what was proposed, started, and ended how. A terminal or a pipe that is gone costs words only.
+OUT/sweep.jsonl says what was proposed, started, and ended how. A terminal or a pipe that is gone costs words only,
+since commands run inside `rlgns.runs.terminal.tolerant_output`.
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -111,14 +113,13 @@ class Launcher:
             job.settle()
 
     def say(self, line: str) -> None:
-        """Tell the person at the terminal, if there still is one."""
-        _without_fail(lambda: self.display.say(line))
+        """Tell the person at the terminal."""
+        self.display.say(line)
 
     # --- before and after
 
     def _open(self, stack: ExitStack) -> None:
         out = self.options.out
-        _fill_standard_streams()
         try:
             for folder in (out / LOGS, out / CLAIMS):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -130,14 +131,13 @@ class Launcher:
         except BlockingIOError:
             raise ValueError(f"another launcher is at {out}; wait for it, or choose another --out") from None
         self.plan()
-        write_text(out / SWEEP_FILE, self.sweep.path.read_text(encoding="utf-8-sig"))
+        write_text(out / SWEEP_FILE, self.sweep.text)
         self.journal.open()
         stack.callback(self.journal.close)
         self._lifeline, held = os.pipe()  # its other end is closed with this process, however it ends
         for descriptor in (self._lifeline, held):
             stack.callback(os.close, descriptor)
-        _without_fail(self.display.__enter__)
-        stack.callback(lambda: _without_fail(lambda: self.display.__exit__(None, None, None)))
+        stack.enter_context(self.display)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 stack.callback(signal.signal, number, signal.signal(number, self._asked_to_stop))
@@ -225,7 +225,8 @@ class Launcher:
         return Result(job.spec, job.state in {"finished", "failed", "pruned"}, job.metric_at_end())
 
     def _start(self, job: Job) -> None:
-        job.slot = min(set(range(self.options.workers)) - {other.slot for other in self._active()})
+        taken = {other.slot for other in self._active()}
+        job.slot = next(slot for slot in itertools.count() if slot not in taken)
         cores = [] if self.options.threads else cores_of(job.slot, self.options.workers)
         threads = self.options.threads or max(1, len(cores))
         self.say(f"{job.spec.name}: {'goes on' if job.resumes else 'starts'}")
@@ -247,10 +248,10 @@ class Launcher:
         elif job.state == "failed" and event.kind == "refused":
             self.say(f"{name}: was refused by its program: {job.reason}; the other runs go on")
         elif job.state == "failed":
-            times = f"exit code {event.exit_code} the last of {job.failures} times"
+            times = f"{_code(event)} the last of {job.failures} times"
             self.say(f"{name}: given up, {times}: {event.reason} ({job.log})")
         elif event.kind == "failed":
-            self.say(f"{name}: exit code {event.exit_code}, starts again in {job.pause:.0f} s: {event.reason}")
+            self.say(f"{name}: {_code(event)}, starts again in {job.pause:.0f} s: {event.reason}")
 
     def _check_metric(self, job: Job) -> None:
         """A search or hyperband without a metric is none."""
@@ -271,7 +272,11 @@ class Launcher:
         for job in active:
             job.follower.update()
         self._early_stopping.look(self.jobs)
-        _without_fail(lambda: self.display.show([_row(job) for job in active], self.counts()))
+        self.display.show([_row(job) for job in active], self.counts())
+
+
+def _code(event: Event) -> str:
+    return "no start" if event.exit_code is None else f"exit code {event.exit_code}"
 
 
 def _row(job: Job) -> SweepRow:
@@ -282,16 +287,3 @@ def _row(job: Job) -> SweepRow:
         measure=job.follower.measure,
         seconds_left=job.follower.seconds_left,
     )
-
-
-def _without_fail(words: Callable[[], object]) -> None:
-    """Print; whether anybody still reads it is no concern of the runs."""
-    with suppress(OSError, ValueError):  # a broken pipe, a closed file, a full disk, an encoding that lacks a letter
-        words()
-
-
-def _fill_standard_streams() -> None:
-    """Open what a caller has closed (`>&-`), so that no file of ours gets the number of a standard stream."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)

@@ -76,6 +76,8 @@ def check_program(command: Sequence[str], names: Collection[str]) -> None:
     Raises:
         ValueError: There is no such program, or a task of this package has no such flag.
     """
+    if not command:
+        raise ValueError("its command starts no program; write for instance [python, train.py, ${args}]")
     if shutil.which(command[0]) is None:
         raise ValueError(f"{command[0]} cannot be run (there is no such program); mend its command")
     script = command[1] if len(command) > 1 else ""

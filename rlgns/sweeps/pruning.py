@@ -7,15 +7,13 @@ Where the sweep file asks for `early_terminate`, W&B's own hyperband stops runs 
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS
 from rlgns.runs.goals import MEASURES, Reached, goals_of
+from rlgns.runs.json_files import is_number, parse_json, read_json
 from rlgns.runs.records import STEPS, Record
 from rlgns.study.outcomes import Outcome
 from rlgns.sweeps.checks import package
@@ -94,9 +92,13 @@ class Follower:
 
     def _take(self, line: bytes) -> None:
         try:
-            record = json.loads(line)
-            goals = {level: goal for level, goal in goals_of(record).items() if goal}
-        except (ValueError, TypeError, RecursionError, AttributeError):  # a line of another kind, which is no record
+            record = parse_json(line)
+            goals = (
+                {level: goal for level, goal in goals_of(record).items() if goal} if isinstance(record, dict) else {}
+            )
+        except ValueError:  # a line of another kind, which is no record
+            return
+        if not isinstance(record, dict):
             return
         steps = _number(record.get(STEPS))
         if "event" not in record:
@@ -109,21 +111,16 @@ class Follower:
             self._course = [(at, value) for at, value in self._course if at <= steps]
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     """The value if it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_FLOAT:
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-MAX_FLOAT = sys.float_info.max
+    return float(value) if is_number(value) else None
 
 
 def budget(run: Path) -> float | None:
     """Examples that a run may consume, if its configuration tells."""
     try:
-        return _number(json.loads((run / CONFIG).read_bytes())["max_examples"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return _number(read_json(run / CONFIG).get("max_examples"))
+    except ValueError:
         return None
 
 
@@ -158,7 +155,7 @@ def stopped_by_hyperband(config: Mapping[str, Any], courses: Mapping[str, tuple[
     sweeps, key = package(), config["metric"]["name"]
     runs = [
         sweeps.SweepRun(
-            name=name, state="running" if running else "finished", history=[{key: value} for value in course]
+            name=name, state="running" if running else "finished", sampledHistory=[{key: value} for value in course]
         )
         for name, (running, course) in courses.items()
     ]

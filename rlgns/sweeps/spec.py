@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlgns.runs.yaml_files import read_options
+from rlgns.runs.yaml_files import parse_options, read_text
 from rlgns.sweeps.checks import MAX_GRID, complaint, package
 from rlgns.sweeps.naming import Parameters, identity, readable_name, unique_names
 from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded
 
-PROPOSALS = {"random": 200, "bayes": 10}
+PROPOSALS = {"random": 200, "bayes": 3}
 """How often a search is asked for a run that has not been before another one is taken from those that are left."""
 
 
@@ -59,7 +59,8 @@ class Sweep:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config: dict[str, Any] = read_options(path, "sweep file")
+        self.text = read_text(path, "sweep file")
+        self.config: dict[str, Any] = parse_options(self.text, f"sweep file {path}")
         if words := complaint(self.config):
             raise ValueError(f"{path}: {words}")
         self.command(RunSpec("", {}))  # its macros are known
@@ -127,11 +128,12 @@ class Sweep:
             ValueError: The search itself cannot go on from these results.
         """
         known = {self.identity(one.spec.parameters): one.spec.name for one in results}
-        for _ in range(PROPOSALS[self.method]):
+        size = self._number_of_runs
+        for _ in range(PROPOSALS[self.method] if size is None or size > len(known) else 0):
             parameters = self._proposed(results)
             if self.identity(parameters) not in known:
                 return self._named(parameters, known)
-        left = [parameters for parameters in self._all() if self.identity(parameters) not in known]
+        left = [] if size is None else [p for p in self._combinations() if self.identity(p) not in known]
         return self._named(random.choice(left), known) if left else None
 
     def command(self, spec: RunSpec) -> list[str]:
@@ -162,12 +164,12 @@ class Sweep:
 
     def _proposed(self, results: Sequence[Result]) -> Parameters:
         sweeps = package()
-        runs = [
+        runs = [  # by the aliases of its fields: their own names, which it means to allow, are passed over in silence
             sweeps.SweepRun(
                 name=one.spec.name,
                 config={name: {"value": value} for name, value in one.spec.parameters.items()},
                 state="finished" if one.finished else "running",
-                summary_metrics={} if one.metric is None or self.metric is None else {self.metric: one.metric},
+                summaryMetrics={} if one.metric is None or self.metric is None else {self.metric: one.metric},
             )
             for one in results
         ]
@@ -175,9 +177,13 @@ class Sweep:
             warnings.simplefilter("ignore")
             try:
                 proposed = sweeps.next_run(self.config, runs)
-            except ValueError as error:
+            except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # as W&B's package meets odd numbers
                 raise ValueError(f"{self.path}: W&B's {self.method} search proposes no run ({error})") from None
-        return {name: _plain(one["value"]) for name, one in proposed.config.items()}
+        parameters = {name: _plain(one["value"]) for name, one in proposed.config.items()}
+        for name, value in parameters.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{self.path}: parameter {name}: its distribution gives {value}; narrow it")
+        return parameters
 
     def _values(self) -> dict[str, Sequence[Any]]:
         """The values of each parameter that has a list of them."""
@@ -187,11 +193,12 @@ class Sweep:
         values = self._values()
         return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
 
-    def _all(self) -> Iterator[Parameters]:
-        """Every run that a search can propose, where they can be counted; else none."""
+    @property
+    def _number_of_runs(self) -> int | None:
+        """How many different runs there can be; None where they cannot be counted."""
         values = self._values()
-        countable = len(values) == len(self.parameters) and math.prod(map(len, values.values())) <= MAX_GRID
-        return self._combinations() if countable else iter(())
+        size = math.prod(map(len, values.values()))
+        return size if len(values) == len(self.parameters) and size <= MAX_GRID else None
 
 
 def _values_of(one: Mapping[str, Any]) -> Sequence[Any] | None:
