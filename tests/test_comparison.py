@@ -14,8 +14,9 @@ from synthetic_runs import moments_of, write_run
 from wandb_log import read_wandb_log
 
 from rlgns.commands.cli import main
-from rlgns.study.comparison import PAPER, as_table, courses_of, rows_of
+from rlgns.study.comparison import as_table, courses_of, rows_of
 from rlgns.study.outcomes import outcomes_of
+from rlgns.study.paper import PAPER
 from rlgns.study.study import study_of
 from rlgns.tasks.config import DEFAULTS
 

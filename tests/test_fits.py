@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from rlgns.study.fits import Estimate, fit_critical_batch_size
+from rlgns.study.estimates import Estimate
+from rlgns.study.fits import fit_critical_batch_size
 from rlgns.study.likelihoods import Runs
 
 SIX = np.array([10, 40, 160, 640, 2560, 10240.0])

@@ -18,9 +18,11 @@ from rlgns.commands.cli import main
 from rlgns.report.comparison_page import write_comparison
 from rlgns.report.literal import LONGEST, make_literal
 from rlgns.report.markup import Svg, inline_svg, render_page
+from rlgns.report.page_figure import PageFigure
+from rlgns.report.page_provenance import LARGEST_SWEEP_FILE
 from rlgns.report.run_figures import noise_scale_figure
-from rlgns.report.sweep_figures import SweepFigure, new_axes
-from rlgns.report.sweep_page import LARGEST_SWEEP_FILE, render, write_report
+from rlgns.report.style import new_axes
+from rlgns.report.sweep_page import render, write_report
 from rlgns.runs.directory import FILES, RunDirectory
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.foreign_text import printable
@@ -125,7 +127,7 @@ def test_no_text_of_a_run_becomes_an_element_or_an_attribute_of_a_page(payload, 
 def test_a_title_in_a_label_of_a_figure_ends_no_attribute():
     figure, axes = new_axes()
     axes.set_title(SCRIPTS)
-    content = SweepFigure("name", SCRIPTS, "caption", figure)
+    content = PageFigure("name", SCRIPTS, "caption", figure)
     svg = str(inline_svg(content))
     assert "<script" not in svg
     assert ElementTree.fromstring(svg).get("aria-label") == SCRIPTS

@@ -13,9 +13,10 @@ from synthetic_runs import write_run, write_sweep
 from wandb_log import read_wandb_log
 
 from rlgns.commands.cli import main
-from rlgns.report.sweep_figures import GOALS, INK, LOSSES, batch_colours, figures_of
-from rlgns.report.sweep_page import ON_DARK, render
-from rlgns.study.advice import rounded
+from rlgns.report.style import DARK_COLOURS, INK, LOSS_COLOURS, PALETTE, batch_colours
+from rlgns.report.sweep_figures import figures_of
+from rlgns.report.sweep_page import render
+from rlgns.study.estimates import rounded
 from rlgns.study.outcomes import outcomes_of
 from rlgns.study.study import study_of
 
@@ -99,11 +100,11 @@ def test_the_colours_are_told_apart_from_their_ground():
         high, low = sorted([luminance(one), luminance(other)], reverse=True)
         return (high + 0.05) / (low + 0.05)
 
-    assert {*GOALS, *LOSSES.values(), INK} <= ON_DARK.keys()
-    assert all(contrast(colour, "#ffffff") >= 3 for colour in (*GOALS, *LOSSES.values(), *batch_colours(7)))
-    assert all(contrast(colour, "#14171a") >= 3 for colour in (*ON_DARK.values(), *batch_colours(7, dark=True)))
+    assert {*PALETTE, *LOSS_COLOURS.values(), INK} <= DARK_COLOURS.keys()
+    assert all(contrast(colour, "#ffffff") >= 3 for colour in (*PALETTE, *LOSS_COLOURS.values(), *batch_colours(7)))
+    assert all(contrast(colour, "#14171a") >= 3 for colour in (*DARK_COLOURS.values(), *batch_colours(7, dark=True)))
     assert contrast(INK, "#ffffff") > 4.5
-    assert contrast(ON_DARK[INK], "#14171a") > 4.5
+    assert contrast(DARK_COLOURS[INK], "#14171a") > 4.5
 
 
 UNITS = ("transitions", "updates", "seconds", "episode return", "learning rate", "%")

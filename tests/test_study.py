@@ -10,12 +10,12 @@ from synthetic_runs import growing_moments, moments_of, write_run, write_sweep
 from rlgns.runs.goals import Reached
 from rlgns.study.outcomes import Outcome, outcomes_of
 from rlgns.study.points import best_points, best_shapes, of_one_task, rank, without_duplicates
+from rlgns.study.predictions import Prediction, predictions_of
 from rlgns.study.study import (
     as_mapping,
     as_table,
     fit_goals,
     fit_learning_rate,
-    noise_scales,
     recommendation,
     shape_effect,
     study_of,
@@ -58,6 +58,11 @@ def sweep(batches=BATCHES, *, seeds=3, sigma=0.05, critical=640, rates=(0.5, 1, 
         for m in rates
         for seed in range(seeds)
     ]
+
+
+def noise_scales(runs: list[Outcome]) -> list[Prediction]:
+    """Predictions of all goals, grouped by goal and loss."""
+    return [prediction for fit in fit_goals(runs) for prediction in predictions_of(fit.points)]
 
 
 # Which run is the best
