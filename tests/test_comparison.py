@@ -56,13 +56,13 @@ def studies(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(studies):
+def task_studies(studies):
     runs = outcomes_of([studies])
     return [study_of(runs, task=task) for task in sorted({run.task for run in runs})]
 
 
-def test_every_task_is_a_row_and_atari_is_one_by_frame_too(found):
-    rows = rows_of(found, DEFAULT_OPTIONS)
+def test_every_task_is_a_row_and_atari_is_one_by_frame_too(task_studies):
+    rows = rows_of(task_studies, DEFAULT_OPTIONS)
     assert [(row.task, row.unit) for row in rows] == [
         ("A2C on breakout", "transitions"),
         ("A2C on breakout", "frames"),
@@ -76,8 +76,8 @@ def test_every_task_is_a_row_and_atari_is_one_by_frame_too(found):
     assert frames.ratio == pytest.approx(transitions.ratio)
 
 
-def test_start_is_at_the_easiest_goal_and_average_at_the_last(found):
-    row = next(row for row in rows_of(found, DEFAULT_OPTIONS) if row.task == "mnist")
+def test_start_is_at_the_easiest_goal_and_average_at_the_last(task_studies):
+    row = next(row for row in rows_of(task_studies, DEFAULT_OPTIONS) if row.task == "mnist")
     assert row.goals == ("2", "1")
     assert row.critical_start.point == pytest.approx(40, rel=0.15)
     assert row.critical_average.point == pytest.approx(160, rel=0.1)
@@ -86,8 +86,8 @@ def test_start_is_at_the_easiest_goal_and_average_at_the_last(found):
     assert row.num_seeds == 3
 
 
-def test_rows_name_the_papers_and_what_stands_in_for_its_data(found):
-    rows = {row.task: row for row in rows_of(found, DEFAULT_OPTIONS)}
+def test_rows_name_the_papers_and_what_stands_in_for_its_data(task_studies):
+    rows = {row.task: row for row in rows_of(task_studies, DEFAULT_OPTIONS)}
     assert rows["mnist"].paper.critical_average == (200, 200)
     assert rows["mnist"].stands_in_for is None
     assert rows["vae on cifar10"].paper.task == "VAE"
@@ -122,23 +122,23 @@ def test_a_course_goes_from_the_beginning_of_training_to_its_end(tmp_path):
         assert course.stretches[-1].scale.point == pytest.approx(400, rel=0.05)
 
 
-def test_a_course_is_the_trained_losss_noise_scale_over_progress(found):
-    courses = {course.task: course for course in courses_of(found)}
+def test_a_course_is_the_trained_losss_noise_scale_over_progress(task_studies):
+    courses = {course.task: course for course in courses_of(task_studies)}
     assert set(courses) == {"mnist", "vae on cifar10", "A2C on breakout"}
-    for one in courses["mnist"].stretches:
-        assert one.scale.point == pytest.approx(800, rel=0.01)
+    for stretch in courses["mnist"].stretches:
+        assert stretch.scale.point == pytest.approx(800, rel=0.01)
 
 
-def test_the_table_holds_plain_values_and_none_for_what_is_unknown(found, tmp_path):
-    for row in as_table(rows_of(found, DEFAULT_OPTIONS)):
+def test_the_table_holds_plain_values_and_none_for_what_is_unknown(task_studies, tmp_path):
+    for row in as_table(rows_of(task_studies, DEFAULT_OPTIONS)):
         assert all(value is None or isinstance(value, str | int | float) for value in row.values())
         json.dumps(row, allow_nan=False)
 
 
 def test_the_command_writes_page_table_and_figures(studies, tmp_path, capsys):
     assert main(["compare", str(studies / "a"), str(studies / "b"), str(studies / "c"), f"--out={tmp_path}"]) == 0
-    said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()[:3]] == ["task", "A2C", "A2C"]
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[:3]] == ["task", "A2C", "A2C"]
     page = (tmp_path / "comparison.html").read_text()
     assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
     text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))

@@ -81,20 +81,20 @@ def test_r_squared_is_the_share_of_the_variance_of_log_steps():
 
 def test_another_unit_of_examples_scales_b_crit_and_leaves_s_min():
     S = noisy(np.random.default_rng(1), SIX, 0.2)
-    one, thousand = fit_critical_batch_size(SIX, S), fit_critical_batch_size(SIX * 1000, S)
+    single, in_thousandths = fit_critical_batch_size(SIX, S), fit_critical_batch_size(SIX * 1000, S)
     for name in ("point", "low", "high"):
-        scaled = getattr(one.critical_batch_size, name) * 1000
-        assert getattr(thousand.critical_batch_size, name) == pytest.approx(scaled, rel=1e-5)
-        assert getattr(thousand.min_steps, name) == pytest.approx(getattr(one.min_steps, name), rel=1e-3)
+        scaled = getattr(single.critical_batch_size, name) * 1000
+        assert getattr(in_thousandths.critical_batch_size, name) == pytest.approx(scaled, rel=1e-5)
+        assert getattr(in_thousandths.min_steps, name) == pytest.approx(getattr(single.min_steps, name), rel=1e-3)
 
 
 def test_exchanging_steps_and_examples_exchanges_s_min_and_e_min():
     # E(B) = E_min + S_min·B is the law of S in 1/B
     S = noisy(np.random.default_rng(2), SIX, 0.2)
-    one, other = fit_critical_batch_size(SIX, S), fit_critical_batch_size(1 / SIX, SIX * S)
+    by_steps, by_examples = fit_critical_batch_size(SIX, S), fit_critical_batch_size(1 / SIX, SIX * S)
     for name in ("point", "low", "high"):
-        assert getattr(other.min_steps, name) == pytest.approx(getattr(one.min_examples, name), rel=1e-3)
-    assert other.critical_batch_size.low == pytest.approx(1 / one.critical_batch_size.high, rel=1e-5)
+        assert getattr(by_examples.min_steps, name) == pytest.approx(getattr(by_steps.min_examples, name), rel=1e-3)
+    assert by_examples.critical_batch_size.low == pytest.approx(1 / by_steps.critical_batch_size.high, rel=1e-5)
 
 
 def test_the_band_holds_the_curve_narrows_where_the_runs_are_and_ends_in_the_intervals_of_the_minima():
@@ -151,8 +151,8 @@ def test_lack_of_fit_is_the_f_test_and_widens_the_interval_where_it_is_significa
     # the fit of the means per batch size: 3 times fewer runs, so the sums of squares are a third
     means = fit_critical_batch_size(SIX, np.exp(np.log(shifted).reshape(6, 3).mean(axis=1)))
     for name in ("point", "low", "high"):
-        one, other = getattr(apart.critical_batch_size, name), getattr(means.critical_batch_size, name)
-        assert one == pytest.approx(other, rel=1e-4)
+        of_runs, of_means = getattr(apart.critical_batch_size, name), getattr(means.critical_batch_size, name)
+        assert of_runs == pytest.approx(of_means, rel=1e-4)
     within = sum(np.var(group) * 3 for group in np.log(shifted).reshape(6, 3))
     between = apart.residual_deviation**2 * 16 - within
     F = between / 4 / (within / 12)
@@ -260,8 +260,8 @@ def coverage(batch_sizes, seeds, critical, sigma, *, repetitions, budget=None, b
         limit = np.full_like(S, np.inf) if budget is None else budget / B
         fit = fit_critical_batch_size(B, np.minimum(S, limit), censored=limit < S)
         band = fit.band(middle)
-        found = fit.critical_batch_size, fit.min_steps, fit.min_examples, Estimate(math.nan, *map(float, band))
-        held += [one.low <= true <= one.high for one, true in zip(found, truth, strict=True)]
+        estimates = fit.critical_batch_size, fit.min_steps, fit.min_examples, Estimate(math.nan, *map(float, band))
+        held += [estimate.low <= true <= estimate.high for estimate, true in zip(estimates, truth, strict=True)]
     return held / repetitions
 
 

@@ -113,8 +113,8 @@ def pages(sweep: Path) -> dict[str, Page]:
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_no_text_of_a_run_becomes_an_element_or_an_attribute_of_a_page(payload, tmp_path, harmless):
-    found = pages(write_hostile_sweep(tmp_path, payload))
-    for name, page in found.items():
+    hostile_pages = pages(write_hostile_sweep(tmp_path, payload))
+    for name, page in hostile_pages.items():
         assert page.elements <= harmless[name].elements, name
         assert page.names <= harmless[name].names, name
         assert all(str(link).startswith(("#", "https://arxiv.org/")) for link in page.links), name
@@ -252,13 +252,13 @@ RUNS_CODE = (
 
 def test_nothing_in_the_source_reads_files_in_a_way_that_runs_what_they_hold():
     root = Path(__file__).parents[1]
-    found = {
+    dangerous = {
         f"{path.name}: {match[0]}"
         for room in ("rlgns", "agents", "scripts")
         for path in (root / room).rglob("*.py")
         for match in re.finditer(RUNS_CODE, path.read_text())
     }
-    assert not found
+    assert not dangerous
     loads = [
         path.name for path in (root / "rlgns").rglob("*.py") if re.search(r"(?<!`)torch\.load\(", path.read_text())
     ]

@@ -11,12 +11,12 @@ from rlgns.study.outcomes import outcome_of, outcomes_of, outcomes_of_wandb
 
 
 def run(folder, name="run", **changed):
-    told = {"num_envs": 16, "num_steps": 5, "learning_rate": 7e-4, "seed": 3, "goals": {5.0: 100, 20.0: None}}
-    return write_run(folder / name, **{**told, "budget": 400, **changed})
+    defaults = {"num_envs": 16, "num_steps": 5, "learning_rate": 7e-4, "seed": 3, "goals": {5.0: 100, 20.0: None}}
+    return write_run(folder / name, **{**defaults, "budget": 400, **changed})
 
 
 def refuse(line):
-    raise AssertionError(f"said: {line}")
+    raise AssertionError(f"unexpected note: {line}")
 
 
 def test_an_outcome_says_what_the_run_was_and_what_its_goals_took(tmp_path):
@@ -95,9 +95,9 @@ def test_packed_records_are_read_and_give_back_the_moments(tmp_path):
 
 def test_runs_are_found_at_any_depth_once_and_sorted(tmp_path):
     write_sweep(tmp_path / "a" / "b", shapes=[(16, 5), (4, 5)], seeds=2, rates=[2, 1], noise_scale=None)
-    found = outcomes_of([tmp_path, tmp_path / "a"], refuse)
-    assert len(found) == 8
-    keys = [(one.batch_size, one.learning_rate, one.seed) for one in found]
+    outcomes = outcomes_of([tmp_path, tmp_path / "a"], refuse)
+    assert len(outcomes) == 8
+    keys = [(run.batch_size, run.learning_rate, run.seed) for run in outcomes]
     assert keys == sorted(keys)
 
 
@@ -105,9 +105,9 @@ def test_runs_are_found_at_any_depth_once_and_sorted(tmp_path):
 def test_one_damaged_run_is_named_and_the_others_stay(tmp_path, name):
     run(tmp_path, "good")
     damage(run(tmp_path, "bad"), name)
-    said = []
-    assert [one.name for one in outcomes_of([tmp_path], said.append)] == ["good"]
-    (line,) = said
+    lines = []
+    assert [run.name for run in outcomes_of([tmp_path], lines.append)] == ["good"]
+    (line,) = lines
     assert str(tmp_path / "bad") in line
     assert "left out" in line
     assert "\n" not in line
@@ -128,9 +128,9 @@ def test_one_damaged_run_is_named_and_the_others_stay(tmp_path, name):
 def test_a_config_of_another_kind_is_damage_too(tmp_path, config):
     run(tmp_path, "good")
     (run(tmp_path, "bad") / "config.json").write_text(config)
-    said = []
-    assert [one.name for one in outcomes_of([tmp_path], said.append)] == ["good"]
-    assert len(said) == 1
+    lines = []
+    assert [run.name for run in outcomes_of([tmp_path], lines.append)] == ["good"]
+    assert len(lines) == 1
 
 
 def test_damaged_packed_records_and_missing_ones_are_named(tmp_path):
@@ -138,10 +138,10 @@ def test_damaged_packed_records_and_missing_ones_are_named(tmp_path):
     for name in ("packed", "missing"):
         (run(tmp_path, name) / "metrics.jsonl").unlink()
     (tmp_path / "packed" / "metrics.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 100)[:20])
-    said = []
-    assert [one.name for one in outcomes_of([tmp_path], said.append)] == ["good"]
-    assert "missing has no records" in said[0]
-    assert "packed holds a damaged run" in said[1]
+    lines = []
+    assert [run.name for run in outcomes_of([tmp_path], lines.append)] == ["good"]
+    assert "missing has no records" in lines[0]
+    assert "packed holds a damaged run" in lines[1]
 
 
 def test_by_default_damage_is_told_on_standard_error(tmp_path, capsys):
@@ -180,13 +180,15 @@ def as_wandb_has_it(folder, state="finished"):
 
 def test_wandb_and_the_directory_tell_the_same(tmp_path):
     folder = run(tmp_path, moments=growing_moments(900, 80))
-    (there,) = outcomes_of_wandb([as_wandb_has_it(folder)], refuse)
-    here = outcome_of(folder)
+    (in_wandb,) = outcomes_of_wandb([as_wandb_has_it(folder)], refuse)
+    in_directory = outcome_of(folder)
     for name in ("task", "batch_size", "shape", "learning_rate", "seed", "goals", "steps", "examples", "seconds"):
-        assert getattr(there, name) == getattr(here, name), name
-    assert (there.name, there.state, there.directory) == ("id", "finished", None)
-    mine, theirs = (History.from_records(one.records()).noise_scale("total") for one in (here, there))
-    assert mine == theirs
+        assert getattr(in_wandb, name) == getattr(in_directory, name), name
+    assert (in_wandb.name, in_wandb.state, in_wandb.directory) == ("id", "finished", None)
+    from_directory, from_wandb = (
+        History.from_records(run.records()).noise_scale("total") for run in (in_directory, in_wandb)
+    )
+    assert from_directory == from_wandb
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_wandb_tells_how_a_run_ended_that_could_not_say_so_itself(tmp_path, stat
 
 
 def test_a_run_of_wandb_that_is_no_training_is_named_and_left_out(tmp_path):
-    said = []
-    other = {"name": "other", "state": "finished", "config": {"lr": 1}, "summary": {}, "history": []}
-    assert len(outcomes_of_wandb([other, as_wandb_has_it(run(tmp_path))], said.append)) == 1
-    assert "other holds a damaged run" in said[0]
+    lines = []
+    no_training = {"name": "other", "state": "finished", "config": {"lr": 1}, "summary": {}, "history": []}
+    assert len(outcomes_of_wandb([no_training, as_wandb_has_it(run(tmp_path))], lines.append)) == 1
+    assert "other holds a damaged run" in lines[0]

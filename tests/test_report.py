@@ -66,16 +66,16 @@ def test_the_page_comes_with_figures_and_numbers_as_files(page):
 
 
 def test_the_page_says_what_the_study_says(page, sweep):
-    said, study = text_of(page), study_of(outcomes_of([sweep]))
+    text, study = text_of(page), study_of(outcomes_of([sweep]))
     for line in study.recommendation:
-        assert line in said
+        assert line in text
     for fit in study.fits:
-        assert rounded(fit.fit.critical_batch_size) in said
-        assert rounded(fit.fit.min_examples) in said
+        assert rounded(fit.fit.critical_batch_size) in text
+        assert rounded(fit.fit.min_examples) in text
     for prediction in study.predictions:
-        assert rounded(prediction.late) in said
-    assert "75 runs" in said
-    assert f"rlgns report {sweep}" in said
+        assert rounded(prediction.late) in text
+    assert "75 runs" in text
+    assert f"rlgns report {sweep}" in text
 
 
 def test_no_colour_of_a_figure_is_lost_on_a_dark_ground(page):
@@ -96,8 +96,8 @@ def test_the_colours_are_told_apart_from_their_ground():
         linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
-    def contrast(one, other):
-        high, low = sorted([luminance(one), luminance(other)], reverse=True)
+    def contrast(first, second):
+        high, low = sorted([luminance(first), luminance(second)], reverse=True)
         return (high + 0.05) / (low + 0.05)
 
     assert {*PALETTE, *LOSS_COLOURS.values(), INK} <= DARK_COLOURS.keys()
@@ -119,12 +119,12 @@ def unit_of(axis):
 
 def test_figures_have_units_and_are_the_same_every_time(sweep):
     study = study_of(outcomes_of([sweep]))
-    for one, again in zip(figures_of(study), figures_of(study), strict=True):
-        assert one.svg() == again.svg()
-        for axes in one.figure.axes:
+    for figure, same in zip(figures_of(study), figures_of(study), strict=True):
+        assert figure.svg() == same.svg()
+        for axes in figure.figure.axes:
             assert unit_of(axes.xaxis), axes.get_xlabel()
             assert unit_of(axes.yaxis), axes.get_ylabel()
-        assert one.caption.endswith(".")
+        assert figure.caption.endswith(".")
 
 
 def test_names_are_text_and_no_markup(tmp_path):
@@ -141,11 +141,11 @@ def test_goals_that_were_not_reached_are_told(tmp_path):
     write_sweep(tmp_path / "runs", noise=0.05, budget=1_200_000, noise_scale=None)
     assert report(tmp_path / "runs") == 0
     page = tmp_path / "runs/report/report.html"
-    said = text_of(page)
+    text = text_of(page)
     missed = [run for run in outcomes_of([tmp_path / "runs"]) if run.goals[20.0] is None]
     assert missed
-    assert re.search(r"not reached", said, re.IGNORECASE)
-    assert "B_simple predicted" not in said
+    assert re.search(r"not reached", text, re.IGNORECASE)
+    assert "B_simple predicted" not in text
 
 
 def test_a_single_batch_size_makes_a_page_without_a_fit(tmp_path):

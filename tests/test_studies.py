@@ -27,7 +27,7 @@ DIGITS = 1e-10
 
 
 def refuse(line):
-    raise AssertionError(f"said: {line}")
+    raise AssertionError(f"unexpected note: {line}")
 
 
 def numbers_in(content: Any, place: str = "") -> Iterator[tuple[str, float | None]]:
@@ -42,14 +42,14 @@ def numbers_in(content: Any, place: str = "") -> Iterator[tuple[str, float | Non
         yield place, content
 
 
-def agree(found: Any, kept: Path, num_least: int) -> None:
+def agree(computed: Any, kept: Path, num_least: int) -> None:
     """Every number of the kept file is found again."""
     expected = dict(numbers_in(json.loads(kept.read_text())))
-    there = dict(numbers_in(json.loads(json.dumps(found))))
+    numbers = dict(numbers_in(json.loads(json.dumps(computed))))
     assert len(expected) >= num_least
     known = {place: number for place, number in expected.items() if number is not None}
-    assert {place: there.get(place, "missing") for place in known} == pytest.approx(known, rel=DIGITS)
-    assert [place for place in expected.keys() - known.keys() if there.get(place) is not None] == []
+    assert {place: numbers.get(place, "missing") for place in known} == pytest.approx(known, rel=DIGITS)
+    assert [place for place in expected.keys() - known.keys() if numbers.get(place) is not None] == []
 
 
 def script(name: str) -> Any:
@@ -77,30 +77,30 @@ def test_a_study_fitted_anew_from_its_packed_records_gives_the_numbers_that_it_g
 
 
 def test_the_comparison_made_anew_gives_the_numbers_that_it_gave():
-    studies = sorted((study(name) for name in FITTED if name != "small_against_large"), key=lambda one: one.task)
+    studies = sorted((study(name) for name in FITTED if name != "small_against_large"), key=lambda made: made.task)
     defaults = {task: vars(config) for task, config in DEFAULTS.items()}
-    found = comparison_as_mapping(rows_of(studies, defaults), courses_of(studies))
-    agree(found, STUDIES / "comparison" / "comparison.json", 400)
+    computed = comparison_as_mapping(rows_of(studies, defaults), courses_of(studies))
+    agree(computed, STUDIES / "comparison" / "comparison.json", 400)
 
 
 def test_the_numbers_of_small_against_large_batches_follow_from_their_records():
     draw = script("small_against_large/draw")
     common, tuned = draw.series_of(outcomes_of([STUDIES / "small_against_large"], refuse))
-    found = {"one rate for all": draw.numbers_of(common), "the best rate of each": draw.numbers_of(tuned)}
-    agree(found, STUDIES / "small_against_large" / "numbers.json", 90)
+    computed = {"one rate for all": draw.numbers_of(common), "the best rate of each": draw.numbers_of(tuned)}
+    agree(computed, STUDIES / "small_against_large" / "numbers.json", 90)
 
 
 def test_the_errors_of_scaled_learning_rates_follow_from_their_records():
     draw = script("goyal/draw")
-    found = draw.numbers_of(outcomes_of([STUDIES / "goyal"], refuse), outcomes_of([STUDIES / "mnist"], refuse))
-    agree(found, STUDIES / "goyal" / "numbers.json", 54)
+    computed = draw.numbers_of(outcomes_of([STUDIES / "goyal"], refuse), outcomes_of([STUDIES / "mnist"], refuse))
+    agree(computed, STUDIES / "goyal" / "numbers.json", 54)
 
 
 def test_returns_and_noise_scales_of_the_first_look_follow_from_its_records():
     draw = script("first_look/draw")
     runs = run_folders(STUDIES / "first_look", refuse)
-    found = {run.name: draw.numbers_of(draw.records_of(run)) for run in runs}
-    agree(found, STUDIES / "first_look" / "numbers.json", 100)
+    computed = {run.name: draw.numbers_of(draw.records_of(run)) for run in runs}
+    agree(computed, STUDIES / "first_look" / "numbers.json", 100)
 
 
 @pytest.mark.parametrize("readme", sorted(STUDIES.glob("**/README.md")), ids=lambda path: path.parent.name)

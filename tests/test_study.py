@@ -27,7 +27,7 @@ BATCHES = (40, 160, 640, 2560, 10240)
 def outcome(batch_size=80, *, steps=100, rate=7e-4, seed=0, shape=None, ran=1000, state="finished", **changed):
     """One run with the goal 20, reached after `steps` updates, or None."""
     price = None if steps is None else Reached(steps, steps, steps * batch_size, steps / 10)
-    told = {
+    defaults = {
         "name": f"{shape or batch_size}-{rate:g}-{seed}",
         "task": "A2C on breakout",
         "goals": {20.0: price},
@@ -36,7 +36,13 @@ def outcome(batch_size=80, *, steps=100, rate=7e-4, seed=0, shape=None, ran=1000
         "unit": "transitions" if shape else "examples",
     }
     return Outcome(
-        batch_size=batch_size, shape=shape, learning_rate=rate, seed=seed, steps=ran, state=state, **{**told, **changed}
+        batch_size=batch_size,
+        shape=shape,
+        learning_rate=rate,
+        seed=seed,
+        steps=ran,
+        state=state,
+        **{**defaults, **changed},
     )
 
 
@@ -117,9 +123,9 @@ def test_the_edge_of_the_grid_is_noticed_at_either_end_and_where_there_is_no_gri
 
 
 def test_runs_without_the_goal_or_without_an_update_do_not_count():
-    other = replace(outcome(rate=1e-3), goals={5.0: None})
+    other_goal = replace(outcome(rate=1e-3), goals={5.0: None})
     unborn = outcome(steps=None, rate=2e-3, ran=0)
-    (point,) = best_points([other, unborn, outcome()], 20.0)
+    (point,) = best_points([other_goal, unborn, outcome()], 20.0)
     assert point.rates == (7e-4,)
 
 
@@ -149,10 +155,10 @@ def test_of_duplicates_the_first_that_finished_is_kept_and_the_others_are_named(
         outcome(name="second", options={"vf_coef": 0.5, "out": "elsewhere", "wandb_name": "x"}),
         outcome(name="other seed", seed=1),
     ]
-    kept, said = without_duplicates(runs)
+    kept, notes = without_duplicates(runs)
     assert [run.name for run in kept] == ["first", "other seed"]
-    assert any("crashed is left out beside first: it is the same run again" in line for line in said)
-    assert any("second is left out beside first: it differs from it in vf_coef" in line for line in said)
+    assert any("crashed is left out beside first: it is the same run again" in line for line in notes)
+    assert any("second is left out beside first: it differs from it in vf_coef" in line for line in notes)
 
 
 # Fits
@@ -316,20 +322,20 @@ def test_choosing_the_best_rate_leaves_the_intervals_of_b_crit_honest_and_biases
 def test_the_law_of_the_learning_rate_is_recovered(exponent):
     rates = {B: 7e-4 / (1 + 300 / B) ** exponent for B in BATCHES}
     points = best_points([outcome(B, rate=rate) for B, rate in rates.items()], 20.0)
-    found = fit_learning_rate(points, exponent)
-    assert found.batch_scale.point == pytest.approx(300, rel=1e-4)
-    assert found.learning_rate.point == pytest.approx(7e-4, rel=1e-4)
-    assert found.rates(BATCHES) == pytest.approx(list(rates.values()), rel=1e-4)
-    assert found.learning_rate.low <= found.learning_rate.point <= found.learning_rate.high
+    fit = fit_learning_rate(points, exponent)
+    assert fit.batch_scale.point == pytest.approx(300, rel=1e-4)
+    assert fit.learning_rate.point == pytest.approx(7e-4, rel=1e-4)
+    assert fit.rates(BATCHES) == pytest.approx(list(rates.values()), rel=1e-4)
+    assert fit.learning_rate.low <= fit.learning_rate.point <= fit.learning_rate.high
 
 
 def test_rates_in_proportion_to_the_batch_have_no_upper_limit():
     points = best_points(
         [outcome(B, rate=1e-6 * B * f) for B, f in zip(BATCHES, [1, 1.2, 0.9, 1.1, 1.1], strict=True)], 20
     )
-    found = fit_learning_rate(points, 1.0)
-    assert found.learning_rate.high == math.inf
-    assert found.batch_scale.state == "lower bound"
+    fit = fit_learning_rate(points, 1.0)
+    assert fit.learning_rate.high == math.inf
+    assert fit.batch_scale.state == "lower bound"
 
 
 def test_two_batch_sizes_tell_no_law_of_the_learning_rate():
@@ -344,19 +350,21 @@ def test_two_batch_sizes_tell_no_law_of_the_learning_rate():
 def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(tmp_path):
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=900, noise=0.02)
     runs = outcomes_of([tmp_path])
-    found = noise_scales(runs)
-    assert [(one.level, one.loss) for one in found][:4] == [
+    predictions = noise_scales(runs)
+    assert [(prediction.level, prediction.loss) for prediction in predictions][:4] == [
         (5.0, loss) for loss in ("trained", "total", "policy", "value")
     ]
-    twenty = [one for one in found if one.level == 20.0]
+    twenty = [prediction for prediction in predictions if prediction.level == 20.0]
     # shapes 4 … 1024 × 10: the middle is 640; the rate that is best there; seeds pooled
-    assert {(one.batch_size, one.shape, one.num_runs) for one in found} == {(640, (64, 10), 2)}
+    assert {(prediction.batch_size, prediction.shape, prediction.num_runs) for prediction in predictions} == {
+        (640, (64, 10), 2)
+    }
     assert twenty[0].learning_rate == pytest.approx(7e-4 / math.sqrt(2))
     # 300 growing to 900, exponentially: the mean is 600/ln 3 = 546
     assert twenty[0].whole.point == pytest.approx(546, rel=0.03)
     assert twenty[3].loss == "value"
     assert twenty[3].whole.point == pytest.approx(54.6, rel=0.03)
-    five = next(one for one in found if one.level == 5.0)
+    five = next(prediction for prediction in predictions if prediction.level == 5.0)
     # B_crit and S_min a quarter: reached at 65/400 = 16 % of the run, where the noise scale is 300·3^0.16 at most
     assert 300 < five.whole.point < 300 * 3**0.18
 
@@ -371,10 +379,10 @@ def test_the_late_noise_scale_is_that_of_the_second_half_of_every_seed(tmp_path)
             moments=stepped, num_records=40,
         )  # fmt: skip
     runs = outcomes_of([tmp_path])
-    (found,) = noise_scales(runs)
-    assert found.late.point == pytest.approx(400)
-    assert found.late.num_measurements == 40
-    assert found.whole.point == pytest.approx(250, rel=0.03)
+    (prediction,) = noise_scales(runs)
+    assert prediction.late.point == pytest.approx(400)
+    assert prediction.late.num_measurements == 40
+    assert prediction.whole.point == pytest.approx(250, rel=0.03)
 
 
 def test_the_noise_scale_comes_from_runs_that_were_measured_and_reached_the_goal(tmp_path):
@@ -383,7 +391,7 @@ def test_the_noise_scale_comes_from_runs_that_were_measured_and_reached_the_goal
             tmp_path / str(n), num_envs=n, num_steps=10, learning_rate=1e-3, goals={20.0: steps}, budget=500,
             moments=growing_moments(900, n * 10) if moments else None,
         )  # fmt: skip
-    assert {one.batch_size for one in noise_scales(outcomes_of([tmp_path]))} == {160}
+    assert {prediction.batch_size for prediction in noise_scales(outcomes_of([tmp_path]))} == {160}
 
 
 def test_without_measurements_nothing_is_predicted():
@@ -395,8 +403,8 @@ def test_without_measurements_nothing_is_predicted():
 
 def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_path):
     write_sweep(tmp_path, noise=0.05)
-    found = study_of(outcomes_of([tmp_path]), levels=[20.0])
-    text = found.recommendation
+    study = study_of(outcomes_of([tmp_path]), levels=[20.0])
+    text = study.recommendation
     assert text[0].startswith("At goal 20, B_crit is 6")
     assert "transitions; B_simple (trained loss) predicted 7" in text[0]  # the mean of 300·3^t over the second half
     # S/S_min = 1 + B_crit/B and E/E_min = 1 + B/B_crit with B_crit about 640
@@ -404,9 +412,9 @@ def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_pa
     assert re.match(prices, text[1])
     assert "64 × 10 takes twice the least updates at twice the least transitions" in text[1]
     assert any("On the clock" in line for line in text)
-    assert found.warnings == ()
-    assert set(found.rates) == {20.0}
-    assert found.effects == {}
+    assert study.warnings == ()
+    assert set(study.rates) == {20.0}
+    assert study.effects == {}
 
 
 @pytest.mark.parametrize(
@@ -427,7 +435,7 @@ def test_a_one_sided_interval_is_told_as_one(runs, first, second):
 def test_what_cannot_be_told_is_told_as_such():
     (undetermined,) = fit_goals(sweep([100, 110, 120], sigma=0.5, seeds=1))
     assert undetermined.fit.state == "undetermined"
-    assert "the runs do not tell B_crit" in recommendation([undetermined])[0]
+    assert "the runs do not determine B_crit" in recommendation([undetermined])[0]
     assert "times the least" not in " ".join(recommendation([undetermined]))
     (none,) = fit_goals([outcome()])
     assert recommendation([none]) == [
@@ -437,11 +445,15 @@ def test_what_cannot_be_told_is_told_as_such():
 
 @pytest.mark.parametrize(
     ("factor", "words"),
-    [(0.8, "buy environments (num_envs)"), (1.3, "buy longer rollouts (num_steps)"), (1.0, "cannot be told")],
+    [
+        (0.8, "buy environments (num_envs)"),
+        (1.3, "buy longer rollouts (num_steps)"),
+        (1.0, "do not determine which of the two to buy"),
+    ],
 )
 def test_which_dimension_to_buy_is_said_where_shapes_tell(factor, words):
-    found = study_of(shapes(factor=factor))
-    assert any(words in line for line in found.recommendation)
+    study = study_of(shapes(factor=factor))
+    assert any(words in line for line in study.recommendation)
 
 
 def test_by_num_envs_b_crit_is_told_in_environments_too():
@@ -494,5 +506,5 @@ def test_the_mapping_of_a_study_is_strict_json_whatever_is_unknown(tmp_path):
         tmp_path, seeds=1, rates=[1], shapes=[(4, 10), (8, 10), (16, 10)], critical_batch_size=1e5, budget=25_000_000
     )
     for by in ("batch_size", "num_envs", "num_steps"):
-        found = as_mapping(study_of(outcomes_of([tmp_path]), by))
-        assert json.loads(json.dumps(found, allow_nan=False)) == found
+        mapping = as_mapping(study_of(outcomes_of([tmp_path]), by))
+        assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping

@@ -12,30 +12,39 @@ from rlgns.study.estimates import Estimate
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import best_points
 
+SMALLEST_SPREAD = 1e-9
+"""Sum of squares of the shapes below which all shapes are the same: means of equal numbers round."""
+
 
 def shape_effect(outcomes: Sequence[Outcome], level: float, confidence: float = 0.95) -> Estimate | None:
-    """By what factor the updates to a goal change if the environments are doubled and the steps of a rollout halved.
+    """Factor by which the updates to a goal change if environments are doubled and the steps of a rollout halved.
 
-    The batch size stays, so below 1 environments are the better buy, above 1 steps. Least squares in log S on
-    log2(num_envs/num_steps)/2 with a constant of its own for every batch size, over the seeds of each shape's best
-    rate; shapes whose seeds did not all reach the goal are left out. None where no batch size has two shapes, or too
-    few runs are left to know the noise.
+    The batch size stays the same, so below 1 environments are the better buy, above 1 steps. Least squares in log S on
+    log2(num_envs/num_steps)/2 with a separate constant for every batch size, over the seeds of each shape's best
+    learning rate; shapes whose seeds did not all reach the goal are left out.
+
+    Args:
+        outcomes: Runs of one task, without duplicates.
+        level: Level of the goal.
+        confidence: Nominal coverage of the interval.
+
+    Returns:
+        The factor; None where no batch size has two shapes, or where too few runs are left to know the noise.
     """
-    points = [p for p in best_points(outcomes, level) if not any(p.censored) and min(p.steps) > 0]
     rows = [
-        (p.batch_size, math.log2(p.shape[0] / p.shape[1]) / 2, math.log(steps))
-        for p in points
-        if p.shape
-        for steps in p.steps
+        (point.batch_size, math.log2(point.shape[0] / point.shape[1]) / 2, math.log(steps))
+        for point in best_points(outcomes, level)
+        if point.shape and not any(point.censored) and min(point.steps) > 0
+        for steps in point.steps
     ]
     if not rows:
         return None
     B, shape, y = np.array(rows).T
-    for one in np.unique(B):
-        shape[one == B] -= shape[one == B].mean()
-        y[one == B] -= y[one == B].mean()
+    for size in np.unique(B):
+        shape[size == B] -= shape[size == B].mean()
+        y[size == B] -= y[size == B].mean()
     spread, nu = float(shape @ shape), len(y) - len(np.unique(B)) - 1
-    if spread < 1e-9 or nu < 1:  # means of equal numbers differ from them by rounding
+    if spread < SMALLEST_SPREAD or nu < 1:
         return None
     slope = float(shape @ y) / spread
     error = math.sqrt(float(np.square(y - slope * shape).sum()) / nu / spread)

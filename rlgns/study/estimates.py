@@ -21,7 +21,7 @@ class Estimate:
     """A positive quantity with its interval.
 
     Attributes:
-        point: The best value; 0 or infinite where it lies at an end of what can be told.
+        point: The best value; 0 or infinite where the data do not determine it on that side.
         low: Lower bound, 0 if there is none.
         high: Upper bound, infinite if there is none.
     """

@@ -191,11 +191,11 @@ def _best(grid: Float64, x: Float64, runs: Runs) -> tuple[float, float]:
     i = int(np.argmin(misfit))
     if i in (0, len(grid) - 1):
         return float(grid[i]), float(misfit[i])
-    found = optimize.minimize_scalar(
+    result = optimize.minimize_scalar(
         lambda u: float(runs.height(_curves(np.array([u]), x))[1][0]),
         bounds=(grid[i - 1], grid[i + 1]), method="bounded", options={"xatol": 1e-10},
     )  # fmt: skip
-    return float(found.x), float(found.fun)
+    return float(result.x), float(result.fun)
 
 
 def _region(grid: Float64, best: float, limit: float, x: Float64, runs: Runs) -> tuple[Region, Estimate]:

@@ -33,7 +33,7 @@ EXIT_CODES_OF_WANDB = {"finished": 0, "failed": 1, "crashed": 1, "killed": 128 +
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run of a sweep came to.
+    """Result of one run of a sweep.
 
     Attributes:
         name: Name of its directory, or its W&B id.

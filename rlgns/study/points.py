@@ -4,7 +4,7 @@ At every batch size a sweep tries several learning rates with several seeds each
 largest share of the seeds reached the goal and, among equals, the one with the least mean log S; all of its seeds enter
 the fit. The paper takes the single fastest run instead, which is the luckiest of many: that is biased low, the more so
 the more runs a batch size has. The least of several means is biased low too, but less, and equally at all batch sizes
-if their grids are alike: S_min and E_min suffer more from it than their ratio B_crit.
+if their grids are the same: S_min and E_min suffer more from it than their ratio B_crit.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def best_shapes(points: Sequence[Point]) -> list[Point]:
     """The best shape at every batch size by `rank`, sorted by batch size."""
     ordered = sorted(points, key=lambda point: point.batch_size)
     return [
-        min(alike, key=lambda point: rank(point.level, point.runs))
-        for _, alike in groupby(ordered, key=lambda point: point.batch_size)
+        min(candidates, key=lambda point: rank(point.level, point.runs))
+        for _, candidates in groupby(ordered, key=lambda point: point.batch_size)
     ]
 
 

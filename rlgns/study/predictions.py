@@ -154,7 +154,7 @@ def _stretches(loss: str, records: Sequence[Record], measure: str, confidence: f
     edges = [i * len(measured) // count for i in range(count + 1)]
     stretches = []
     for first, last in pairwise(edges):
-        scale = noise_scale([one for _, moments in measured[first:last] for one in moments], confidence)
+        scale = noise_scale([m for _, moments in measured[first:last] for m in moments], confidence)
         if scale.state != "undetermined":
             stretches.append(Stretch(loss, measured[(first + last) // 2][0], scale))
     return stretches

@@ -69,7 +69,7 @@ def _critical_clause(fit: GoalFit) -> str:
         case "upper bound":
             return f"B_crit is {two_digits(B_crit.high)} {unit} or less; the runs give no lower bound"
         case _:
-            return "the runs do not tell B_crit: take more seeds, or batch sizes further apart"
+            return "the runs do not determine B_crit: take more seeds, or batch sizes further apart"
 
 
 def _predicted_clause(prediction: Prediction) -> str:
@@ -128,7 +128,7 @@ def _shape_sentence(effect: Estimate) -> str:
         return f"{measured}: buy environments (num_envs)."
     if effect.low > 1:
         return f"{measured}: buy longer rollouts (num_steps)."
-    return f"{measured}: which of the two to buy cannot be told."
+    return f"{measured}: the runs do not determine which of the two to buy."
 
 
 def _multiple(factor: float) -> str:

@@ -44,7 +44,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything that the runs of one task say.
+    """Results of the runs of one task.
 
     Attributes:
         task: What was trained.
