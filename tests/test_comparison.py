@@ -1,4 +1,4 @@
-"""Tasks beside each other and beside the paper's table."""
+"""Tasks are compared with each other and with the paper's table."""
 
 import csv
 import html
@@ -61,7 +61,7 @@ def task_studies(studies):
     return [study_of(runs, task=task) for task in sorted({run.task for run in runs})]
 
 
-def test_every_task_is_a_row_and_atari_is_one_by_frame_too(task_studies):
+def test_every_task_has_a_row_and_atari_a_second_one_in_frames(task_studies):
     rows = rows_of(task_studies, DEFAULT_OPTIONS)
     assert [(row.task, row.unit) for row in rows] == [
         ("A2C on breakout", "transitions"),
@@ -86,7 +86,7 @@ def test_start_is_at_the_easiest_goal_and_average_at_the_last(task_studies):
     assert row.num_seeds == 3
 
 
-def test_rows_name_the_papers_and_what_stands_in_for_its_data(task_studies):
+def test_rows_hold_the_papers_row_and_what_stands_in_for_its_data(task_studies):
     rows = {row.task: row for row in rows_of(task_studies, DEFAULT_OPTIONS)}
     assert rows["mnist"].paper.critical_average == (200, 200)
     assert rows["mnist"].stands_in_for is None
@@ -97,7 +97,7 @@ def test_rows_name_the_papers_and_what_stands_in_for_its_data(task_studies):
     assert rows["A2C on breakout"].paper.unit == "frames"
 
 
-def test_the_papers_table_is_the_published_one():
+def test_the_papers_table_holds_the_published_numbers():
     # McCandlish et al. 2018, table 1, averages
     averages = {row.task: (row.critical_average, row.simple_average) for row in PAPER}
     assert averages["MNIST"] == ((200, 200), (900, 900))
@@ -122,7 +122,7 @@ def test_a_course_goes_from_the_beginning_of_training_to_its_end(tmp_path):
         assert course.stretches[-1].scale.point == pytest.approx(400, rel=0.05)
 
 
-def test_a_course_is_the_trained_losss_noise_scale_over_progress(task_studies):
+def test_a_course_holds_the_noise_scale_of_the_trained_loss(task_studies):
     courses = {course.task: course for course in courses_of(task_studies)}
     assert set(courses) == {"mnist", "vae on cifar10", "A2C on breakout"}
     for stretch in courses["mnist"].stretches:
@@ -176,7 +176,7 @@ def test_table_and_figures_go_to_wandb(studies, tmp_path):
     assert log.run.job_type == "report"
 
 
-def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
+def test_runs_that_cannot_be_compared_give_an_error_of_one_line(tmp_path, capsys):
     assert main(["compare"]) == 2
     assert "which runs? name their directories, as in rlgns compare runs" in capsys.readouterr().err
     write_run(tmp_path / "run", num_envs=8, num_steps=5, learning_rate=1e-3, goals={})
@@ -184,7 +184,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
     assert "the runs had no goals" in capsys.readouterr().err
 
 
-def test_a_task_without_a_fit_or_a_noise_scale_is_a_row_all_the_same(tmp_path):
+def test_a_task_without_a_fit_or_a_noise_scale_has_a_row(tmp_path):
     for seed in range(2):
         write_run(
             tmp_path / str(seed), num_envs=None, num_steps=None, batch_size=64, learning_rate=1e-3, seed=seed,

@@ -1,3 +1,5 @@
+"""The critical batch size, its interval and its coverage, against hand calculations, slow solvers and simulations."""
+
 import math
 
 import numpy as np
@@ -79,7 +81,7 @@ def test_r_squared_is_the_share_of_the_variance_of_log_steps():
     assert fit.r_squared == pytest.approx(1 - unexplained / (np.var(np.log(S)) * 6))
 
 
-def test_another_unit_of_examples_scales_b_crit_and_leaves_s_min():
+def test_a_change_of_the_unit_of_examples_scales_b_crit_and_leaves_s_min():
     S = noisy(np.random.default_rng(1), SIX, 0.2)
     single, in_thousandths = fit_critical_batch_size(SIX, S), fit_critical_batch_size(SIX * 1000, S)
     for name in ("point", "low", "high"):
@@ -132,7 +134,7 @@ def test_steps_that_fall_faster_than_one_over_b_have_an_infinite_point_and_risin
     assert rise.steps(100.0) == rise.min_steps.point
 
 
-def test_runs_that_say_nothing_are_undetermined():
+def test_runs_at_similar_batch_sizes_leave_b_crit_undetermined():
     fit = fit_critical_batch_size([100, 110, 120], [50, 80, 40])
     assert fit.state == "undetermined"
     assert str(fit.critical_batch_size) == "undetermined"
@@ -248,7 +250,14 @@ COVERAGE = [
 def coverage(batch_sizes, seeds, critical, sigma, *, repetitions, budget=None, between=0.0):
     """Share of sweeps whose intervals hold B_crit, S_min, E_min and S(B) in the middle.
 
-    between  standard deviation of log S that all seeds of a batch size share
+    Args:
+        batch_sizes: Batch sizes of a sweep.
+        seeds: Seeds at each batch size.
+        critical: True B_crit.
+        sigma: Standard deviation of log S between seeds.
+        repetitions: Number of simulated sweeps.
+        budget: Examples after which a run is censored; unlimited by default.
+        between: Standard deviation of log S that all seeds of a batch size share.
     """
     rng, B = np.random.default_rng(9), np.repeat(batch_sizes, seeds)
     middle = math.sqrt(B[0] * B[-1])
@@ -315,7 +324,7 @@ def test_dropping_censored_runs_would_bias_what_keeping_them_does_not():
         ([10, 20, 40, 40, 40], [5, 4, 3, 3, 3], {"censored": [True, True, False, False, False]}, "here are 3 at 1"),
     ],
 )
-def test_what_cannot_be_fitted_is_said_in_one_line(batch_sizes, steps, options, words):
+def test_runs_that_cannot_be_fitted_raise_an_error_of_one_line(batch_sizes, steps, options, words):
     with pytest.raises(ValueError, match=words) as error:
         fit_critical_batch_size(batch_sizes, steps, **options)
     assert "\n" not in str(error.value)
@@ -330,5 +339,5 @@ def test_what_cannot_be_fitted_is_said_in_one_line(batch_sizes, steps, options, 
         (Estimate(3.21, 1.23, 5), "3.2 [1.2, 5]"),
     ],
 )
-def test_estimates_in_words(estimate, words):
+def test_estimates_as_text(estimate, words):
     assert str(estimate) == words

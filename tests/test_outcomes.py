@@ -1,3 +1,5 @@
+"""Outcomes of runs are read from directories and from W&B; damaged runs are reported and left out."""
+
 import gzip
 import json
 
@@ -19,7 +21,7 @@ def refuse(line):
     raise AssertionError(f"unexpected note: {line}")
 
 
-def test_an_outcome_says_what_the_run_was_and_what_its_goals_took(tmp_path):
+def test_an_outcome_holds_what_the_run_was_and_what_its_goals_cost(tmp_path):
     outcome = outcome_of(run(tmp_path))
     assert (outcome.name, outcome.task) == ("run", "A2C on breakout")
     assert (outcome.batch_size, outcome.shape, outcome.learning_rate, outcome.seed) == (80, (16, 5), 7e-4, 3)
@@ -45,7 +47,7 @@ def test_the_learning_rate_is_the_one_that_follows_from_the_batch_size(tmp_path)
 @pytest.mark.parametrize(
     ("exit_code", "state"), [(0, "finished"), (1, "failed"), (143, "stopped"), (130, "stopped"), (None, "running")]
 )
-def test_the_exit_code_says_how_a_run_ended(tmp_path, exit_code, state):
+def test_the_state_follows_from_the_exit_code(tmp_path, exit_code, state):
     outcome = outcome_of(run(tmp_path, exit_code=exit_code))
     assert outcome.state == state
     assert outcome.steps == 400
@@ -61,7 +63,7 @@ def test_a_run_resumed_after_its_summary_is_running_and_counts_what_came_since(t
     assert (outcome.state, outcome.steps, outcome.examples, outcome.seconds) == ("running", 500, 40_000, 9.0)
 
 
-def test_a_goal_that_only_the_summary_tells_is_reached(tmp_path):
+def test_a_goal_recorded_in_the_summary_alone_is_reached(tmp_path):
     folder = run(tmp_path)
     kept = [r for r in read_records(folder / "metrics.jsonl") if "goal/5/steps_to_goal" not in r]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
@@ -102,7 +104,7 @@ def test_runs_are_found_at_any_depth_once_and_sorted(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
-def test_one_damaged_run_is_named_and_the_others_stay(tmp_path, name):
+def test_a_damaged_run_is_reported_and_the_others_stay(tmp_path, name):
     run(tmp_path, "good")
     damage(run(tmp_path, "bad"), name)
     lines = []
@@ -133,7 +135,7 @@ def test_a_config_of_another_kind_is_damage_too(tmp_path, config):
     assert len(lines) == 1
 
 
-def test_damaged_packed_records_and_missing_ones_are_named(tmp_path):
+def test_damaged_packed_records_and_missing_records_are_reported(tmp_path):
     run(tmp_path, "good")
     for name in ("packed", "missing"):
         (run(tmp_path, name) / "metrics.jsonl").unlink()
@@ -144,7 +146,7 @@ def test_damaged_packed_records_and_missing_ones_are_named(tmp_path):
     assert "packed holds a damaged run" in lines[1]
 
 
-def test_by_default_damage_is_told_on_standard_error(tmp_path, capsys):
+def test_damage_is_reported_on_standard_error_by_default(tmp_path, capsys):
     run(tmp_path, "good")
     damage(run(tmp_path, "bad"))
     outcomes_of([tmp_path])
@@ -158,15 +160,15 @@ def test_a_folder_without_runs_and_one_that_is_not_there_are_errors(tmp_path):
         outcomes_of([tmp_path / "nowhere"], refuse)
 
 
-def test_a_damaged_run_asked_for_alone_is_an_error(tmp_path):
+def test_reading_a_single_damaged_run_is_an_error(tmp_path):
     folder = run(tmp_path)
     damage(folder)
     with pytest.raises(ValueError, match=r"holds a damaged run .*; move it away"):
         outcome_of(folder)
 
 
-def as_wandb_has_it(folder, state="finished"):
-    """What W&B holds of a run: options and what follows from them in one mapping, nothing that is None."""
+def as_in_wandb(folder, state="finished"):
+    """A run as W&B holds it: options and what follows from them in one mapping, without values that are None."""
     config = config_of(folder)
     flat = {**config["options"], **{key: value for key, value in config.items() if key != "options"}}
     rows = [{k: v for k, v in row.items() if v is not None} for row in read_records(folder / "metrics.jsonl")]
@@ -178,9 +180,9 @@ def as_wandb_has_it(folder, state="finished"):
     return {"name": "id", "state": state, "config": flat, "summary": summary, "history": rows}
 
 
-def test_wandb_and_the_directory_tell_the_same(tmp_path):
+def test_outcomes_from_wandb_and_from_the_directory_agree(tmp_path):
     folder = run(tmp_path, moments=growing_moments(900, 80))
-    (in_wandb,) = outcomes_of_wandb([as_wandb_has_it(folder)], refuse)
+    (in_wandb,) = outcomes_of_wandb([as_in_wandb(folder)], refuse)
     in_directory = outcome_of(folder)
     for name in ("task", "batch_size", "shape", "learning_rate", "seed", "goals", "steps", "examples", "seconds"):
         assert getattr(in_wandb, name) == getattr(in_directory, name), name
@@ -194,14 +196,14 @@ def test_wandb_and_the_directory_tell_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("state", "meaning"), [("running", "running"), ("crashed", "failed"), ("killed", "stopped"), ("failed", "failed")]
 )
-def test_wandb_tells_how_a_run_ended_that_could_not_say_so_itself(tmp_path, state, meaning):
-    run_of_wandb = as_wandb_has_it(run(tmp_path, exit_code=None), state)
+def test_the_state_of_a_killed_run_follows_from_wandbs(tmp_path, state, meaning):
+    run_of_wandb = as_in_wandb(run(tmp_path, exit_code=None), state)
     (outcome,) = outcomes_of_wandb([run_of_wandb], refuse)
     assert (outcome.state, outcome.steps) == (meaning, 400)
 
 
-def test_a_run_of_wandb_that_is_no_training_is_named_and_left_out(tmp_path):
+def test_a_wandb_run_that_is_no_training_is_reported_and_left_out(tmp_path):
     lines = []
     no_training = {"name": "other", "state": "finished", "config": {"lr": 1}, "summary": {}, "history": []}
-    assert len(outcomes_of_wandb([no_training, as_wandb_has_it(run(tmp_path))], lines.append)) == 1
+    assert len(outcomes_of_wandb([no_training, as_in_wandb(run(tmp_path))], lines.append)) == 1
     assert "other holds a damaged run" in lines[0]

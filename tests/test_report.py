@@ -1,4 +1,4 @@
-"""The page about a sweep: complete in itself, readable in light and dark, saying what the study says."""
+"""The page of a sweep is complete in itself, readable on light and dark backgrounds, and agrees with the study."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def test_the_page_comes_with_figures_and_numbers_as_files(page):
     assert [fit["goal"] for fit in json.loads((page.parent / "study.json").read_text())["fits"]] == [5, 20]
 
 
-def test_the_page_says_what_the_study_says(page, sweep):
+def test_the_page_agrees_with_the_study(page, sweep):
     text, study = text_of(page), study_of(outcomes_of([sweep]))
     for line in study.recommendation:
         assert line in text
@@ -78,7 +78,7 @@ def test_the_page_says_what_the_study_says(page, sweep):
     assert f"rlgns report {sweep}" in text
 
 
-def test_no_colour_of_a_figure_is_lost_on_a_dark_ground(page):
+def test_every_colour_of_a_figure_has_a_counterpart_on_a_dark_background(page):
     """Every colour drawn is a variable that the page defines twice, for light and for dark."""
     html = page.read_text()
     for svg in svgs(page):
@@ -88,8 +88,8 @@ def test_no_colour_of_a_figure_is_lost_on_a_dark_ground(page):
             assert len(re.findall(rf"\s{variable}:", html)) == 2, variable
 
 
-def test_the_colours_are_told_apart_from_their_ground():
-    """Contrast of at least 3 : 1, as WCAG asks of graphics, and 4.5 : 1 of text."""
+def test_the_colours_contrast_with_their_background():
+    """WCAG asks for a contrast of 3 : 1 in graphics and of 4.5 : 1 in text."""
 
     def luminance(colour):
         channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
@@ -108,7 +108,7 @@ def test_the_colours_are_told_apart_from_their_ground():
 
 
 UNITS = ("transitions", "updates", "seconds", "episode return", "learning rate", "%")
-"""Of what figures show; a return is a sum of rewards, a learning rate has none."""
+"""Units on the axes of figures; a return is a sum of rewards, and a learning rate has no unit."""
 
 
 def unit_of(axis):
@@ -134,10 +134,10 @@ def test_names_are_text_and_no_markup(tmp_path):
     assert "&lt;b&gt;A2C&lt;/b&gt; &amp; co" in html
 
 
-# --- sweeps that tell little
+# --- sweeps with little data
 
 
-def test_goals_that_were_not_reached_are_told(tmp_path):
+def test_the_page_names_goals_that_were_not_reached(tmp_path):
     write_sweep(tmp_path / "runs", noise=0.05, budget=1_200_000, noise_scale=None)
     assert report(tmp_path / "runs") == 0
     page = tmp_path / "runs/report/report.html"
@@ -155,25 +155,25 @@ def test_a_single_batch_size_makes_a_page_without_a_fit(tmp_path):
     assert "B_crit needs runs at 3 batch sizes or more, these are at 1" in text_of(tmp_path / "page/report.html")
 
 
-def test_the_shape_of_the_batch_has_its_figure_where_it_was_swept(tmp_path):
+def test_a_sweep_of_shapes_has_a_figure_of_them(tmp_path):
     shapes = [(4, 20), (16, 5), (16, 20), (64, 5), (64, 20), (256, 5)]
     write_sweep(tmp_path, shapes=shapes, noise=0.05, shape_effect=1.5, rates=(0.5, 1, 2))
     assert "shapes" in {figure.name for figure in figures_of(study_of(outcomes_of([tmp_path])))}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         (["nowhere"], "nowhere"),
         ([], "rlgns report"),
         (["--out=x"], "rlgns report"),
     ],
 )
-def test_what_cannot_be_reported_is_told_in_one_line(arguments, said, capsys, tmp_path, monkeypatch):
+def test_runs_that_cannot_be_reported_give_an_error_of_one_line(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert report(*arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert words in error
     assert error.count("\n") == 1
 
 

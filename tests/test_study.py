@@ -1,3 +1,5 @@
+"""Points, fits, noise scales, rows and sentences follow from the outcomes of a sweep."""
+
 import json
 import math
 import re
@@ -25,7 +27,7 @@ BATCHES = (40, 160, 640, 2560, 10240)
 
 
 def outcome(batch_size=80, *, steps=100, rate=7e-4, seed=0, shape=None, ran=1000, state="finished", **changed):
-    """One run with the goal 20, reached after `steps` updates, or None."""
+    """A run with the goal 20, reached after `steps` updates, or not reached if None."""
     price = None if steps is None else Reached(steps, steps, steps * batch_size, steps / 10)
     defaults = {
         "name": f"{shape or batch_size}-{rate:g}-{seed}",
@@ -111,7 +113,7 @@ def test_where_no_rate_reached_the_goal_the_one_that_went_farthest_gives_the_bou
     assert (point.steps, point.censored) == ((900,), (True,))
 
 
-def test_the_edge_of_the_grid_is_noticed_at_either_end_and_where_there_is_no_grid():
+def test_a_best_rate_at_either_end_of_the_grid_or_without_a_grid_is_at_its_edge():
     def point(rates, best):
         runs = [outcome(steps=100 if rate == best else 200, rate=rate) for rate in rates]
         return best_points(runs, 20.0)[0].at_edge_of_grid
@@ -124,12 +126,12 @@ def test_the_edge_of_the_grid_is_noticed_at_either_end_and_where_there_is_no_gri
 
 def test_runs_without_the_goal_or_without_an_update_do_not_count():
     other_goal = replace(outcome(rate=1e-3), goals={5.0: None})
-    unborn = outcome(steps=None, rate=2e-3, ran=0)
-    (point,) = best_points([other_goal, unborn, outcome()], 20.0)
+    empty = outcome(steps=None, rate=2e-3, ran=0)
+    (point,) = best_points([other_goal, empty, outcome()], 20.0)
     assert point.rates == (7e-4,)
 
 
-def test_shapes_of_one_batch_size_are_merged_into_the_best_and_it_says_which():
+def test_of_the_shapes_of_a_batch_size_the_best_one_is_kept_with_its_name():
     runs = [outcome(80, steps=100, shape=(16, 5)), outcome(80, steps=90, shape=(8, 10)), outcome(40, shape=(4, 10))]
     points = best_points(runs, 20.0)
     assert [point.shape for point in points] == [(4, 10), (8, 10), (16, 5)]
@@ -148,7 +150,7 @@ def test_runs_of_several_tasks_are_refused_until_one_is_named():
         of_one_task(runs, "chess")
 
 
-def test_of_duplicates_the_first_that_finished_is_kept_and_the_others_are_named():
+def test_the_first_finished_run_of_duplicates_is_kept_and_the_others_are_reported():
     runs = [
         outcome(state="failed", steps=None, name="crashed"),
         outcome(name="first"),
@@ -187,7 +189,7 @@ def test_every_goal_has_its_fit_and_one_may_be_chosen(tmp_path):
 
 
 def shapes(*, factor=0.8, sigma=0.02, seeds=2):
-    """A run at every num_envs × num_steps, at a factor for twice the environments and half the steps."""
+    """Runs at every num_envs × num_steps; `factor` multiplies S for twice the environments with half the steps."""
     rng = np.random.default_rng(1)
     return [
         outcome(
@@ -286,12 +288,12 @@ def test_censored_runs_enter_the_fit_as_more_than_they_made_and_are_counted():
         (shapes(), "both num_envs and num_steps vary along this curve; a fit by num_envs"),
     ],
 )
-def test_what_weakens_a_fit_is_said(runs, words):
+def test_a_fit_warns_about_what_weakens_it(runs, words):
     (goal,) = fit_goals(runs)
     assert any(words in warning for warning in goal.warnings), goal.warnings
 
 
-def test_a_lack_of_fit_is_said():
+def test_a_fit_warns_about_lack_of_fit():
     runs = [
         outcome(B, steps=round(1000 * law(B) * (1.4 if i % 2 else 0.7)) + seed, seed=seed, ran=10**9)
         for i, B in enumerate(BATCHES)
@@ -301,7 +303,7 @@ def test_a_lack_of_fit_is_said():
 
 
 @pytest.mark.slow
-def test_choosing_the_best_rate_leaves_the_intervals_of_b_crit_honest_and_biases_the_paper_s_choice_of_s_min():
+def test_choosing_the_best_rate_keeps_the_coverage_of_b_crit_and_the_papers_choice_biases_s_min_more():
     rng, held, ours, papers = np.random.default_rng(2), 0, [], []
     for _ in range(300):
         runs = sweep(sigma=0.2, seeds=2, rates=[0.71, 1, 1.41], generator=rng)
@@ -338,7 +340,7 @@ def test_rates_in_proportion_to_the_batch_have_no_upper_limit():
     assert fit.batch_scale.state == "lower bound"
 
 
-def test_two_batch_sizes_tell_no_law_of_the_learning_rate():
+def test_two_batch_sizes_do_not_determine_the_law_of_the_learning_rate():
     assert fit_learning_rate(best_points([outcome(40), outcome(80)], 20.0)) is None
     with pytest.raises(ValueError, match="exponent 0 is not positive"):
         fit_learning_rate([], 0)
@@ -398,10 +400,10 @@ def test_without_measurements_nothing_is_predicted():
     assert noise_scales(sweep()) == []
 
 
-# Words and rows
+# Sentences and rows
 
 
-def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_path):
+def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
     write_sweep(tmp_path, noise=0.05)
     study = study_of(outcomes_of([tmp_path]), levels=[20.0])
     text = study.recommendation
@@ -424,7 +426,7 @@ def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_pa
         (sweep([2560, 5120, 10240], critical=5), "or less; the runs give no lower", "From 2,560, the smallest batch"),
     ],
 )
-def test_a_one_sided_interval_is_told_as_one(runs, first, second):
+def test_a_one_sided_interval_is_stated_as_a_bound(runs, first, second):
     text = recommendation(fit_goals(runs))
     assert text[0].startswith("At goal 20, B_crit is ")
     assert first in text[0]
@@ -432,7 +434,7 @@ def test_a_one_sided_interval_is_told_as_one(runs, first, second):
     assert "times the least" not in " ".join(text)
 
 
-def test_what_cannot_be_told_is_told_as_such():
+def test_an_undetermined_or_missing_fit_is_stated_as_such():
     (undetermined,) = fit_goals(sweep([100, 110, 120], sigma=0.5, seeds=1))
     assert undetermined.fit.state == "undetermined"
     assert "the runs do not determine B_crit" in recommendation([undetermined])[0]
@@ -451,12 +453,12 @@ def test_what_cannot_be_told_is_told_as_such():
         (1.0, "do not determine which of the two to buy"),
     ],
 )
-def test_which_dimension_to_buy_is_said_where_shapes_tell(factor, words):
+def test_the_recommendation_states_which_dimension_to_buy_where_shapes_determine_it(factor, words):
     study = study_of(shapes(factor=factor))
     assert any(words in line for line in study.recommendation)
 
 
-def test_by_num_envs_b_crit_is_told_in_environments_too():
+def test_a_fit_by_num_envs_states_b_crit_in_environments_too():
     line = recommendation(fit_goals(shapes(factor=1.0), "num_envs"))[0]
     assert line.startswith("At goal 20 with num_steps 5, B_crit is")
     assert "num_envs" in line.partition("transitions")[2]
@@ -467,7 +469,7 @@ def test_examples_are_called_transitions_only_where_they_have_a_shape():
     assert "examples" in recommendation(fit_goals(sweep()))[0]
 
 
-def test_rows_hold_seeds_prices_and_the_curve():
+def test_rows_hold_seeds_costs_and_the_curve():
     fits = fit_goals(sweep(sigma=0.0))
     rows = as_table(fits)
     assert [row["batch_size"] for row in rows] == list(BATCHES)
@@ -481,7 +483,7 @@ def test_rows_hold_seeds_prices_and_the_curve():
     assert row["steps"] / 200_000 == pytest.approx(row["steps_over_min"], rel=1e-3)
 
 
-def test_failed_stopped_running_and_unborn_runs_are_counted():
+def test_failed_stopped_running_and_empty_runs_are_counted():
     runs = sweep()
     states = {0: "failed", 1: "stopped", 2: "running"}
     runs = [replace(run, state=states.get(i, "finished")) for i, run in enumerate(runs)]
