@@ -19,7 +19,7 @@ LARGEST_SWEEP_FILE = 1 << 20
 
 
 def provenance_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Command, versions, commits, machines, period and sweep file of the runs, each different one once.
+    """Command, versions, commits, machines, period and sweep file of the runs, without repetitions.
 
     Args:
         outcomes: Runs; those of W&B, which lie in no directory, are passed over.

@@ -115,8 +115,8 @@ def predictions_of(points: Sequence[Point], fixed: int | None = None, confidence
 def _mean_over_updates(loss: str, runs: Sequence[History], confidence: float) -> Estimate:
     """Mean of the noise scales in stretches of equally many updates, with the seeds pooled within each stretch.
 
-    The bounds are the means of the stretches' bounds, which is wider than an interval of the mean has to be. A stretch
-    without an upper bound leaves the mean without one, and so does a stretch without a point for the point.
+    The bounds are the means of the stretches' bounds, which is wider than an interval of the mean has to be. The mean
+    has no upper bound where one stretch has none, and no point where one stretch has none.
     """
     stretches: list[list[Moments]] = [[] for _ in range(NUM_STRETCHES_OF_MEAN)]
     for run in runs:

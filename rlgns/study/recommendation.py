@@ -27,7 +27,7 @@ def recommendation(
     Args:
         fits: Fits of the goals.
         predictions: Noise scales of the same goals; the first one of each fit is quoted.
-        effects: By goal, the effect of the batch's shape (`goal_fits.shape_effect`).
+        effects: By goal, the effect of the batch's shape (`batch_shapes.shape_effect`).
 
     Returns:
         Lines of one or two sentences, goal by goal.
