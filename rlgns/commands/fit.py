@@ -14,9 +14,9 @@ from rlgns.runs.files import write_json
 from rlgns.runs.options import parse_flags
 
 if TYPE_CHECKING:
-    from rlgns.study.advice import Row
     from rlgns.study.outcomes import Outcome
     from rlgns.study.study import GoalFit, Point, Study
+    from rlgns.study.tables import Row
 
 DESCRIPTION = (
     "Fit S = S_min (1 + B_crit/B) to the updates that the runs in and below DIR… took to each of their goals, and say\n"
@@ -104,7 +104,7 @@ def lines_of(study: Study) -> list[str]:
 def _table(fit: GoalFit) -> list[str]:
     """A line a batch size; `>` where seeds did not reach the goal."""
     from rlgns.runs.goals import level_in_words
-    from rlgns.study.advice import as_table, unit_of
+    from rlgns.study.tables import as_table, unit_of
 
     fixed = "" if fit.fixed is None else f" at {'num_steps' if fit.by == 'num_envs' else 'num_envs'} {fit.fixed}"
     heading = ("batch", "rate", "reached", "updates", "of the fit", unit_of(fit), "seconds", "× S_min", "× E_min")
@@ -137,7 +137,8 @@ def _cells(row: Row, point: Point) -> tuple[str, ...]:
 
 def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     """What was fitted and measured, with intervals."""
-    from rlgns.study.advice import rounded, unit_of
+    from rlgns.study.estimates import rounded
+    from rlgns.study.tables import unit_of
 
     lines, fit, unit = [], goal.fit, unit_of(goal)
     if fit is None:
