@@ -233,8 +233,6 @@ def noise_scale(
         >>> measurements = [moments_from_groups(rollout, group_size=32) for rollout in gradients]
         >>> print(noise_scale(measurements))
         96 [89, 105]
-        >>> noise_scale(measurements[:1]).state
-        'interval'
     """
     if not 0 < level < 1:
         raise ValueError(f"level {level} is not a probability; use for instance 0.95")
