@@ -208,29 +208,6 @@ def test_a_combination_is_the_gradient_of_the_weighted_sum_of_losses(method):
         assert found.moments(loss).trace_covariance == pytest.approx(expected.trace_covariance)
 
 
-def test_the_cosine_between_losses_is_that_of_products_of_different_groups():
-    problem = small_mlp()
-    problem.x, problem.target = problem.x + 2, problem.target + 2  # gradients clear of the noise
-    truth = group_gradients(problem.model, problem.terms, GROUPS)
-    a, b = flat(truth["value"]), flat(truth["both"])
-
-    def product(x: np.ndarray, y: np.ndarray) -> float:
-        return sum(x[k] @ y[j] for k in range(K) for j in range(K) if k != j)
-
-    grams = problem.grams()
-    assert grams.cosine("value", "both") == pytest.approx(product(a, b) / math.sqrt(product(a, a) * product(b, b)))
-    assert grams.cosine("value", "value") == pytest.approx(1)
-
-
-def test_the_cosine_is_undetermined_where_a_squared_gradient_is_not_positive():
-    # one weight, group gradients +1 and −1: their product is negative
-    model = nn.Linear(1, 1, bias=False)
-    x = torch.tensor([[1.0], [-1.0]])
-    grams = group_grams(model, lambda i: {"a": model(x[i])[:, 0]}, np.array([[0], [1]]))
-    assert grams.moments("a").sq_norm == -1
-    assert math.isnan(grams.cosine("a", "a"))
-
-
 # Which models allow which way
 
 
@@ -582,7 +559,7 @@ def test_terms_that_are_not_one_an_example_are_refused(method, change):
         return {"value": change(problem.terms(index)["value"])}
 
     terms = wrong if method == "micro_batches" else values_only
-    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one an example"):
+    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one for each example"):
         group_grams(problem.model, terms, GROUPS, method=method)
 
 

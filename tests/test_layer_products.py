@@ -40,7 +40,7 @@ def test_patches_give_the_group_gradients_of_a_convolution_backward_by_group(mon
 def test_patches_are_taken_in_bfloat16_where_they_are_known_to_be_faster():
     def takes(dtype=torch.bfloat16, channels=32, **options):
         x = torch.zeros(4, channels, 9, 9, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        return layer_gradients.patches_pay(x, nn.Conv2d(channels, 8, 4, stride=2, **options))
+        return layer_gradients.patches_are_faster(x, nn.Conv2d(channels, 8, 4, stride=2, **options))
 
     assert takes()
     assert not takes(torch.float32)
