@@ -559,7 +559,7 @@ def test_terms_that_are_not_one_an_example_are_refused(method, change):
         return {"value": change(problem.terms(index)["value"])}
 
     terms = wrong if method == "micro_batches" else values_only
-    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one for each example"):
+    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one per example"):
         group_grams(problem.model, terms, GROUPS, method=method)
 
 

@@ -5,8 +5,6 @@ layers or group by group where `layer_calls` and `additivity` show that this giv
 everywhere else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
@@ -69,9 +67,9 @@ def group_backward(
 ) -> TrainingGradient:
     """Run `loss(terms(batch)).mean().backward()` and measure the group gradients on the way.
 
-    For models of Linear and Conv2d layers it costs about 1.1 times a plain forward and backward. Other models go through
-    forward and backward group by group. Models that only a plain backward trains correctly are measured in a separate
-    pass.
+    For models of Linear and Conv2d layers it costs about 1.1 times a plain forward and backward. Other models go
+    through forward and backward group by group. Models that only a plain backward trains correctly are measured in a
+    separate pass.
 
     Args:
         model: The model, to whose `.grad` the gradients are added, as by `backward`.
@@ -127,7 +125,7 @@ def group_backward(
 
 
 def _layers_suffice(model: nn.Module, trained_terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks) -> bool:
-    """Whether group gradients of the trained loss follow from the layers' outputs; a single group cannot be mixed up."""
+    """Whether group gradients of the trained loss follow from the layers' outputs; a single group always does."""
     if len(groups) == 1 or not layers_cover(model):
         return layers_cover(model)
     with preserved_state(model) as restore:

@@ -34,8 +34,8 @@ class GroupGrams:
     Attributes:
         losses: Names of the L losses.
         layer_names: Names of the layers.
-        products: [layers, L, K, L, K] in float64. Element [·, i, k, j, l] is ⟨gᵢₖ, gⱼₗ⟩, where gᵢₖ is the gradient of the
-            mean of loss i over group k.
+        products: [layers, L, K, L, K] in float64. Element [·, i, k, j, l] is ⟨gᵢₖ, gⱼₗ⟩, where gᵢₖ is the gradient of
+            the mean of loss i over group k.
         group_size: b, examples in a group.
 
     Examples:
@@ -109,7 +109,7 @@ def checked_terms(terms: Terms, num_examples: int) -> Terms:
     for loss, term in terms.items():
         if term.shape != (num_examples,):
             raise ValueError(
-                f"the terms of loss '{loss}' have shape {tuple(term.shape)}; expected [{num_examples}], one for each example"
+                f"the terms of loss '{loss}' have shape {tuple(term.shape)}; expected [{num_examples}], one per example"
             )
     return terms
 
@@ -148,7 +148,7 @@ def gram_of_rows(
 
 
 def _gram_in_slices(block: Tensor) -> Tensor:
-    """block·blockᵀ of a few long rows, as a batch of products of slices: one long product would occupy one core only."""
+    """block·blockᵀ of a few long rows, as a batch of products of slices: one long product would occupy one core."""
     even = block.shape[1] // SLICE * SLICE
     slices, rest = block[:, :even].view(len(block), -1, SLICE).transpose(0, 1), block[:, even:]
     products = (rest @ rest.T).double()

@@ -59,7 +59,7 @@ def group_moments(
     Args:
         model: The model, whose parameters that require gradients are measured.
         terms: Maps indices [n] of examples to per-example loss terms {loss: [n]}, without side effects. Whatever
-            couples examples, advantage normalisation above all, is done before, once for the whole batch, as a constant.
+            couples examples, advantage normalisation above all, is done before, for the whole batch, as a constant.
         groups: Indices [K, b] of the examples of each group, as from `rlgns.environment_groups`.
         combinations: Further losses as weighted sums of the terms, {loss: {term: weight}}.
         optimizer: RMSprop, Adam or AdamW, to measure the gradients as its diagonal preconditioner scales them.
@@ -104,7 +104,7 @@ def group_grams(
     Args:
         model: The model, whose parameters that require gradients are measured.
         terms: Maps indices [n] of examples to per-example loss terms {loss: [n]}, without side effects. Whatever
-            couples examples, advantage normalisation above all, is done before, once for the whole batch, as a constant.
+            couples examples, advantage normalisation above all, is done before, for the whole batch, as a constant.
         groups: Indices [K, b] of the examples of each group, as from `rlgns.environment_groups`.
         combinations: Further losses as weighted sums of the terms, {loss: {term: weight}}.
         optimizer: RMSprop, Adam or AdamW. The gradients are scaled by √P, P being its diagonal preconditioner, so that
@@ -176,7 +176,7 @@ def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter,
         Tensors in the shapes of the parameters.
 
     Raises:
-        ValueError: The optimiser is another one, centred RMSprop or AMSGrad, or has made no step, so that there is no v.
+        ValueError: The optimiser is another one, centred RMSprop or AMSGrad, or has no v because it has made no step.
     """
     check_preconditioner(optimizer)
     roots = {}

@@ -138,18 +138,14 @@ class LayerCalls:
         """
         for name, version in self._versions.items():
             if self.inputs[name]._version != version:
-                raise LayerwiseError(
-                    f'the input of layer {name} is written to after its use; use method="micro_batches"'
-                )
+                raise LayerwiseError(f'the input of layer {name} is overwritten; use method="micro_batches"')
         measured = {id(p) for p in self._measured}
         roots = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
         stops = {edge.node for edge in self._edges.values()}
         onward = [node for node in self._input_nodes.values() if node is not None]
         for node in _walk([*roots, *onward], stops):
             if id(getattr(node, "variable", None)) in measured or isinstance(node, _CUSTOM_FUNCTION):
-                raise LayerwiseError(
-                    'a parameter acts on the loss other than by a call of its layer; use method="micro_batches"'
-                )
+                raise LayerwiseError('a parameter is used outside a call of its layer; use method="micro_batches"')
         for name, edge in self._edges.items():
             inputs = self._input_nodes[name]
             below = _walk([edge.node], set() if inputs is None else {inputs})

@@ -1,7 +1,7 @@
 """Group gradients of one layer from its inputs and the gradients at its outputs.
 
-Let x [n, …] be the inputs of a layer, δ [n, …] the gradients of a summed loss at its outputs, and let the n examples form
-K groups of consecutive examples. The gradients of group k, Σᵢ over its examples, are
+Let x [n, …] be the inputs of a layer and δ [n, …] the gradients of a summed loss at its outputs, and let the n examples
+form K groups of consecutive examples. The gradients of group k, Σᵢ over its examples, are
 
 * Linear: weight Σᵢ δᵢ xᵢᵀ, bias Σᵢ δᵢ;
 * Conv2d: the same sum with the patches of x for xᵢ and output pixels for δᵢ, by the convolution's own backward for each
