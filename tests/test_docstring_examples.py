@@ -16,7 +16,7 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", ["rlgns", *MODULES])
 def test_examples_in_docstrings_print_what_they_say(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
