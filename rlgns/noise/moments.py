@@ -126,7 +126,8 @@ def effective_dimension(gram: ArrayLike) -> float:
 
     It sets how noisy the estimate of |G|² is: the relative error of a mean over n measurements is about
     (B_simple/B)·√(2/(n·d)). tr Σ² is estimated without bias, for any distribution of the gradients; the ratio is
-    consistent, not unbiased, and may be negative when K is small.
+    consistent, not unbiased, and may be negative when K is small. Source: Himeno & Yamada 2014 (J. Multivariate
+    Anal. 130).
 
     Args:
         gram: [K, K], inner products of the group gradients, K ≥ 4.
@@ -137,8 +138,6 @@ def effective_dimension(gram: ArrayLike) -> float:
     Raises:
         ValueError: There are fewer than 4 groups, or the shape is wrong.
         NotFiniteError: The matrix holds nan or inf.
-
-    Source: Himeno & Yamada 2014 (J. Multivariate Anal. 130) for tr Σ².
 
     Examples:
         Noise of equal size in 20 directions:
