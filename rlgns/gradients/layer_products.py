@@ -75,7 +75,7 @@ def layer_backward(
     or not: so measuring changes no bit of them.
 
     Args:
-        model: A model for which `layers_cover` is true, to whose `.grad` the gradients of this rank are added.
+        model: A model for which `layers_cover` is true. The gradients of this rank are added to its `.grad`.
         terms: Maps indices [n] of examples to per-example terms {name: [n]}, without side effects.
         loss: Maps the terms to the per-example loss [n].
         groups: Indices [K, b] of the examples of each group.

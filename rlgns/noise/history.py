@@ -199,7 +199,8 @@ def record_of(measurement: Measurement) -> dict[str, float]:
         measurement: Moments by name.
 
     Returns:
-        The estimates `sq_norm` and `trace_covariance`, and everything that `measurement_of` rebuilds the moments from.
+        The estimates `sq_norm` and `trace_covariance`, and all values from which `measurement_of` rebuilds the
+        moments.
 
     Examples:
         >>> record = record_of({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)})
