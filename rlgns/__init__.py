@@ -1,6 +1,16 @@
-"""The gradient noise scale, measured correctly: what every claim of this project rests on, in NumPy and SciPy alone.
+"""The gradient noise scale of a training run, estimated without bias and with an interval.
 
-`group_moments` and `group_backward` need torch, which is loaded when one of them is first used.
+The estimators need NumPy and SciPy only. `group_moments` and `group_backward` measure PyTorch models; torch is imported
+when one of them is first used.
+
+Examples:
+    Gradients of 8 groups of 32 examples in each of 20 rollouts, with a true noise scale of 100 examples:
+
+    >>> import numpy as np, rlgns
+    >>> gradients = 0.2 + np.random.default_rng(0).normal(size=(20, 8, 100)) * (4 / 32) ** 0.5
+    >>> measurements = [rlgns.moments_from_groups(rollout, group_size=32) for rollout in gradients]
+    >>> print(rlgns.noise_scale(measurements))
+    96 [89, 105]
 """
 
 from importlib import import_module

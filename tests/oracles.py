@@ -1,4 +1,4 @@
-"""Slow truth: the same numbers as `rlgns` computes, the long way round, and simulations whose answer is known.
+"""Slow reference computations of the numbers that `rlgns` computes, and simulations whose result is known.
 
 Nothing here is clever. What is vectorised over repetitions is itself tested against the public functions.
 """
@@ -29,26 +29,26 @@ def jackknife_by_leaving_out(gradients: Float64, group_size: float) -> tuple[flo
 def group_gradients(
     model: nn.Module, terms: Callable[[Tensor], Mapping[str, Tensor]], groups: NDArray[np.int64]
 ) -> dict[str, list[dict[str, Float64]]]:
-    """By loss, by group: each parameter's flat gradient of the group's mean loss, one forward and backward for each."""
+    """Flat gradients of each group's mean loss, by loss, group and parameter; one forward and backward per group."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     index = torch.as_tensor(groups)
-    found: dict[str, list[dict[str, Float64]]] = {}
+    by_loss: dict[str, list[dict[str, Float64]]] = {}
     for loss in terms(index[0]):
-        found[loss] = []
+        by_loss[loss] = []
         for group in index:
             mean = terms(group)[loss].mean()
             gradients = torch.autograd.grad(mean, list(parameters.values()), allow_unused=True)
-            found[loss].append(
+            by_loss[loss].append(
                 {
                     name: np.zeros(p.numel()) if g is None else g.double().numpy().reshape(-1)
                     for (name, p), g in zip(parameters.items(), gradients, strict=True)
                 }
             )
-    return found
+    return by_loss
 
 
 def flat(gradients: list[dict[str, Float64]], layer: str | None = None) -> Float64:
-    """[K, P] of one loss, over all parameters or one layer's."""
+    """Group gradients [K, P] of one loss, over all parameters or those of one layer."""
     return np.array(
         [
             np.concatenate([g for name, g in one.items() if layer is None or name.rpartition(".")[0] == layer])

@@ -1,4 +1,4 @@
-"""Whatever a user's module does: group gradients are those of plain autograd, or the measurement is refused."""
+"""Group gradients are those of plain autograd whatever a module does, or the measurement is refused."""
 
 import copy
 
@@ -22,7 +22,7 @@ TARGETS = INPUTS.sum(1)
 
 
 class Net(nn.Module):
-    """Two layers whose use is up to the subclasses."""
+    """Two layers, which subclasses use in different ways."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Checkpointed(Net):
 
 
 class StraightThrough(torch.autograd.Function):
-    """A weight that no node of the graph names: its gradient is made by hand."""
+    """Uses a weight that no node of the graph refers to: its gradient is written by hand."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class WrittenToAfterUse(Net):
 
 
 class Reordered(Net):
-    """Rows go through the layers in another order, and come out in their own."""
+    """Rows go through the layers in another order, and come out in theirs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.flip(0)).flip(0)
@@ -133,7 +133,7 @@ class ReplacedForward(Net):
 
 
 class WithLowRankUpdate(Net):
-    """As adapters do it: the layer's output plus a product of further layers."""
+    """As in low-rank adapters, the weight plus a product of further layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,19 +205,19 @@ def by_plain_autograd(model: nn.Module, groups: Tensor = GROUPS):
     return moments_from_groups(np.stack(rows), groups.shape[1])
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch.compile and of hooks, about themselves
+@pytest.mark.filterwarnings("ignore")  # warnings of torch.compile and of hooks
 @pytest.mark.parametrize("kind", USES)
 def test_moments_are_those_of_plain_autograd_whatever_a_module_does(kind):
     torch._dynamo.reset()
     model = make(kind)
-    for _ in range(2):  # the first measurement finds out which way the model allows, the second relies on that
-        found = group_moments(model, terms_of(model), GROUPS)["loss"]
+    for _ in range(2):  # the first measurement tests which method the model allows, the second relies on that
+        actual = group_moments(model, terms_of(model), GROUPS)["loss"]
         expected = by_plain_autograd(model)
-        assert found.sq_norm == pytest.approx(expected.sq_norm, rel=1e-6)
-        assert found.trace_covariance == pytest.approx(expected.trace_covariance, rel=1e-6)
+        assert actual.sq_norm == pytest.approx(expected.sq_norm, rel=1e-6)
+        assert actual.trace_covariance == pytest.approx(expected.trace_covariance, rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch.compile and of hooks, about themselves
+@pytest.mark.filterwarnings("ignore")  # warnings of torch.compile and of hooks
 @pytest.mark.parametrize("kind", USES)
 @pytest.mark.parametrize("measure", [True, False])
 def test_the_gradient_of_training_is_that_of_plain_backward_whatever_a_module_does(kind, measure):
@@ -229,8 +229,8 @@ def test_the_gradient_of_training_is_that_of_plain_backward_whatever_a_module_do
         sums, grams = group_backward(model, terms_of(model), GROUPS, measure=measure)
         expected = terms_of(plain)(GROUPS.flatten())["loss"]
         expected.mean().backward()
-        for own, other in zip(model.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(own.grad, other.grad, rtol=1e-6, atol=1e-12)
+        for parameter, reference in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, reference.grad, rtol=1e-6, atol=1e-12)
         assert sums["loss"].item() == pytest.approx(expected.sum().item())
         assert (grams is not None) is measure
 
@@ -238,8 +238,8 @@ def test_the_gradient_of_training_is_that_of_plain_backward_whatever_a_module_do
 def test_a_whole_compiled_model_is_measured():
     torch._dynamo.reset()
     compiled = torch.compile(make(Net), backend="eager")
-    found = group_moments(compiled, terms_of(compiled), GROUPS)["loss"]
-    assert found.sq_norm == pytest.approx(by_plain_autograd(make(Net)).sq_norm, rel=1e-6)
+    actual = group_moments(compiled, terms_of(compiled), GROUPS)["loss"]
+    assert actual.sq_norm == pytest.approx(by_plain_autograd(make(Net)).sq_norm, rel=1e-6)
 
 
 def test_a_model_measured_through_its_compiled_twin_is_measured_right():
@@ -247,8 +247,8 @@ def test_a_model_measured_through_its_compiled_twin_is_measured_right():
     model = make(Net)
     twin = torch.compile(model, backend="eager")
     for _ in range(2):
-        found = group_moments(model, terms_of(twin), GROUPS)["loss"]
-        assert found.sq_norm == pytest.approx(by_plain_autograd(make(Net)).sq_norm, rel=1e-6)
+        actual = group_moments(model, terms_of(twin), GROUPS)["loss"]
+        assert actual.sq_norm == pytest.approx(by_plain_autograd(make(Net)).sq_norm, rel=1e-6)
 
 
 def test_plain_layers_are_measured_by_layer_products():
@@ -300,11 +300,11 @@ def test_sparse_gradients_are_measured_as_dense_ones_and_stay_sparse_for_the_opt
     torch.testing.assert_close(models[1].table.weight.grad.to_dense(), models[0].table.weight.grad)
 
 
-# What couples examples
+# Models that couple examples
 
 
 class Coupled(Net):
-    """Takes the mean over the batch away, as a normalisation by hand does."""
+    """Subtracts the mean over the batch, as a hand-written normalisation does."""
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.body(x)
@@ -366,13 +366,13 @@ def test_models_whose_examples_depend_on_each_other_are_trained_by_plain_backwar
     plain.load_state_dict(model.state_dict())
     group_backward(model, terms_of(model), GROUPS, measure=False)
     terms_of(plain)(GROUPS.flatten())["loss"].mean().backward()
-    for own, other in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(own.grad, other.grad)
-    for own, other in zip(model.buffers(), plain.buffers(), strict=True):
-        assert torch.equal(own, other)
+    for parameter, reference in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(parameter.grad, reference.grad)
+    for parameter, reference in zip(model.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(parameter, reference)
 
 
-def test_batch_normalisation_of_513_examples_is_refused_in_words_too():
+def test_the_error_for_batch_normalisation_of_513_examples_names_the_layer():
     inputs = torch.randn(1026, 4)
     model = with_batch_norm(nn.BatchNorm1d).float()
     groups = torch.arange(1026).view(2, 513)
@@ -382,13 +382,13 @@ def test_batch_normalisation_of_513_examples_is_refused_in_words_too():
 
 def test_batch_normalisation_by_its_running_statistics_couples_nothing():
     model = with_batch_norm(nn.BatchNorm1d).eval()
-    found = group_moments(model, terms_of(model), GROUPS)["loss"]
-    assert found.sq_norm == pytest.approx(by_plain_autograd(model).sq_norm, rel=1e-9)
+    actual = group_moments(model, terms_of(model), GROUPS)["loss"]
+    assert actual.sq_norm == pytest.approx(by_plain_autograd(model).sq_norm, rel=1e-9)
 
 
-@pytest.mark.parametrize("stretch", [4, 8])
-def test_normalisation_over_stated_stretches_is_measured_by_groups_of_whole_ones(stretch):
-    model = nn.Sequential(nn.Linear(4, 8), GroupBatchNorm(8, stretch), nn.ReLU(), nn.Linear(8, 1)).double()
+@pytest.mark.parametrize("ghost_batch_size", [4, 8])
+def test_normalisation_over_ghost_batches_is_measured_in_groups_of_whole_ones(ghost_batch_size):
+    model = nn.Sequential(nn.Linear(4, 8), GroupBatchNorm(8, ghost_batch_size), nn.ReLU(), nn.Linear(8, 1)).double()
     assert behaviour_of(model, terms_of(model), GROUPS, ALONE) is Behaviour.ADDITIVE
 
 
@@ -398,13 +398,13 @@ def test_models_that_draw_random_numbers_are_measured_and_trained_by_plain_backw
         return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1)).double()
 
     model, plain = dropping(), dropping()
-    assert behaviour_of(model, terms_of(model), GROUPS, ALONE) is Behaviour.ITS_OWN_WAY
+    assert behaviour_of(model, terms_of(model), GROUPS, ALONE) is Behaviour.PLAIN_BACKWARD_ONLY
     torch.manual_seed(1)
     assert group_backward(model, terms_of(model), GROUPS).grams is not None
     torch.manual_seed(1)
     terms_of(plain)(GROUPS.flatten())["loss"].mean().backward()
-    for own, other in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(own.grad, other.grad)
+    for parameter, reference in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(parameter.grad, reference.grad)
 
 
 def test_hooks_that_act_when_a_gradient_has_arrived_act_once_on_the_whole_gradient():
@@ -415,14 +415,14 @@ def test_hooks_that_act_when_a_gradient_has_arrived_act_once_on_the_whole_gradie
     assert torch.equal(arrived[0], model.head.weight.grad)
 
 
-def test_float32_rounding_is_not_taken_for_coupling():
+def test_float32_rounding_is_not_mistaken_for_coupling():
     inputs = torch.randn(2048, 4, generator=torch.Generator().manual_seed(0)) * 100
     model = make(Net, torch.float32)
     terms = lambda index: {"loss": (model(inputs[index]).squeeze(1) - inputs[index].sum(1)) ** 2}  # noqa: E731
     assert behaviour_of(model, terms, torch.arange(2048).view(8, 256), ALONE) is Behaviour.ADDITIVE
 
 
-def test_bfloat16_rounding_is_not_taken_for_coupling():
+def test_bfloat16_rounding_is_not_mistaken_for_coupling():
     model = make(Net, torch.float32)
 
     def terms(index: Tensor) -> dict[str, Tensor]:
@@ -433,7 +433,7 @@ def test_bfloat16_rounding_is_not_taken_for_coupling():
     assert behaviour_of(model, terms, GROUPS, ALONE) is Behaviour.ADDITIVE
 
 
-def test_finding_out_leaves_no_trace():
+def test_testing_a_model_changes_nothing_of_it():
     model = nn.Sequential(nn.Linear(4, 8), GroupBatchNorm(8, 8), nn.Dropout(0.5), nn.Linear(8, 1)).double()
     before = [copy.deepcopy(model.state_dict()), torch.get_rng_state()]
     behaviour_of(model, terms_of(model), GROUPS, ALONE)

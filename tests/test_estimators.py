@@ -63,11 +63,11 @@ def test_scaling_the_loss_or_duplicating_every_parameter_leaves_the_noise_scale_
     assert after.state == before.state
 
 
-def test_jackknife_variances_are_those_of_leaving_out_one_group_and_starting_again():
+def test_jackknife_variances_are_those_of_estimates_without_each_group_in_turn():
     g = gradients()
     moments = moments_from_groups(g, group_size=5)
-    found = (moments.sq_norm_variance, moments.trace_covariance_variance, moments.covariance)
-    assert found == pytest.approx(jackknife_by_leaving_out(g, 5), rel=1e-10)
+    actual = (moments.sq_norm_variance, moments.trace_covariance_variance, moments.covariance)
+    assert actual == pytest.approx(jackknife_by_leaving_out(g, 5), rel=1e-10)
 
 
 def test_jackknife_variance_by_hand():
@@ -98,10 +98,10 @@ NOISES = [
 @pytest.mark.parametrize("noise", NOISES)
 def test_both_moments_are_unbiased(noise):
     rng = np.random.default_rng(1)
-    found = [moments_from_groups(g, 32) for g in noise.groups(rng, 4000, 8, group_size=32)]
+    estimates = [moments_from_groups(g, 32) for g in noise.groups(rng, 4000, 8, group_size=32)]
     for values, truth in (
-        ([m.sq_norm for m in found], noise.sq_norm),
-        ([m.trace_covariance for m in found], noise.trace_covariance),
+        ([m.sq_norm for m in estimates], noise.sq_norm),
+        ([m.trace_covariance for m in estimates], noise.trace_covariance),
     ):
         assert abs(np.mean(values) - truth) < 4 * np.std(values) / math.sqrt(len(values))
 
@@ -151,13 +151,13 @@ def test_effective_dimension_approaches_the_truth_with_many_groups(eigenvalues):
 
 
 def test_the_trace_of_the_squared_covariance_behind_it_is_unbiased_for_skewed_gradients():
-    # effective_dimension = (tr Σ)²/unbiased: the unbiased estimate is taken back out of it. Exponential draws, Σ = λ².
+    # effective_dimension = (tr Σ)²/unbiased: the unbiased estimate is recovered from it. Exponential draws, Σ = λ².
     scales, R, K = np.array([2.0, 1.0, 0.5]), 20_000, 5
     g = np.random.default_rng(5).exponential(scales, (R, K, 3))
     grams = g @ g.swapaxes(1, 2)
     trace = many_moments(g, 1).trace_covariance
-    found = trace**2 / np.array([effective_dimension(gram) for gram in grams])
-    assert abs(found.mean() - (scales**4).sum()) < 4 * found.std() / math.sqrt(R)
+    trace_of_square = trace**2 / np.array([effective_dimension(gram) for gram in grams])
+    assert abs(trace_of_square.mean() - (scales**4).sum()) < 4 * trace_of_square.std() / math.sqrt(R)
 
 
 def test_effective_dimension_does_not_depend_on_the_scale_of_the_loss():
@@ -184,18 +184,18 @@ def test_wrong_input_is_refused_with_value_and_remedy(arguments, words):
 
 
 @pytest.mark.parametrize(("small", "large", "K"), [(8, 8, 2), (16, 8, 2), (0, 8, 2), (math.nan, 8, 2), (4, 8, 1)])
-def test_sizes_that_are_no_split_are_refused(small, large, K):
+def test_sizes_that_do_not_describe_a_split_are_refused(small, large, K):
     with pytest.raises(ValueError, match=f"small_batch_size {small}" if K > 1 else "num_groups 1 .* use at least 2"):
         GradientMoments(1.0, 1.0, small, large, K)
 
 
-def test_three_groups_cannot_tell_the_effective_dimension():
+def test_the_effective_dimension_needs_four_groups():
     with pytest.raises(ValueError, match=r"3 groups .* use at least 4"):
         effective_dimension(np.eye(3))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_gradients_that_are_not_finite_have_an_error_of_their_own(bad):
+def test_gradients_that_are_not_finite_raise_a_not_finite_error(bad):
     g = gradients()
     g[2, 3], g[4, 3] = bad, -bad
     with pytest.raises(NotFiniteError, match="the loss has diverged"):

@@ -157,22 +157,22 @@ def test_products_by_layer_are_those_of_autograd(problem, method):
     assert set(grams.layers) == trained
     for layer, loss in ((layer, loss) for layer in trained for loss in grams.losses):
         expected = moments_from_groups(flat(truth[loss], layer), B // K)
-        found = grams.moments(loss, layer)
-        assert found.small_sq_norm == pytest.approx(expected.small_sq_norm, rel=1e-9, abs=1e-14)
-        assert found.large_sq_norm == pytest.approx(expected.large_sq_norm, rel=1e-9, abs=1e-14)
+        actual = grams.moments(loss, layer)
+        assert actual.small_sq_norm == pytest.approx(expected.small_sq_norm, rel=1e-9, abs=1e-14)
+        assert actual.large_sq_norm == pytest.approx(expected.large_sq_norm, rel=1e-9, abs=1e-14)
 
 
 def test_moments_are_those_of_the_flat_group_gradients(problem):
     moments = group_moments(problem.model, problem.terms, GROUPS)
     truth = group_gradients(problem.model, problem.terms, GROUPS)
     assert list(moments) == ["policy", "value", "both"]
-    for loss, found in moments.items():
+    for loss, actual in moments.items():
         expected = moments_from_groups(flat(truth[loss]), B // K)
         for name in ("sq_norm", "trace_covariance", "sq_norm_variance", "trace_covariance_variance", "covariance"):
-            assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-7, abs=1e-12)
+            assert getattr(actual, name) == pytest.approx(getattr(expected, name), rel=1e-7, abs=1e-12)
 
 
-def test_a_layer_wider_than_its_batch_gives_the_same_both_ways():
+def test_both_methods_agree_for_a_layer_wider_than_its_batch():
     # products without the gradients (Goodfellow 2015) are taken where the batch is small against the layer
     torch.manual_seed(0)
     problem = Problem(Shared(nn.Sequential(nn.Linear(5, 200), nn.Tanh(), nn.Linear(200, 300), nn.Tanh()), 300))
@@ -194,44 +194,21 @@ def test_moments_of_the_layers_add_up_to_the_total(method):
 def test_a_combination_is_the_gradient_of_the_weighted_sum_of_losses(method):
     problem = small_mlp()
     weights = {"policy": 1.0, "value": 0.25, "both": -0.01}
-    found = problem.grams(method, combinations={"total": weights, "half": {"policy": 0.5}})
+    actual = problem.grams(method, combinations={"total": weights, "half": {"policy": 0.5}})
 
     def summed(index: Tensor) -> dict[str, Tensor]:
         terms = problem.terms(index)
         return {"total": sum(w * terms[loss] for loss, w in weights.items()), "half": terms["policy"] / 2}
 
     truth = group_gradients(problem.model, summed, GROUPS)
-    assert found.losses == ("policy", "value", "both", "total", "half")
+    assert actual.losses == ("policy", "value", "both", "total", "half")
     for loss in ("total", "half"):
         expected = moments_from_groups(flat(truth[loss]), B // K)
-        assert found.moments(loss).sq_norm == pytest.approx(expected.sq_norm)
-        assert found.moments(loss).trace_covariance == pytest.approx(expected.trace_covariance)
+        assert actual.moments(loss).sq_norm == pytest.approx(expected.sq_norm)
+        assert actual.moments(loss).trace_covariance == pytest.approx(expected.trace_covariance)
 
 
-def test_the_cosine_between_losses_is_that_of_products_of_different_groups():
-    problem = small_mlp()
-    problem.x, problem.target = problem.x + 2, problem.target + 2  # gradients clear of the noise
-    truth = group_gradients(problem.model, problem.terms, GROUPS)
-    a, b = flat(truth["value"]), flat(truth["both"])
-
-    def product(x: np.ndarray, y: np.ndarray) -> float:
-        return sum(x[k] @ y[j] for k in range(K) for j in range(K) if k != j)
-
-    grams = problem.grams()
-    assert grams.cosine("value", "both") == pytest.approx(product(a, b) / math.sqrt(product(a, a) * product(b, b)))
-    assert grams.cosine("value", "value") == pytest.approx(1)
-
-
-def test_the_cosine_is_undetermined_where_a_squared_gradient_is_not_positive():
-    # one weight, group gradients +1 and −1: their product is negative
-    model = nn.Linear(1, 1, bias=False)
-    x = torch.tensor([[1.0], [-1.0]])
-    grams = group_grams(model, lambda i: {"a": model(x[i])[:, 0]}, np.array([[0], [1]]))
-    assert grams.moments("a").sq_norm == -1
-    assert math.isnan(grams.cosine("a", "a"))
-
-
-# Which models allow which way
+# Which models allow which method
 
 
 def with_layer_norm() -> nn.Module:
@@ -257,7 +234,7 @@ def with_old_spectral_norm() -> nn.Module:
 
 
 class WithParameter(Shared):
-    """A policy whose log standard deviation is a parameter of its own, as for continuous actions."""
+    """A policy whose log standard deviation is a separate parameter, as for continuous actions."""
 
     def __init__(self) -> None:
         super().__init__(nn.Linear(5, 8), 8)
@@ -284,9 +261,9 @@ def test_models_of_other_layers_are_measured_by_micro_batches(make):
     problem = Problem(make())
     with pytest.raises(ValueError, match=r'Linear and Conv2d layers only .* use method="micro_batches"'):
         problem.grams("layer_products")
-    found = group_moments(problem.model, problem.terms, GROUPS)
+    actual = group_moments(problem.model, problem.terms, GROUPS)
     truth = group_gradients(problem.model, problem.terms, GROUPS)
-    for loss, moments in found.items():
+    for loss, moments in actual.items():
         expected = moments_from_groups(flat(truth[loss]), B // K)
         assert moments.sq_norm == pytest.approx(expected.sq_norm)
         assert moments.trace_covariance == pytest.approx(expected.trace_covariance)
@@ -299,7 +276,7 @@ class Twice(Shared):
 
 
 class InParts(Shared):
-    """Actor and critic see the two halves of each example as examples of their own."""
+    """Actor and critic see the two halves of each example as separate examples."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(torch.cat([x, -x]))
@@ -323,7 +300,7 @@ def test_hooks_are_gone_after_a_refusal():
     assert not any(module._forward_hooks for module in problem.model.modules())
 
 
-def test_a_second_call_without_gradient_is_no_second_call():
+def test_a_call_without_gradient_does_not_count_as_a_second_call():
     problem = small_mlp()
 
     def bootstrapped(index: Tensor) -> dict[str, Tensor]:
@@ -331,12 +308,12 @@ def test_a_second_call_without_gradient_is_no_second_call():
             target = problem.model(problem.x[index] + 1)[1]
         return {"value": (problem.model(problem.x[index])[1] - target) ** 2}
 
-    found = [group_grams(problem.model, bootstrapped, GROUPS, method=method) for method in METHODS]
-    np.testing.assert_allclose(total(found[0]), total(found[1]), rtol=1e-9)
+    actual = [group_grams(problem.model, bootstrapped, GROUPS, method=method) for method in METHODS]
+    np.testing.assert_allclose(total(actual[0]), total(actual[1]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_layer_that_no_loss_reaches_counts_as_zero(method):
+def test_a_layer_that_no_loss_reaches_has_zero_products(method):
     problem = small_mlp()
     policy = group_grams(problem.model, lambda i: {"p": problem.terms(i)["policy"]}, GROUPS, method=method)
     assert not policy.layers["critic"].any()
@@ -351,15 +328,15 @@ def test_a_layer_that_no_loss_reaches_counts_as_zero(method):
 
 
 def test_auto_takes_layer_products_for_small_groups_and_micro_batches_for_large_ones(monkeypatch):
-    problem, taken = small_mlp(), []
-    problem.grams("auto")  # the first measurement holds one way against the other
+    problem, methods = small_mlp(), []
+    problem.grams("auto")  # the first measurement compares the two methods
     for way in ("layer_products", "micro_batch_grams"):
         real = getattr(gradients, way)
-        monkeypatch.setattr(gradients, way, lambda *a, way=way, real=real: taken.append(way) or real(*a))
+        monkeypatch.setattr(gradients, way, lambda *a, way=way, real=real: methods.append(way) or real(*a))
     problem.grams("auto")
     monkeypatch.setattr(gradients, "LAYER_PRODUCTS_BELOW", B // K)
     problem.grams("auto")
-    assert taken == ["layer_products", "micro_batch_grams"]
+    assert methods == ["layer_products", "micro_batch_grams"]
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 8])
@@ -416,18 +393,18 @@ def test_preconditioned_moments_are_those_of_explicit_gradients_under_the_optimi
     g = flat(truth)
     diagonal = np.concatenate([P[n] for n in parameters])
     expected = moments_from_groups(gram=g @ np.diag(diagonal) @ g.T, group_size=B // K)
-    found = problem.grams(optimizer=optimizer).moments("value")
-    assert found.sq_norm == pytest.approx(expected.sq_norm)
-    assert found.trace_covariance == pytest.approx(expected.trace_covariance)
-    # GᵀPG and tr(PΣ) in the words of the definition: P times the mean product and P times the variances
+    actual = problem.grams(optimizer=optimizer).moments("value")
+    assert actual.sq_norm == pytest.approx(expected.sq_norm)
+    assert actual.trace_covariance == pytest.approx(expected.trace_covariance)
+    # GᵀPG and tr(PΣ) by the definition: P times the mean product and P times the variances
     products = [g[k] * g[j] for k in range(K) for j in range(K) if k != j]
-    assert found.sq_norm == pytest.approx(diagonal @ np.mean(products, axis=0))
-    assert found.trace_covariance == pytest.approx(B // K * diagonal @ g.var(axis=0, ddof=1))
+    assert actual.sq_norm == pytest.approx(diagonal @ np.mean(products, axis=0))
+    assert actual.trace_covariance == pytest.approx(B // K * diagonal @ g.var(axis=0, ddof=1))
 
 
 @pytest.mark.parametrize("name", ["RMSprop", "Adam"])
 def test_the_preconditioner_is_what_the_optimiser_multiplies_gradients_with(name):
-    # After a first step with gradient g the optimiser's own second step with gradient h, at zero momentum, is lr·P·h,
+    # After a first step with gradient g the optimiser's second step with gradient h, at zero momentum, is lr·P·h,
     # P being that of the state after the step.
     weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
     make = {
@@ -444,7 +421,7 @@ def test_the_preconditioner_is_what_the_optimiser_multiplies_gradients_with(name
     torch.testing.assert_close(step, 0.1 * root**2 * weight.grad)
 
 
-def test_a_preconditioner_leaves_layer_products_aside():
+def test_layer_products_are_refused_with_a_preconditioner():
     problem = small_mlp()
     optimizer = OPTIMIZERS["Adam"](problem.model.parameters())
     trained(problem, optimizer)
@@ -542,8 +519,8 @@ def everything_but_grads(model: nn.Module) -> list[Tensor]:
 def test_gradients_are_measured_even_where_they_are_switched_off(method):
     problem = small_mlp()
     with torch.no_grad():
-        found = problem.grams(method)
-    np.testing.assert_array_equal(total(found), total(problem.grams(method)))
+        actual = problem.grams(method)
+    np.testing.assert_array_equal(total(actual), total(problem.grams(method)))
 
 
 # Accuracy
@@ -561,10 +538,10 @@ def test_the_squared_gradient_of_a_float32_network_is_right_to_a_ten_thousandth_
         p.x = (10 * x).to(p.x.dtype)
         p.target = (100 * p.target.double()).to(p.target.dtype)
     truth = moments_from_groups(flat(group_gradients(double.model, double.terms, GROUPS)["value"]), B // K)
-    found = single.grams(method).moments("value")
+    actual = single.grams(method).moments("value")
     assert abs(truth.sq_norm) < 0.01 * truth.small_sq_norm
-    assert found.sq_norm == pytest.approx(truth.sq_norm, rel=1e-4)
-    assert found.trace_covariance == pytest.approx(truth.trace_covariance, rel=1e-5)
+    assert actual.sq_norm == pytest.approx(truth.sq_norm, rel=1e-4)
+    assert actual.trace_covariance == pytest.approx(truth.trace_covariance, rel=1e-5)
 
 
 # Errors
@@ -572,7 +549,7 @@ def test_the_squared_gradient_of_a_float32_network_is_right_to_a_ten_thousandth_
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("change", [lambda t: t.mean(), lambda t: t[:, None], lambda t: t[:-1]])
-def test_terms_that_are_not_one_an_example_are_refused(method, change):
+def test_terms_that_are_not_one_per_example_are_refused(method, change):
     problem = small_mlp()
 
     def wrong(index: Tensor) -> dict[str, Tensor]:
@@ -582,17 +559,17 @@ def test_terms_that_are_not_one_an_example_are_refused(method, change):
         return {"value": change(problem.terms(index)["value"])}
 
     terms = wrong if method == "micro_batches" else values_only
-    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one an example"):
+    with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one per example"):
         group_grams(problem.model, terms, GROUPS, method=method)
 
 
-def test_groups_that_are_no_table_of_indices_are_refused():
+def test_groups_that_are_not_a_matrix_of_indices_are_refused():
     problem = small_mlp()
     with pytest.raises(ValueError, match=r"groups has shape \(48,\); expected \[K, b\]"):
         group_grams(problem.model, problem.terms, GROUPS.reshape(-1))
 
 
-def test_a_combination_of_a_loss_that_is_not_there_is_refused():
+def test_a_combination_of_an_unknown_loss_is_refused():
     with pytest.raises(
         ValueError, match=r"\['valeu'\], which are no terms; the terms are \('policy', 'value', 'both'\)"
     ):
@@ -608,7 +585,7 @@ def test_a_diverged_loss_is_reported_as_such(method):
         problem.grams(method).moments("value")
 
 
-# As it is used
+# In a training loop
 
 
 def test_a_cleanrl_style_agent_is_measured_in_ten_lines():
@@ -618,7 +595,7 @@ def test_a_cleanrl_style_agent_is_measured_in_ten_lines():
     obs, actions = torch.randn(num_steps, num_envs, 5), torch.randint(3, (num_steps, num_envs))
     advantages, returns = torch.randn(num_steps, num_envs), torch.randn(num_steps, num_envs)
 
-    # from here on what a user writes, with CleanRL's names
+    # from here on a user's code, with CleanRL's names
     b_obs, b_actions = obs.reshape(-1, 5), actions.reshape(-1)
     b_advantages, b_returns = advantages.reshape(-1), returns.reshape(-1)
     b_advantages = (b_advantages - b_advantages.mean()) / (b_advantages.std() + 1e-8)

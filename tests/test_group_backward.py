@@ -44,7 +44,7 @@ BY_GROUP = {
     "layer norm": with_layer_norm,
     "tied weights": with_tied_weights,
     "parametrised weight": with_parametrised_weight,
-    "parameter of its own": WithParameter,
+    "separate parameter": WithParameter,
     "layer called twice": lambda: Twice(nn.Linear(5, 5), 5),
     "layer that sees parts of examples": lambda: InParts(nn.Linear(5, 5), 5),
 }
@@ -88,13 +88,13 @@ def gradients_of(problem: Problem) -> list[Tensor | None]:
     return [p.grad for p in problem.model.parameters()]
 
 
-def assert_all_close(found, expected, rtol=1e-10, atol=1e-13):
-    for one, other in zip(found, expected, strict=True):
-        assert one is other is None or torch.allclose(one, other, rtol=rtol, atol=atol)
+def assert_all_close(actual, expected, rtol=1e-10, atol=1e-13):
+    for a, b in zip(actual, expected, strict=True):
+        assert a is b is None or torch.allclose(a, b, rtol=rtol, atol=atol)
 
 
-def assert_same_moments(found, expected, rel=1e-9):
-    assert dataclasses.asdict(found) == pytest.approx(dataclasses.asdict(expected), rel=rel, abs=1e-14)
+def assert_same_moments(actual, expected, rel=1e-9):
+    assert dataclasses.asdict(actual) == pytest.approx(dataclasses.asdict(expected), rel=rel, abs=1e-14)
 
 
 # The gradient
@@ -102,8 +102,8 @@ def assert_same_moments(found, expected, rel=1e-9):
 
 @pytest.mark.parametrize("measure", [True, False])
 def test_gradients_are_those_of_backward_through_the_mean_of_the_terms(problem, measure):
-    found, _ = backward(problem, measure=measure)
-    assert_all_close(found, plain_backward(problem))
+    actual, _ = backward(problem, measure=measure)
+    assert_all_close(actual, plain_backward(problem))
 
 
 @pytest.mark.parametrize("num_groups", [2, 3, 8, 48])
@@ -118,7 +118,7 @@ def test_gradients_are_the_same_however_the_batch_is_split(make, num_groups):
     assert_all_close(backward(problem, torch.arange(B).view(-1, num_groups).T)[0], expected)  # not contiguous
 
 
-def test_gradients_are_added_to_those_that_are_there_in_place(problem):
+def test_gradients_are_added_in_place_to_existing_ones(problem):
     once = plain_backward(problem)
     backward(problem)
     before = gradients_of(problem)
@@ -127,7 +127,7 @@ def test_gradients_are_added_to_those_that_are_there_in_place(problem):
     assert all(now is then for now, then in zip(gradients_of(problem), before, strict=True))
 
 
-def test_gradients_lie_in_memory_as_backward_leaves_them(problem):
+def test_gradients_have_the_memory_layout_that_backward_gives_them(problem):
     expected = [g if g is None else g.stride() for g in plain_backward(problem)]
     assert [g if g is None else g.stride() for g in backward(problem)[0]] == expected
 
@@ -144,8 +144,8 @@ def test_a_fused_optimiser_makes_the_same_steps(make):
             way(problem)
             optimizer.step()
         models.append(list(problem.model.parameters()))
-    start, found, expected = models
-    assert_same_training(found, expected, start, updates=3)
+    start, actual, expected = models
+    assert_same_training(actual, expected, start, updates=3)
 
 
 def with_frozen_scale() -> nn.Module:
@@ -157,20 +157,20 @@ def with_frozen_scale() -> nn.Module:
 @pytest.mark.parametrize("make", [frozen_trunk_layer, with_frozen_scale])
 def test_frozen_parameters_get_no_gradient(make):
     problem = Problem(make())
-    found, _ = backward(problem)
-    assert [g is None for g in found] == [not p.requires_grad for p in problem.model.parameters()]
-    assert None in found
+    actual, _ = backward(problem)
+    assert [g is None for g in actual] == [not p.requires_grad for p in problem.model.parameters()]
+    assert None in actual
 
 
 def test_weights_that_were_registered_after_their_bias_get_their_own_gradient():
-    # pruning made permanent leaves a layer so
+    # as pruning leaves a layer once it is made permanent
     problem = small_mlp()
     layer = problem.model.trunk[0]
     prune.random_unstructured(layer, "weight", amount=0.3)
     prune.remove(layer, "weight")
     assert [name for name, _ in layer.named_parameters()] == ["bias", "weight"]
-    found, _ = backward(problem)
-    assert_all_close(found, plain_backward(problem))
+    actual, _ = backward(problem)
+    assert_all_close(actual, plain_backward(problem))
 
 
 class ByKeyword(Shared):
@@ -179,20 +179,20 @@ class ByKeyword(Shared):
         return self.actor(input=features), self.critic(input=features)[:, 0]
 
 
-def test_a_layer_that_is_given_its_input_by_keyword_is_differentiated_and_measured_like_any_other():
+def test_a_layer_called_with_a_keyword_argument_is_differentiated_and_measured_like_any_other():
     torch.manual_seed(1)
     problem = Problem(ByKeyword(nn.Sequential(nn.Linear(5, 8), nn.Tanh()), 8))
-    found, moments = backward(problem)
-    assert_all_close(found, plain_backward(problem))
+    actual, moments = backward(problem)
+    assert_all_close(actual, plain_backward(problem))
     assert_same_moments(moments, moments_of_the_oracle(problem))
 
 
-def test_hooks_of_the_users_own_that_change_what_a_layer_gives_or_takes_are_differentiated_too():
+def test_user_hooks_that_change_inputs_or_outputs_of_a_layer_are_differentiated_too():
     problem = small_mlp()
     problem.model.trunk[0].register_forward_hook(lambda module, arguments, output: 2 * output)
     problem.model.actor.register_forward_pre_hook(lambda module, arguments: 3 * arguments[0])
-    found, moments = backward(problem)
-    assert_all_close(found, plain_backward(problem))
+    actual, moments = backward(problem)
+    assert_all_close(actual, plain_backward(problem))
     assert_same_moments(moments, moments_of_the_oracle(problem))
 
 
@@ -208,7 +208,7 @@ def test_linear_and_conv2d_layers_see_the_batch_once_all_others_see_it_group_by_
     problem = Problem(make())
     seen = []
     problem.model.register_forward_hook(lambda module, arguments, output: seen.append(len(arguments[0])))
-    backward(problem)  # the first one also finds out how the model treats examples
+    backward(problem)  # the first call also tests how the model treats examples
     seen.clear()
     backward(problem)
     assert seen == [B // num_forwards] * num_forwards
@@ -217,7 +217,7 @@ def test_linear_and_conv2d_layers_see_the_batch_once_all_others_see_it_group_by_
 
 
 @pytest.mark.parametrize("make", [mlp, with_layer_norm])
-def test_terms_that_are_not_one_an_example_are_refused(make):
+def test_terms_that_are_not_one_per_example_are_refused(make):
     problem = Problem(make())
     with pytest.raises(ValueError, match=r"the terms of loss '.*' have shape \(\); expected \["):
         group_backward(problem.model, named(lambda i: loss_of(problem)(i).mean()), GROUPS)
@@ -288,14 +288,14 @@ def test_moments_of_wide_layers_are_those_of_autograd(make):
     assert_same_moments(backward(problem)[1], moments_of_the_oracle(problem))
 
 
-def test_the_large_squared_norm_is_that_of_the_gradient_which_is_left(problem):
-    found, moments = backward(problem)
-    norm = sum(float(g.square().sum()) for g in {id(g): g for g in found if g is not None}.values())
+def test_the_large_squared_norm_is_that_of_the_gradient_left_in_grad(problem):
+    actual, moments = backward(problem)
+    norm = sum(float(g.square().sum()) for g in {id(g): g for g in actual if g is not None}.values())
     assert moments.large_sq_norm == pytest.approx(norm, rel=1e-9)
     assert (moments.num_groups, moments.large_batch_size) == (K, B)
 
 
-def test_moments_are_of_this_batch_whatever_gradient_was_there_before():
+def test_moments_do_not_depend_on_the_gradient_in_grad_before():
     problem = small_mlp()
     _, alone = backward(problem)
     again = group_backward(problem.model, named(loss_of(problem)), GROUPS).grams
@@ -321,8 +321,8 @@ def test_under_autocast_gradients_are_close_to_those_of_backward_and_moments_to_
     half = Problem(TrunkInBfloat16(single.model.trunk, 128), torch.float32, images=True)
     half.model.actor, half.model.critic = single.model.actor, single.model.critic
     expected = plain_backward(half)
-    found, moments = backward(half, measure=measure)
-    for one, other in zip(found, expected, strict=True):
+    actual, moments = backward(half, measure=measure)
+    for one, other in zip(actual, expected, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 2e-2 * other.norm()
     if measure:
@@ -332,7 +332,7 @@ def test_under_autocast_gradients_are_close_to_those_of_backward_and_moments_to_
         assert np.isfinite(dataclasses.astuple(moments)).all()
 
 
-# As A2C trains by it
+# In A2C's training
 
 
 class InGroups(A2C):
@@ -343,11 +343,11 @@ class Measured(InGroups):
     measure_updates = True
 
 
-class NowAndThenInGroups(InGroups):
+class SometimesInGroups(InGroups):
     grouped_every = 3
 
 
-class NowAndThenMeasured(NowAndThenInGroups):
+class SometimesMeasured(SometimesInGroups):
     measure_updates = True
 
 
@@ -372,7 +372,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("make_environments", [cartpole, walks])
-@pytest.mark.parametrize("kind", [InGroups, NowAndThenInGroups])
+@pytest.mark.parametrize("kind", [InGroups, SometimesInGroups])
 def test_a2c_in_groups_follows_a2c_for_20_updates(kind, make_environments, options):
     whole, parameters = train(A2C, "MlpPolicy", make_environments, 20, **options)
     grouped, parameters_in_groups = train(kind, "MlpPolicy", make_environments, 20, **options)
@@ -385,7 +385,7 @@ def test_a2c_in_groups_follows_a2c_for_20_updates(kind, make_environments, optio
 
 
 class LoggedAtUpdates(BaseCallback):
-    """What was logged of every update."""
+    """The logged values of every update."""
 
     def __init__(self):
         super().__init__()
@@ -404,7 +404,7 @@ class LoggedAtUpdates(BaseCallback):
 @pytest.mark.parametrize("make_environments", [cartpole, pendulum])  # the latter group by group: it has a log_std
 def test_a2c_in_groups_logs_what_a2c_logs(make_environments):
     logged = []
-    for kind in (A2C, InGroups, NowAndThenInGroups):
+    for kind in (A2C, InGroups, SometimesInGroups):
         callback = LoggedAtUpdates()
         kind("MlpPolicy", make_environments(), seed=3, device="cpu").learn(3 * 5 * 8, callback=callback)
         logged.append(callback.rows)
@@ -416,7 +416,7 @@ def test_a2c_in_groups_logs_what_a2c_logs(make_environments):
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("make_environments", [cartpole, walks])
-@pytest.mark.parametrize("kinds", [(InGroups, Measured), (NowAndThenInGroups, NowAndThenMeasured)])
+@pytest.mark.parametrize("kinds", [(InGroups, Measured), (SometimesInGroups, SometimesMeasured)])
 def test_a2cs_parameters_are_bitwise_the_same_whether_its_updates_are_measured_or_not(
     make_environments, options, kinds
 ):
@@ -425,17 +425,17 @@ def test_a2cs_parameters_are_bitwise_the_same_whether_its_updates_are_measured_o
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_gradients_are_made_by_group_and_measured_in_every_so_manieth_update(monkeypatch):
-    told, shapes = Told(), []
+def test_gradients_are_computed_by_group_and_measured_at_the_stated_interval_of_updates(monkeypatch):
+    recorded, shapes = RecordedUpdates(), []
     monkeypatch.setattr(
         rlgns.agents.algorithms,
         "group_backward",
         lambda model, terms, groups, **k: shapes.append(groups.shape) or group_backward(model, terms, groups, **k),
     )
-    model = NowAndThenMeasured("MlpPolicy", walks(), seed=3, device="cpu")
-    model.learn(7 * 8 * model.n_steps, callback=told)
+    model = SometimesMeasured("MlpPolicy", walks(), seed=3, device="cpu")
+    model.learn(7 * 8 * model.n_steps, callback=recorded)
     by_group = [True, False, False] * 2 + [True]
-    assert [moments is not None for moments in told.of_updates[1:]] == by_group
+    assert [moments is not None for moments in recorded.update_moments[1:]] == by_group
     n = 8 * model.n_steps
     assert shapes == [(4, n // 4) if one else (1, n) for one in by_group]
 
@@ -449,32 +449,34 @@ def test_a_loss_that_is_not_finite_stops_a2c_in_groups_as_it_stops_a2c(kind):
     assert all(p.isfinite().all() for p in model.policy.parameters())
 
 
-class Told(LoggedAtUpdates):
-    """Of every update: what was logged, the moments of its gradient, and what the measurer found in its rollout."""
+class RecordedUpdates(LoggedAtUpdates):
+    """For every update, the logged values, the moments of its gradient, and the measurer's moments of its rollout."""
 
     def __init__(self):
         super().__init__()
-        self.of_updates, self.of_rollouts = [], []
+        self.update_moments, self.rollout_moments = [], []
 
     def _on_rollout_end(self):
-        self.of_rollouts.append(RolloutMeasurer(num_groups=4).measure(self.model)["total"])
+        self.rollout_moments.append(RolloutMeasurer(num_groups=4).measure(self.model)["total"])
 
     def _on_rollout_start(self):
         super()._on_rollout_start()
-        self.of_updates.append(self.model.update_moments)
+        self.update_moments.append(self.model.update_moments)
 
 
 @pytest.mark.parametrize(
     ("make_environments", "options"),
     [*((cartpole, options) for options in OPTIONS), (walks, {}), (pendulum, {})],
 )
-def test_the_moments_of_an_update_are_those_of_its_gradient_and_those_the_measurer_finds(make_environments, options):
-    told = Told()
+def test_the_moments_of_an_update_are_those_of_its_gradient_and_those_of_the_measurer(make_environments, options):
+    recorded = RecordedUpdates()
     model = Measured("MlpPolicy", make_environments(), seed=3, device="cpu", **options)
-    model.learn(8 * model.n_steps * 8, callback=told)
-    assert told.of_updates.pop(0) is None
-    assert len(told.of_updates) == len(told.of_rollouts) == 8
-    for moments, measured, logged in zip(told.of_updates, told.of_rollouts, told.rows[1:], strict=True):
+    model.learn(8 * model.n_steps * 8, callback=recorded)
+    assert recorded.update_moments.pop(0) is None
+    assert len(recorded.update_moments) == len(recorded.rollout_moments) == 8
+    for moments, measured, logged in zip(
+        recorded.update_moments, recorded.rollout_moments, recorded.rows[1:], strict=True
+    ):
         assert moments.large_sq_norm == rounded(logged["train/grad_norm"] ** 2, factor=2)
         assert (moments.num_groups, moments.large_batch_size) == (4, 8 * model.n_steps)
         tolerances.assert_same_moments(moments, measured, factor=MIXED_SIGNS)

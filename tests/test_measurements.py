@@ -17,7 +17,7 @@ def moments(seed: int = 0, K: int = 8) -> GradientMoments:
 
 
 def with_trace(trace: float) -> GradientMoments:
-    """|G|² = 1 and the given tr Σ at b = 8, B = 64: squared norms 1 + tr Σ/b and 1 + tr Σ/B."""
+    """|G|² = 1 and this tr Σ at b = 8, B = 64: squared norms 1 + tr Σ/b and 1 + tr Σ/B."""
     return GradientMoments(1 + trace / 8, 1 + trace / 64, 8, 64, 8, 0.01, 0.01, 0.0)
 
 
@@ -25,7 +25,7 @@ def through_json(record: dict) -> dict:
     return json.loads(json.dumps(plain(record), allow_nan=False))
 
 
-def test_a_record_gives_its_measurement_back_bit_by_bit():
+def test_a_measurement_is_rebuilt_from_its_record_bit_by_bit():
     measurement = {"policy": moments(0), "value/by_transition": moments(1), "layers/trunk.0/value": moments(2)}
     assert measurement_of(through_json(record_of(measurement))) == measurement
 
@@ -49,7 +49,7 @@ def test_a_record_shows_the_two_estimates_beside_what_rebuilds_them():
     assert all(key.startswith("noise/policy/") for key in record)
 
 
-def test_other_keys_of_a_record_are_passed_over():
+def test_other_keys_of_a_record_are_ignored():
     record = {
         "progress/steps": 3,
         "noise/policy/noise_scale": 5.0,
@@ -68,7 +68,7 @@ def test_a_history_is_the_same_from_records_as_from_measurements():
     assert History.from_records(records) == History(measurements)
 
 
-def test_windows_hold_the_last_measurements_of_the_loss_that_is_asked_for():
+def test_a_window_holds_the_last_measurements_of_the_requested_loss():
     history = History([{"policy": moments(0)}, {"policy": moments(1), "value": moments(2)}, {"value": moments(3)}])
     assert history.moments("policy") == [moments(0), moments(1)]
     assert history.moments("policy", last=1) == [moments(1)]
@@ -87,7 +87,7 @@ def test_the_noise_scale_of_a_window_pools_its_measurements():
 
 
 def test_the_design_effect_is_a_ratio_of_sums_over_measurements_that_hold_both_units():
-    # the second measurement holds one unit only: (12 + 30)/(2 + 4) = 7, not the mean of 6 and 7.5
+    # the second measurement has groups of environments only: (12 + 30)/(2 + 4) = 7, not the mean of 6 and 7.5
     history = History(
         [
             {"value": with_trace(12), "value/by_transition": with_trace(2)},
@@ -117,7 +117,7 @@ def test_an_estimate_is_recorded_with_interval_state_and_number_of_measurements(
     }
 
 
-def test_what_is_unbounded_or_unknown_is_null_in_the_file():
+def test_unbounded_and_undefined_values_are_null_in_the_file():
     bound = noise_scale(GradientMoments(10.0, 1.0, 32, 256, 8, 1.0, 1.0, 0.0))  # |G|² < 0
     record = through_json(estimate_record("policy", bound))
     assert record["noise/policy/noise_scale"] is None
@@ -149,7 +149,7 @@ def test_where_updates_are_not_known_the_second_half_is_that_of_the_measurements
     assert len(history.second_half("policy")) == 5
 
 
-def test_nothing_of_a_loss_that_was_measured_early_only_is_in_the_second_half():
+def test_a_loss_that_was_measured_early_only_has_no_moments_in_the_second_half():
     history = History()
     for update, name in ((1, "policy"), (2, "policy"), (10, "value")):
         history.add({name: with_trace(1)}, update)

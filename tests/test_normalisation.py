@@ -1,4 +1,4 @@
-"""Batch normalisation by stretches against torch's own."""
+"""Batch normalisation over ghost batches against torch's own."""
 
 import subprocess
 import sys
@@ -32,32 +32,32 @@ def both(batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [12, 100, 0])
-def test_one_stretch_is_torchs_batch_normalisation(batch_size):
+def test_one_ghost_batch_is_torchs_batch_normalisation(batch_size):
     ours, theirs = both(batch_size)
     x, y = (images().requires_grad_() for _ in range(2))
     out, expected = ours(x), theirs(y)
     assert_equal_to_rounding(out, expected)
-    out.pow(3).sum().backward()  # the squares alone are the same whatever x is
-    expected.pow(3).sum().backward()  # the squares alone are the same whatever x is
+    out.pow(3).sum().backward()  # cubes, because the sum of squares does not depend on x
+    expected.pow(3).sum().backward()  # cubes, because the sum of squares does not depend on x
     assert_equal_to_rounding(x.grad, y.grad)
     assert_equal_to_rounding(ours.affine.weight.grad, theirs.weight.grad)
     assert_equal_to_rounding(ours.affine.bias.grad, theirs.bias.grad)
 
 
-def test_several_stretches_are_torchs_on_each():
+def test_several_ghost_batches_are_normalised_as_torch_normalises_each():
     ours, theirs = both(4)
     x = images()
     assert_equal_to_rounding(ours(x), torch.cat([theirs(part) for part in torch.split(x, 4)]))
 
 
-def test_a_stretch_knows_nothing_of_the_others():
+def test_a_ghost_batch_does_not_depend_on_the_others():
     ours, _ = both(4)
     x, changed = images(), images()
     changed[4:] *= 7
     assert torch.equal(ours(x)[:4], ours(changed)[:4])
 
 
-def test_for_evaluation_the_statistics_are_right_from_the_first_batch_on():
+def test_the_statistics_for_evaluation_are_right_from_the_first_batch_on():
     ours, _ = both(12)
     ours(images())
     mean, variance = ours.statistics()
@@ -65,7 +65,7 @@ def test_for_evaluation_the_statistics_are_right_from_the_first_batch_on():
     assert_equal_to_rounding(variance, images().var((0, 2, 3)))
 
 
-def test_later_they_are_torchs_running_ones():
+def test_after_many_batches_the_statistics_are_torchs_running_statistics():
     ours, theirs = both(12)
     for seed in range(200):
         x = images(seed=seed)
@@ -89,19 +89,19 @@ def test_untrained_or_after_forgetting_evaluation_leaves_the_input_as_it_is():
     assert_equal_to_rounding(ours(images()), expected)
 
 
-def test_a_batch_that_is_not_made_of_stretches_is_refused():
-    with pytest.raises(ValueError, match="a batch of 12 cannot be normalised 5 by 5; use a multiple"):
+def test_a_batch_that_is_not_made_of_ghost_batches_is_refused():
+    with pytest.raises(ValueError, match="12 examples cannot be split into ghost batches of 5; use a multiple"):
         both(5)[0](images())
 
 
 def two_ranks(folder: Path) -> None:
-    """One of the two: its half of the batch, normalised over both halves."""
+    """Body of one of two processes: its half of the batch, normalised over both halves."""
     ranks = Ranks.from_environment()
     with ranks.joined(torch.device("cpu")):
         ours, _ = both(0)
         x = images()[ranks.rank * 6 : (ranks.rank + 1) * 6].requires_grad_()
         out = ours(x)
-        out.pow(3).sum().backward()  # the squares alone are the same whatever x is
+        out.pow(3).sum().backward()  # cubes, because the sum of squares does not depend on x
         torch.save({"out": out.detach(), "grad": x.grad, "statistics": ours.statistics()}, folder / f"{ranks.rank}.pt")
 
 
@@ -113,15 +113,15 @@ def test_over_all_ranks_two_halves_are_normalised_as_one_batch(tmp_path):
         for r in range(2)
     ]
     assert [end(rank) for rank in ranks] == [(0, ""), (0, "")]
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     ours, _ = both(0)
     x = images().requires_grad_()
     out = ours(x)
-    out.pow(3).sum().backward()  # the squares alone are the same whatever x is
-    assert_equal_to_rounding(torch.cat([one["out"] for one in found]), out.detach())
-    assert_equal_to_rounding(torch.cat([one["grad"] for one in found]), x.grad)
-    for one in found:
-        assert_equal_to_rounding(one["statistics"], ours.statistics())
+    out.pow(3).sum().backward()  # cubes, because the sum of squares does not depend on x
+    assert_equal_to_rounding(torch.cat([result["out"] for result in results]), out.detach())
+    assert_equal_to_rounding(torch.cat([result["grad"] for result in results]), x.grad)
+    for result in results:
+        assert_equal_to_rounding(result["statistics"], ours.statistics())
 
 
 if __name__ == "__main__":

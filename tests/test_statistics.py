@@ -9,7 +9,8 @@ from oracles import Noise, many_moments, spectrum
 from rlgns import GradientMoments, NoiseScale, PooledMoments, moments_from_groups, noise_scale
 from rlgns.noise.grouping import environment_groups, transition_groups
 from rlgns.noise.history import History
-from rlgns.noise.scale import fieller, in_words
+from rlgns.noise.intervals import fieller
+from rlgns.noise.scale import in_words
 
 ISOTROPIC, FEW, ONE = np.ones(30), 0.5 ** np.arange(10), 0.15 ** np.arange(6)
 """Spectra of effective dimension 30, 3 and 1.4; on Atari it is 1–5."""
@@ -48,7 +49,7 @@ def test_fieller_by_hand_undetermined():
     assert fieller(1, 1, (4, 4, 0), 1) == (0, math.inf)
 
 
-def test_a_squared_gradient_clearly_below_zero_says_nothing():
+def test_a_squared_gradient_clearly_below_zero_leaves_the_ratio_undetermined():
     # |10 + 3R| ≤ R for no positive R: the data contradict |G|² ≥ 0, which only heavy tails or a mistake can do
     assert fieller(10, -3, (0, 1, 0), 1) == (0, math.inf)
 
@@ -69,7 +70,7 @@ def test_the_interval_holds_exactly_the_positive_ratios_that_are_not_rejected():
             assert ((ratios >= low) & (ratios <= high) == accepted).all()
 
 
-# What comes back
+# The result
 
 
 def scale_with(sq_norm: float, error: float, n: int = 10, trace: float = 100.0) -> NoiseScale:
@@ -80,7 +81,7 @@ def scale_with(sq_norm: float, error: float, n: int = 10, trace: float = 100.0) 
     return noise_scale(sums)
 
 
-def test_three_states_and_how_they_read():
+def test_the_three_states_and_their_text():
     interval, bound, nothing = scale_with(1, 0.1), scale_with(1, 1), replace(scale_with(1, 1), low=0.0)
     assert [s.state for s in (interval, bound, nothing)] == ["interval", "lower bound", "undetermined"]
     # 100/(1 + 1.96·0.1) = 83.6 to 100/(1 − 0.196) = 124.4; 100/(1 + 1.96) = 33.8
@@ -122,8 +123,8 @@ def test_without_an_upper_bound_more_measurements_are_needed_than_were_made():
         assert (scale.measurements_needed > 1) == (scale.state != "interval")
 
 
-def test_about_as_many_measurements_as_needed_do_give_an_upper_bound():
-    bound = 0
+def test_the_number_of_measurements_needed_does_give_an_upper_bound():
+    num_bounded = 0
     for seed in range(20):
         window = measured(spectrum(FEW, 2560), n=20, seed=seed)
         needed = noise_scale(window).measurements_needed
@@ -131,8 +132,8 @@ def test_about_as_many_measurements_as_needed_do_give_an_upper_bound():
             continue
         alike = PooledMoments.of(window * math.ceil(1.2 * needed / 20))
         assert noise_scale(alike).state == "interval"
-        bound += 1
-    assert bound > 5
+        num_bounded += 1
+    assert num_bounded > 5
 
 
 # Pooling
@@ -234,12 +235,12 @@ def test_the_default_interval_covers_where_the_gradient_lies_along_the_noise(K):
     ids=["d = 30, n = 5", "d = 30, n = 10", "d = 30, n = 30", "d = 3, n = 30", "d = 1.4, n = 30"],
 )
 def test_the_narrow_interval_covers_92_to_97_percent(eigenvalues, n, true_scale):
-    found = coverage(spectrum(eigenvalues, true_scale), n, 8, "rollouts")
-    assert 0.92 - 2 * BINOMIAL_ERROR < found < 0.97 + 2 * BINOMIAL_ERROR
+    covered_share = coverage(spectrum(eigenvalues, true_scale), n, 8, "rollouts")
+    assert 0.92 - 2 * BINOMIAL_ERROR < covered_share < 0.97 + 2 * BINOMIAL_ERROR
 
 
 @pytest.mark.parametrize("eigenvalues", [ISOTROPIC, ONE], ids=["d = 30", "d = 1.4"])
-def test_the_narrow_interval_is_not_below_its_level_where_noise_hides_the_gradient(eigenvalues):
+def test_the_narrow_interval_covers_93_percent_where_noise_hides_the_gradient(eigenvalues):
     # B/noise scale = 1/100: nearly always a lower bound only, one-sided and therefore above 95 %
     assert coverage(spectrum(eigenvalues, 25_600), 10, 8, "rollouts") > 0.93
 
@@ -259,7 +260,7 @@ def autocorrelated(noise: Noise, n: int, K: int, memory: float, rng: np.random.G
     return noise.gradient + draws
 
 
-def test_blocks_mend_most_of_the_coverage_of_autocorrelated_rollouts():
+def test_blocks_restore_most_of_the_coverage_of_autocorrelated_rollouts():
     # Noise remembered by 70 % from one rollout to the next: measured 86–88 % in blocks, 62–68 % without.
     noise = spectrum(FEW, 256)
     gradients = autocorrelated(noise, 96, 4, 0.7, np.random.default_rng(0))
@@ -272,7 +273,7 @@ def test_blocks_mend_most_of_the_coverage_of_autocorrelated_rollouts():
     assert blocks[0].point == pytest.approx(singly[0].point, rel=1e-9)
 
 
-def test_independent_rollouts_are_hardly_ever_put_into_blocks():
+def test_independent_rollouts_are_rarely_averaged_in_blocks():
     # one-sided test at 5 %: a block mean loses degrees of freedom, no more
     noise = spectrum(ISOTROPIC, 256)
     many = many_moments(noise.groups(np.random.default_rng(0), 400, 30, 8, group_size=32), 32)
@@ -300,15 +301,16 @@ def test_noise_scales_far_from_the_batch_are_recovered(true_scale, n):
     assert covers_closely(noise_scale(pool), true_scale, 1.2)
 
 
-def test_in_high_noise_one_measurement_gives_a_lower_bound_and_no_number_to_misread():
+def test_in_high_noise_one_measurement_gives_a_lower_bound_only():
     states = [noise_scale(m).state for m in measured(spectrum(ISOTROPIC, 100_000), n=200)]
     assert states.count("interval") < 5
     assert states.count("lower bound") > 100
 
 
-def test_an_environment_effect_is_noise_by_environment_and_hidden_by_transition():
+def test_an_environment_effect_is_measured_with_groups_of_environments_and_hidden_with_groups_of_transitions():
     # 8 environments × 128 transitions; a transition's gradient is G + u + ε with u shared in its environment,
-    # tr Cov u = s = 6.5/128 and tr Cov ε = 1. By environment tr Σ = 128·s + 1 = 7.5, by transition about s + 1.
+    # tr Cov u = s = 6.5/128 and tr Cov ε = 1. With groups of environments tr Σ = 128·s + 1 = 7.5, with groups of
+    # transitions about s + 1.
     T, N, d, s = 128, 8, 30, 6.5 / 128
     rng = np.random.default_rng(0)
     G = np.full(d, (0.05 / d) ** 0.5)  # |G|² = 0.05: the truth is 7.5/0.05 = 150 transitions
@@ -349,8 +351,8 @@ def test_the_default_interval_tolerates_a_drifting_gradient():
 
 
 def test_consecutive_steps_as_one_big_batch_are_off_where_the_gradient_drifts():
-    # The peer's way: the mean gradients of n steps as the groups of one batch. Drift counts as noise, and the mean of
-    # gradients that turn is short.
+    # As another tool does it: the mean gradients of n steps as the groups of one batch. Drift counts as noise, and the
+    # mean of gradients that turn is short.
     n, b = 16, 32
     noises = drifting(n, ISOTROPIC, 256)
     truth = np.mean([m.trace_covariance for m in noises]) / np.mean([m.sq_norm for m in noises])
@@ -362,7 +364,7 @@ def test_consecutive_steps_as_one_big_batch_are_off_where_the_gradient_drifts():
     assert noise_scale(peer).low > 2 * truth
 
 
-def test_clipped_gradients_say_nothing_about_the_noise_scale():
+def test_the_noise_scale_of_clipped_gradients_is_meaningless():
     # Clipping to 0.5 before measuring makes every norm 0.5, of groups and batch alike: tr Σ comes out as nothing.
     noise, rng = spectrum(ISOTROPIC, 4096), np.random.default_rng(0)
 
@@ -381,7 +383,7 @@ def test_clipped_gradients_say_nothing_about_the_noise_scale():
 
 
 @pytest.mark.parametrize("level", [0, 1, 95, -0.1, math.nan])
-def test_a_level_that_is_no_probability_is_refused(level):
+def test_a_level_outside_0_to_1_is_refused(level):
     with pytest.raises(ValueError, match=f"level {level} is not a probability; use for instance 0.95"):
         noise_scale(measured(spectrum(FEW, 1)), level)
 
@@ -392,7 +394,7 @@ def test_no_measurement_is_refused():
             noise_scale(nothing)
 
 
-def test_norms_alone_name_the_method_that_they_allow():
+def test_the_error_for_norms_without_variances_names_the_method_that_works():
     norms = [GradientMoments(2.0, 1.0, 8, 64, 8)] * 3
     with pytest.raises(ValueError, match='use method="rollouts"'):
         noise_scale(norms)

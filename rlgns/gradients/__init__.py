@@ -1,1 +1,1 @@
-"""The gradients of independent groups of one batch, in torch."""
+"""Gradients of the independent groups of one batch, and their inner products, in torch."""

@@ -1,17 +1,17 @@
-"""May the groups of a batch go through a model apart, and do the fast ways give what plain autograd gives?
+"""Does an example's loss depend on the other examples of its batch, and do layer products equal plain autograd?
 
-Group gradients mean something only if an example's loss does not depend on the other examples of its batch. No
-structure of a module tells that for certain, so it is tried: once for each model and set of losses, two pieces of the
-batch go through the model together and apart, and terms and gradients are compared. The answer also decides how a
-training gradient may be made:
+Group gradients mean something only if every example's loss is independent of the other examples of its batch. The
+structure of a module cannot prove that, so it is tested: once for each model and set of losses, two pieces of the batch
+go through the model together and apart, and terms and gradients are compared. The result also decides how a training
+gradient may be computed:
 
-* `ADDITIVE`: values and gradients of the pieces add up; groups may go through one by one or all at once.
-* `ITS_OWN_WAY`: the pass draws random numbers, keeps a state, or its backward has effects of its own (sparse gradients,
-  hooks that act on whole gradients). Groups may be measured apart, but training must go through `backward` as it is.
+* `ADDITIVE`: values and gradients of the pieces add up; groups may go through the model one by one or all at once.
+* `PLAIN_BACKWARD_ONLY`: the pass draws random numbers, keeps a state, or its backward has further effects (sparse
+  gradients, hooks that act on whole gradients). Groups may be measured apart, but training needs `backward` itself.
 * `COUPLED`: examples depend on one another, as under batch normalisation. There are no independent groups to measure.
 
-The first fast measurement is compared with the slow one as well: a model that reorders its examples would hand
-gradients to the wrong groups. All of this costs a few passes once, and leaves no trace.
+The first measurement by layer products is compared with plain autograd as well: a model that reorders its examples
+would assign gradients to the wrong groups. All of this costs a few passes once, and changes nothing.
 """
 
 from __future__ import annotations
@@ -30,76 +30,82 @@ from rlgns.gradients.grams import GroupGrams, Terms, checked_terms
 from rlgns.gradients.normalisation import GroupBatchNorm
 from rlgns.runs.ranks import Ranks
 
-PIECE = 32
-"""Examples in a piece, unless a normalisation that is stated to couple more of them needs more."""
+PIECE_SIZE = 32
+"""Examples in a piece; more where a `GroupBatchNorm` normalises over more."""
 
 
 class Behaviour(IntEnum):
-    """How a model treats the examples of a batch; under several ranks the largest of all counts."""
+    """How a model treats the examples of a batch, in rising order; several ranks agree on the largest."""
 
     ADDITIVE = 0
-    ITS_OWN_WAY = 1
+    PLAIN_BACKWARD_ONLY = 1
     COUPLED = 2
 
 
 @dataclass(slots=True)
-class _Findings:
-    """What was found out about one model with one set of losses."""
+class _TestResult:
+    """Result of the tests of one model with one set of losses.
+
+    Attributes:
+        behaviour: How the model treats the examples of a batch.
+        tolerance: Relative difference that rounding alone may cause.
+        layer_products_agree: Whether layer products equal plain autograd; None before they were compared.
+    """
 
     behaviour: Behaviour
     tolerance: float
-    fast_way_agrees: bool | None = None
+    layer_products_agree: bool | None = None
 
 
-_findings: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], _Findings]] = WeakKeyDictionary()
+_results: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], _TestResult]] = WeakKeyDictionary()
 
 
 def behaviour_of(model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks) -> Behaviour:
-    """How the model treats examples, found out at the first call for this model and remembered.
+    """Test how the model treats the examples of a batch, at the first call, and remember the result.
 
     Args:
-        model: Its parameters that require gradients are the ones measured.
-        terms: Maps indices [n] of examples to terms [n] of each loss, and does nothing else.
+        model: The model, whose parameters that require gradients are measured.
+        terms: Maps indices [n] of examples to terms [n] of each loss, without side effects.
         groups: Indices [K, b] of the examples of each group.
-        ranks: Processes that all ask at the same time; all get the same answer.
+        ranks: Processes that all call this function at the same time, and all get the same result.
     """
-    known, key = _findings.setdefault(model, {}), _fingerprint(model, terms)
-    if key not in known:
-        findings = _try_out(model, terms, groups)
-        behaviour = Behaviour(ranks.largest(findings.behaviour if findings else Behaviour.ADDITIVE))
-        if findings is None:  # there was nothing to compare, or nothing that tells: the next batch may
+    results, key = _results.setdefault(model, {}), _fingerprint(model, terms)
+    if key not in results:
+        result = _test_additivity(model, terms, groups)
+        behaviour = Behaviour(ranks.largest(result.behaviour if result else Behaviour.ADDITIVE))
+        if result is None:  # this batch could not tell, so that the next one is tested again
             return behaviour
-        known[key] = replace(findings, behaviour=behaviour)
-    return known[key].behaviour
+        results[key] = replace(result, behaviour=behaviour)
+    return results[key].behaviour
 
 
-def fast_way_agrees(
+def layer_products_agree(
     model: nn.Module,
     terms: Callable[[Tensor], Terms],
-    fast: Callable[[], GroupGrams],
-    slow: Callable[[], GroupGrams],
+    by_layers: Callable[[], GroupGrams],
+    by_autograd: Callable[[], GroupGrams],
     ranks: Ranks,
 ) -> bool:
-    """Whether the fast way gave this model's products when it was first held against the slow way.
+    """Test whether layer products equal plain autograd for this model, at the first call, and remember the result.
 
     Args:
-        model: A model that `behaviour_of` knows; of others nothing is remembered.
+        model: A model that `behaviour_of` has tested; for others nothing is remembered.
         terms: As for `behaviour_of`.
-        fast: Measures one batch in the fast way, this rank's groups alone.
-        slow: Measures the same batch by plain autograd.
-        ranks: Processes that all ask at the same time; all get the same answer.
+        by_layers: Measures one batch by layer products, with the groups of this rank alone.
+        by_autograd: Measures the same batch by plain autograd.
+        ranks: Processes that all call this function at the same time, and all get the same result.
     """
-    findings = _findings.get(model, {}).get(_fingerprint(model, terms))
-    if findings is None or findings.fast_way_agrees is None:
-        products, expected = (grams().products.sum(0).cpu() for grams in (fast, slow))
-        scale = expected.abs().max()  # a Gram matrix's largest element lies on its diagonal
+    result = _results.get(model, {}).get(_fingerprint(model, terms))
+    if result is None or result.layer_products_agree is None:
+        products, expected = (measure().products.sum(0).cpu() for measure in (by_layers, by_autograd))
+        scale = expected.abs().max()  # the largest element of a Gram matrix lies on its diagonal
         difference = (products - expected).abs().max()
-        agrees = bool(difference <= 2 * (findings.tolerance if findings else 1e-3) * scale)
-        agrees = ranks.largest(int(not agrees)) == 0
-        if findings is None or scale == 0 or not torch.isfinite(scale):
-            return agrees
-        findings.fast_way_agrees = agrees
-    return findings.fast_way_agrees
+        agree = bool(difference <= 2 * (result.tolerance if result else 1e-3) * scale)
+        agree = ranks.largest(int(not agree)) == 0
+        if result is None or scale == 0 or not torch.isfinite(scale):
+            return agree
+        result.layer_products_agree = agree
+    return result.layer_products_agree
 
 
 def _fingerprint(model: nn.Module, terms: Callable[[Tensor], Terms]) -> tuple[object, ...]:
@@ -108,11 +114,11 @@ def _fingerprint(model: nn.Module, terms: Callable[[Tensor], Terms]) -> tuple[ob
 
 
 @contextmanager
-def no_trace(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Inside, forward passes may change the model's buffers and torch's random generators: both are put back.
+def preserved_state(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Restore the model's buffers and torch's random generators on leaving the context, where forwards change them.
 
     Yields:
-        A function that puts the buffers back at once, so that every group meets the same model.
+        A function that restores the buffers at once, so that every group sees the same model.
     """
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -121,20 +127,27 @@ def no_trace(model: nn.Module) -> Iterator[Callable[[], None]]:
     ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
 
-    def rewind() -> None:
+    def restore() -> None:
         with torch.no_grad():
             for module, name, buffer, before in buffers:
                 setattr(module, name, buffer.copy_(before))
 
     try:
         with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
-            yield rewind
+            yield restore
     finally:
-        rewind()
+        restore()
 
 
 def refuse_batch_normalisation(model: nn.Module) -> None:
-    """Raise ValueError if a layer is known to couple the examples of a batch while training."""
+    """Check that no layer of the model is a batch normalisation in training mode.
+
+    Args:
+        model: The model; batch normalisation in evaluation mode, and `GroupBatchNorm`, are allowed.
+
+    Raises:
+        ValueError: A layer normalises over the batch, so that its examples depend on one another.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise ValueError(
@@ -144,63 +157,64 @@ def refuse_batch_normalisation(model: nn.Module) -> None:
             )
 
 
-COUPLED_EXAMPLES = (
+COUPLED_EXAMPLES_MESSAGE = (
     "the loss terms of some examples, or their gradients, change with the other examples of the batch, so that groups "
     "are not independent and no noise scale can be measured; take out what couples them (batch normalisation, "
     "statistics over the batch, hooks that act on whole gradients) or do it once for the whole batch, as a constant"
 )
 
 
-def _try_out(model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor) -> _Findings | None:
+def _test_additivity(model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor) -> _TestResult | None:
+    """Compare two pieces of the batch apart and together; None where the batch cannot tell."""
     first, second = _pieces(model, groups)
     if not len(second):
         return None
-    with no_trace(model) as rewind:
-        once, gradient = _terms_and_gradient(model, terms, first)
-        again, _ = _terms_and_gradient(model, terms, first)  # by the state that the first pass has left
-        rewind()
-        of_second, gradient_of_second = _terms_and_gradient(model, terms, second)
-        rewind()
-        of_both, gradient_of_both = _terms_and_gradient(model, terms, torch.cat([first, second]))
-    tolerance = _tolerance(model, of_both)
-    if gradient is None or gradient_of_second is None or gradient_of_both is None or _reacts_to_backward(model):
-        return _Findings(Behaviour.ITS_OWN_WAY, tolerance)
-    size = gradient.norm() + gradient_of_second.norm()
+    with preserved_state(model) as restore:
+        terms_first, gradient_first = _terms_and_gradient(model, terms, first)
+        terms_repeated, _ = _terms_and_gradient(model, terms, first)  # from the state that the first pass has left
+        restore()
+        terms_second, gradient_second = _terms_and_gradient(model, terms, second)
+        restore()
+        terms_both, gradient_both = _terms_and_gradient(model, terms, torch.cat([first, second]))
+    tolerance = _tolerance(model, terms_both)
+    if gradient_first is None or gradient_second is None or gradient_both is None or _backward_has_hooks(model):
+        return _TestResult(Behaviour.PLAIN_BACKWARD_ONLY, tolerance)
+    size = gradient_first.norm() + gradient_second.norm()
     if not torch.isfinite(size) or size == 0:
         return None
-    if not _close(once, again, tolerance):
-        return _Findings(Behaviour.ITS_OWN_WAY, tolerance)
-    apart = {loss: torch.cat([once[loss], of_second[loss]]) for loss in once}
-    difference = (gradient_of_both - gradient - gradient_of_second).norm()
-    is_additive = _close(apart, of_both, tolerance) and bool(difference <= tolerance * size)
-    return _Findings(Behaviour.ADDITIVE if is_additive else Behaviour.COUPLED, tolerance)
+    if not _close(terms_first, terms_repeated, tolerance):
+        return _TestResult(Behaviour.PLAIN_BACKWARD_ONLY, tolerance)
+    terms_apart = {loss: torch.cat([terms_first[loss], terms_second[loss]]) for loss in terms_first}
+    difference = (gradient_both - gradient_first - gradient_second).norm()
+    is_additive = _close(terms_apart, terms_both, tolerance) and bool(difference <= tolerance * size)
+    return _TestResult(Behaviour.ADDITIVE if is_additive else Behaviour.COUPLED, tolerance)
 
 
-def _reacts_to_backward(model: nn.Module) -> bool:
-    """Whether `backward` into `.grad` does more for this model than accumulate gradients."""
-    is_wrapped = any(type(module).__name__ in WRAPPERS for module in model.modules())
-    return is_wrapped or any(p._post_accumulate_grad_hooks for p in model.parameters())
-
-
-WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
+DISTRIBUTED_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Modules whose backward exchanges gradients with other processes."""
 
 
+def _backward_has_hooks(model: nn.Module) -> bool:
+    """Whether `backward` into `.grad` does more for this model than accumulate gradients."""
+    is_wrapped = any(type(module).__name__ in DISTRIBUTED_WRAPPERS for module in model.modules())
+    return is_wrapped or any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
 def _pieces(model: nn.Module, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Two pieces of the batch, of groups apart from each other where there are two."""
-    stretches = [module.batch_size for module in model.modules() if isinstance(module, GroupBatchNorm)]
-    stretch = max(1, *stretches, 1) if all(stretches) else groups.numel()
-    size = -(-PIECE // stretch) * stretch
+    """Two pieces of the batch, from different groups where there are two, that `GroupBatchNorm` does not couple."""
+    sizes = [module.batch_size for module in model.modules() if isinstance(module, GroupBatchNorm)]
+    multiple = max(1, *sizes, 1) if all(sizes) else groups.numel()
+    size = -(-PIECE_SIZE // multiple) * multiple
     if len(groups) > 1:
         return groups[0, :size], groups[1, :size]
-    half = min(size, groups.numel() // 2 // stretch * stretch)
+    half = min(size, groups.numel() // 2 // multiple * multiple)
     return groups[0, :half], groups[0, half : 2 * half]
 
 
 def _terms_and_gradient(
     model: nn.Module, terms: Callable[[Tensor], Terms], index: Tensor
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms and, unless it is sparse, the flat gradient in float64 of a sum of all losses with different weights."""
+    """Terms, and the flat gradient in float64 of a differently weighted sum of the losses; None if it is sparse."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     batch = checked_terms(terms(index), len(index))
     loss = torch.stack([(i + 1) * term.sum() for i, term in enumerate(batch.values())]).sum()
@@ -212,7 +226,7 @@ def _terms_and_gradient(
 
 
 def as_real(gradient: Tensor) -> Tensor:
-    """A complex gradient as the pair of its parts; its inner products are then those of real parameters."""
+    """View a complex gradient as pairs of real and imaginary parts, whose inner products are real."""
     return torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
 
 
@@ -222,10 +236,10 @@ def _close(terms: Mapping[str, Tensor], others: Mapping[str, Tensor], tolerance:
 
 
 def _tolerance(model: nn.Module, terms: Terms) -> float:
-    """Relative difference that rounding alone may make between two orders of the same sums.
+    """Relative difference that rounding alone may cause between two orders of the same sums.
 
-    A thousand times what one operation rounds by: a pass has some ten layers, a sum some thousands of terms. What is
-    looked for is larger: coupling among 32 examples moves gradients by about 1/√32 of themselves.
+    It is a thousand times the rounding of one operation, for passes of some ten layers and sums of some thousand terms.
+    Coupling is larger: among 32 examples it changes gradients by about 1/√32 of their size.
     """
     dtypes = {p.dtype for p in model.parameters()} | {dtype for term in terms.values() for dtype in _dtypes_below(term)}
     if dtypes & {torch.bfloat16, torch.float16}:
@@ -236,10 +250,10 @@ def _tolerance(model: nn.Module, terms: Terms) -> float:
 
 
 def _dtypes_below(term: Tensor) -> set[torch.dtype]:
-    """Types of all intermediate results of a graph."""
+    """Types of all intermediate results of the term's autograd graph."""
     waiting, seen = [term.grad_fn], {term.grad_fn}
     dtypes: set[torch.dtype] = set()
-    for node in waiting:  # grows while it is gone through
+    for node in waiting:  # grows during the iteration
         if node is None:
             continue
         dtypes |= {metadata.dtype for metadata in node._input_metadata}

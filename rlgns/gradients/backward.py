@@ -1,10 +1,9 @@
-"""The backward of training itself, with the measurement of the trained loss at next to no cost.
+"""The backward pass of training itself, which measures the trained loss at next to no cost.
 
-The gradient in `.grad` is that of `loss.mean().backward()` to rounding, whatever the model does: by layers or group by
-group where `layer_calls` and `additivity` show that this gives the same, by a plain backward everywhere else.
+The gradient in `.grad` is that of `loss.mean().backward()` up to rounding, whatever the model does. It is computed by
+layers or group by group where `layer_calls` and `additivity` show that this gives the same, and by a plain backward
+everywhere else.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlgns.gradients.additivity import (
-    COUPLED_EXAMPLES,
+    COUPLED_EXAMPLES_MESSAGE,
     Behaviour,
     behaviour_of,
-    fast_way_agrees,
-    no_trace,
+    layer_products_agree,
+    preserved_state,
     refuse_batch_normalisation,
 )
 from rlgns.gradients.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
-from rlgns.gradients.layer_calls import NotByLayersError, layers_cover
+from rlgns.gradients.layer_calls import LayerwiseError, layers_cover
 from rlgns.gradients.layer_products import add_gradient, layer_backward, layer_products
 from rlgns.gradients.micro_batches import (
     CHUNK_SIZE,
@@ -38,16 +37,17 @@ from rlgns.noise.history import TRAINED
 from rlgns.runs.ranks import ALONE, Ranks
 
 AT_ONCE = 2048
-"""Examples up to which a batch goes through the model at once, where its layers allow that."""
+"""Largest number of examples that go through the model in one forward, where its layers allow that."""
 
 
 class TrainingGradient(NamedTuple):
-    """What `group_backward` returns beside the gradients in `.grad`.
+    """Results of `group_backward`, besides the gradients in `.grad`.
 
     Attributes:
-        sums: Σ over this rank's examples of every term, and of the trained loss as TRAINED, without graphs.
-        grams: Products of the group gradients, whose `moments(TRAINED)` are those of the gradient; None if they were
-            not to be measured.
+        sums: Sum of each term over the examples of this rank, and of the trained loss under the name "trained",
+            detached from their graphs.
+        grams: Products of the group gradients, whose `moments("trained")` are the moments of the batch; None without
+            `measure`.
     """
 
     sums: Mapping[str, Tensor]
@@ -65,27 +65,42 @@ def group_backward(
     at_once: int = AT_ONCE,
     ranks: Ranks = ALONE,
 ) -> TrainingGradient:
-    """Do `loss(terms(all)).mean().backward()`, and measure its group gradients on the way.
+    """Run `loss(terms(batch)).mean().backward()` and measure the group gradients on the way.
+
+    For models of Linear and Conv2d layers it costs about 1.1 times a plain forward and backward. Other models go
+    through forward and backward group by group. Models that only a plain backward trains correctly are measured in a
+    separate pass.
 
     Args:
-        model: Its `.grad` are added to, as by `backward`.
-        terms: Maps indices [n] of examples to per-example terms {name: [n]}, and does nothing else.
-        groups: [K, b] indices of all examples of the batch, from `rlgns.noise.grouping`.
-        loss: Maps terms to the per-example loss [n]; by default there is one term, and it is the loss.
-        measure: Whether the products are wanted; `.grad` is the same bit by bit.
-        unit_size: Examples that an index stands for, if it stands for several: a sequence's tokens.
-        at_once: Indices that go through the model at once; of more, each group goes on its own, in parts where it has
-            to: slower for small groups, but the memory does not grow with the batch.
-        ranks: Processes with as many groups each: `.grad` are this rank's (average them), products those of all groups.
+        model: The model, to whose `.grad` the gradients are added, as by `backward`.
+        terms: Maps indices [n] of examples to per-example terms {name: [n]}, without side effects.
+        groups: Indices [K, b] of all examples of the batch, as from `rlgns.environment_groups`.
+        loss: Maps the terms to the per-example loss [n]. By default there is a single term, and it is the loss.
+        measure: Whether to compute the products. The gradients in `.grad` are bitwise the same with and without.
+        unit_size: Examples that an index stands for, such as the tokens of a sequence.
+        at_once: Largest number of indices that go through the model at once. Larger batches go through it group by
+            group, in parts where necessary: slower for small groups, but memory does not grow with the batch.
+        ranks: Processes with as many groups each. The gradients in `.grad` are those of this rank, to be averaged over
+            the ranks; the products are those of the groups of all ranks.
 
-    About 1.1 times the cost of a plain forward and backward for models of Linear and Conv2d layers; other models go
-    through forward and backward group by group, and models that only a plain backward trains right are measured by a
-    pass of their own.
+    Returns:
+        Sums of the terms and products of the group gradients.
 
     Raises:
         ValueError: Terms have a wrong shape, or examples that depend on one another are to be measured.
+
+    Examples:
+        >>> import torch, rlgns
+        >>> x = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+        >>> groups = torch.tensor([[0, 1], [2, 3]])
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> result = rlgns.group_backward(model, lambda i: {"output": model(x[i]).squeeze(1)}, groups)
+        >>> model.weight.grad
+        tensor([[3.]])
+        >>> round(result.grams.moments("trained").sq_norm, 6)  # the group gradients are 1.5 and 4.5
+        6.75
     """
-    index, trained = torch.as_tensor(groups), loss or _the_only_term
+    index, trained = torch.as_tensor(groups), loss or _single_term
 
     @wraps(terms)
     def trained_terms(examples: Tensor) -> Terms:
@@ -93,34 +108,36 @@ def group_backward(
 
     behaviour = behaviour_of(model, trained_terms, index, ranks)
     if behaviour is not Behaviour.ADDITIVE:
-        grams = _grams_apart(model, trained_terms, index, behaviour, ranks) if measure else None
-        return TrainingGradient(_plain_backward(terms, trained, index), _in_units(grams, unit_size))
-    if index.numel() <= at_once and _layers_tell(model, trained_terms, index, ranks):
+        grams = _grams_by_separate_pass(model, trained_terms, index, behaviour, ranks) if measure else None
+        return TrainingGradient(_plain_backward(terms, trained, index), _with_unit_size(grams, unit_size))
+    if index.numel() <= at_once and _layers_suffice(model, trained_terms, index, ranks):
         try:
             batch, grams = layer_backward(model, terms, trained, index, measure, ranks)
-        except NotByLayersError:
+        except LayerwiseError:
             pass
         else:
-            return TrainingGradient({name: term.sum() for name, term in batch.items()}, _in_units(grams, unit_size))
+            return TrainingGradient(
+                {name: term.sum() for name, term in batch.items()}, _with_unit_size(grams, unit_size)
+            )
     sums, layers = _backward_by_group(model, terms, trained, index, measure, min(at_once, CHUNK_SIZE), ranks)
     grams = group_grams_of((TRAINED,), layers, index.shape[1]) if measure else None
-    return TrainingGradient(sums, _in_units(grams, unit_size))
+    return TrainingGradient(sums, _with_unit_size(grams, unit_size))
 
 
-def _layers_tell(model: nn.Module, trained_terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks) -> bool:
-    """Whether the layers' outputs tell the group gradients of the trained loss; one group has no other to mix with."""
+def _layers_suffice(model: nn.Module, trained_terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks) -> bool:
+    """Whether group gradients of the trained loss follow from the layers' outputs; a single group always does."""
     if len(groups) == 1 or not layers_cover(model):
         return layers_cover(model)
-    with no_trace(model) as rewind:
+    with preserved_state(model) as restore:
         try:
-            return fast_way_agrees(
+            return layer_products_agree(
                 model,
                 trained_terms,
                 lambda: layer_products(model, trained_terms, groups),
-                lambda: micro_batch_grams(model, trained_terms, groups, {}, ALONE, rewind),
+                lambda: micro_batch_grams(model, trained_terms, groups, {}, ALONE, restore),
                 ranks,
             )
-        except NotByLayersError:
+        except LayerwiseError:
             return False
 
 
@@ -133,7 +150,7 @@ def _backward_by_group(
     chunk_size: int,
     ranks: Ranks,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Group by group into `.grad`; the sums of the terms, and the products of each layer if they are measured."""
+    """Add gradients group by group to `.grad`; return the sums of the terms and, if measured, each layer's products."""
     sums: dict[str, Tensor] = {}
 
     def summed_terms(chunk: Tensor) -> Terms:
@@ -156,35 +173,35 @@ def _backward_by_group(
 def _plain_backward(
     terms: Callable[[Tensor], Terms], trained: Callable[[Terms], Tensor], groups: Tensor
 ) -> dict[str, Tensor]:
-    """The gradient as `backward` makes it, of the examples in their order; the sums of the terms."""
+    """Run `backward` itself, with the examples in their order; return the sums of the terms."""
     batch = checked_terms(terms(groups.flatten()), groups.numel())
     batch = {**batch, TRAINED: trained(batch)}
     batch[TRAINED].mean().backward()  # type: ignore[no-untyped-call]
     return {name: term.detach().sum() for name, term in batch.items()}
 
 
-def _grams_apart(
+def _grams_by_separate_pass(
     model: nn.Module, trained_terms: Callable[[Tensor], Terms], groups: Tensor, behaviour: Behaviour, ranks: Ranks
 ) -> GroupGrams:
-    """Products of the group gradients from a pass of their own; ValueError if there are no independent groups."""
+    """Products of the group gradients from a separate pass; ValueError if no groups are independent."""
     refuse_batch_normalisation(model)
     if behaviour is Behaviour.COUPLED:
-        raise ValueError(COUPLED_EXAMPLES)
-    with no_trace(model) as rewind:
-        return micro_batch_grams(model, trained_terms, groups, {}, ranks, rewind)
+        raise ValueError(COUPLED_EXAMPLES_MESSAGE)
+    with preserved_state(model) as restore:
+        return micro_batch_grams(model, trained_terms, groups, {}, ranks, restore)
 
 
-def _the_only_term(terms: Terms) -> Tensor:
+def _single_term(terms: Terms) -> Tensor:
     (term,) = terms.values()
     return term
 
 
-def _in_units(grams: GroupGrams | None, unit_size: int) -> GroupGrams | None:
+def _with_unit_size(grams: GroupGrams | None, unit_size: int) -> GroupGrams | None:
     return replace(grams, group_size=unit_size * grams.group_size) if grams else None
 
 
 def _shaped_like(parameter: Tensor, flat: Tensor) -> Tensor:
-    """A flat real gradient in the shape and type of its parameter."""
+    """View a flat real gradient in the shape and type of its parameter."""
     if parameter.is_complex():
         return torch.view_as_complex(flat.view(*parameter.shape, 2))
     return flat.view_as(parameter)

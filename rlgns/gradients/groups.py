@@ -1,10 +1,13 @@
 """How much do the gradients of independent groups of one batch differ?
 
-For any `torch.nn.Module` and losses given as per-example terms: the Gram matrices of the K group gradients, for every
-loss and layer, at the same parameters and before clipping. Two ways give the same matrices. `micro_batches` works for
-every model: one forward a group, one backward a loss. `layer_products` needs a model of Linear, Conv2d and
-ChannelAffine layers and one forward for all groups. Which of them a model allows is proved and tried out by itself
-(`layer_calls`, `additivity`). A measurement leaves no trace: `.grad`, buffers and random generators are as before.
+For any `torch.nn.Module` and losses given as per-example terms, `group_grams` returns the Gram matrices of the K group
+gradients for every loss and layer, at the same parameters and before clipping. Two methods give the same matrices:
+
+* `micro_batches` works for every model: one forward per group, one backward per group and loss.
+* `layer_products` needs a model of Linear, Conv2d and ChannelAffine layers and one forward for all groups.
+
+Which of them a model allows is proved from its autograd graph (`layer_calls`) and tested (`additivity`). A measurement
+changes nothing: `.grad`, buffers and random generators are as before.
 
 Source: McCandlish et al. 2018, arXiv:1812.06162.
 """
@@ -20,24 +23,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlgns.gradients.additivity import (
-    COUPLED_EXAMPLES,
+    COUPLED_EXAMPLES_MESSAGE,
     Behaviour,
     behaviour_of,
-    fast_way_agrees,
-    no_trace,
+    layer_products_agree,
+    preserved_state,
     refuse_batch_normalisation,
 )
 from rlgns.gradients.grams import Combinations, GroupGrams, Terms
-from rlgns.gradients.layer_calls import NotByLayersError, layers_cover
+from rlgns.gradients.layer_calls import LayerwiseError, layers_cover
 from rlgns.gradients.layer_products import layer_products
 from rlgns.gradients.micro_batches import micro_batch_grams
 from rlgns.noise.moments import GradientMoments
 from rlgns.runs.ranks import ALONE, Ranks
 
 Method = Literal["auto", "micro_batches", "layer_products"]
+"""How group gradients are computed, see `group_grams`."""
 
 LAYER_PRODUCTS_BELOW = 64
-"""Examples a group up to which layer products are the faster way (NatureCNN on two cores)."""
+"""Group size in examples below which layer products are the faster method (NatureCNN on two cores)."""
 
 
 def group_moments(
@@ -50,7 +54,35 @@ def group_moments(
     method: Method = "auto",
     ranks: Ranks = ALONE,
 ) -> dict[str, GradientMoments]:
-    """Moments of every loss of a model on one batch; arguments as for `group_grams`."""
+    """Measure the gradient moments of every loss of a model on one batch.
+
+    Args:
+        model: The model, whose parameters that require gradients are measured.
+        terms: Maps indices [n] of examples to per-example loss terms {loss: [n]}, without side effects. Whatever
+            couples examples, advantage normalisation above all, is done before, for the whole batch, as a constant.
+        groups: Indices [K, b] of the examples of each group, as from `rlgns.environment_groups`.
+        combinations: Further losses as weighted sums of the terms, {loss: {term: weight}}.
+        optimizer: RMSprop, Adam or AdamW, to measure the gradients as its diagonal preconditioner scales them.
+        method: "micro_batches", "layer_products" or "auto", as for `rlgns.gradients.groups.group_grams`.
+        ranks: Processes that each hold as many groups of the batch.
+
+    Returns:
+        The moments by name of the loss; `rlgns.noise_scale` takes one or many of them.
+
+    Raises:
+        ValueError: Terms have a wrong shape, examples of the batch depend on one another, or layer products are
+            requested but impossible.
+        NotFiniteError: The gradients hold nan or inf.
+
+    Examples:
+        >>> import torch, rlgns
+        >>> x = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+        >>> groups = torch.tensor([[0, 1], [2, 3]])
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> moments = rlgns.group_moments(model, lambda i: {"output": model(x[i]).squeeze(1)}, groups)
+        >>> round(moments["output"].sq_norm, 6)  # the group gradients are 1.5 and 4.5
+        6.75
+    """
     grams = group_grams(
         model, terms, groups, combinations=combinations, optimizer=optimizer, method=method, ranks=ranks
     )
@@ -67,23 +99,26 @@ def group_grams(
     method: Method = "auto",
     ranks: Ranks = ALONE,
 ) -> GroupGrams:
-    """Products of the group gradients of every loss, in float64, layer by layer.
+    """Compute the inner products of the group gradients of every loss, layer by layer.
 
     Args:
-        model: Its parameters that require gradients are the ones measured.
-        terms: Maps indices [n] of examples to per-example loss terms {loss: [n]}, and does nothing else. What couples
-            examples (advantage normalisation above all) is done before, once for the whole batch, as a constant.
-        groups: [K, b] indices of examples, from `rlgns.noise.grouping`.
-        combinations: Further losses as weighted sums of the terms.
-        optimizer: RMSprop or Adam(W): the gradients are scaled by the root of its diagonal preconditioner P, so that
-            the noise scale is the optimiser's, tr(PΣ)/GᵀPG.
+        model: The model, whose parameters that require gradients are measured.
+        terms: Maps indices [n] of examples to per-example loss terms {loss: [n]}, without side effects. Whatever
+            couples examples, advantage normalisation above all, is done before, for the whole batch, as a constant.
+        groups: Indices [K, b] of the examples of each group, as from `rlgns.environment_groups`.
+        combinations: Further losses as weighted sums of the terms, {loss: {term: weight}}.
+        optimizer: RMSprop, Adam or AdamW. The gradients are scaled by √P, P being its diagonal preconditioner, so that
+            the noise scale is the one that the optimiser sees, tr(PΣ)/GᵀPG.
         method: "micro_batches", "layer_products", or "auto": layer products where the groups are small, the model
             allows them and there is no preconditioner.
-        ranks: Processes that each hold as many groups of the batch; the products are those of all of them.
+        ranks: Processes that each hold as many groups of the batch. The products are those of all groups.
+
+    Returns:
+        Products in float64, [layers, L, K, L, K].
 
     Raises:
-        ValueError: Terms have a wrong shape, examples of the batch depend on one another, or layer products are asked
-            for but impossible.
+        ValueError: Terms have a wrong shape, examples of the batch depend on one another, or layer products are
+            requested but impossible.
     """
     index = torch.as_tensor(groups)
     if index.dim() != 2:
@@ -98,41 +133,50 @@ def group_grams(
             'use method="micro_batches"'
         )
     if behaviour_of(model, terms, index, ranks) is Behaviour.COUPLED:
-        raise ValueError(COUPLED_EXAMPLES)
-    with no_trace(model) as rewind:
+        raise ValueError(COUPLED_EXAMPLES_MESSAGE)
+    with preserved_state(model) as restore:
         grams = None
         if method == "layer_products":
             grams = layer_products(model, terms, index, ranks)
         elif method == "auto" and not scales and index.shape[1] < LAYER_PRODUCTS_BELOW:
-            grams = _fast_grams(model, terms, index, ranks, rewind)
+            grams = _layer_products_if_exact(model, terms, index, ranks, restore)
         if grams is None:
-            grams = micro_batch_grams(model, terms, index, scales, ranks, rewind)
+            grams = micro_batch_grams(model, terms, index, scales, ranks, restore)
     return grams.with_combinations(combinations) if combinations else grams
 
 
-def _fast_grams(
-    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks, rewind: Callable[[], None]
+def _layer_products_if_exact(
+    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks, restore: Callable[[], None]
 ) -> GroupGrams | None:
-    """Layer products, if they are those of plain autograd; None otherwise."""
+    """Layer products where they equal plain autograd; None otherwise."""
     if not layers_cover(model):
         return None
     try:
-        agrees = fast_way_agrees(
+        agrees = layer_products_agree(
             model,
             terms,
             lambda: layer_products(model, terms, groups),
-            lambda: micro_batch_grams(model, terms, groups, {}, ALONE, rewind),
+            lambda: micro_batch_grams(model, terms, groups, {}, ALONE, restore),
             ranks,
         )
         return layer_products(model, terms, groups, ranks) if agrees else None
-    except NotByLayersError:
+    except LayerwiseError:
         return None
 
 
 def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:
-    """√P of the optimiser's diagonal, by parameter: P = 1/(√v + ε) of RMSprop, with Adam's bias correction of v.
+    """Return √P by parameter, where P = 1/(√v + ε) is the optimiser's diagonal preconditioner.
 
-    Raises ValueError for other optimisers, for centred RMSprop, and before the first step (there is no v yet).
+    v is RMSprop's mean of squared gradients, or Adam's with its bias correction.
+
+    Args:
+        optimizer: RMSprop, Adam or AdamW, after its first step.
+
+    Returns:
+        Tensors in the shapes of the parameters.
+
+    Raises:
+        ValueError: The optimiser is another one, centred RMSprop or AMSGrad, or has no v because it has made no step.
     """
     check_preconditioner(optimizer)
     roots = {}
@@ -150,7 +194,14 @@ def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter,
 
 
 def check_preconditioner(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError for optimisers whose preconditioner is not known, which can be told before their first step."""
+    """Check, possibly before the first step, that the optimiser's preconditioner is known.
+
+    Args:
+        optimizer: Any optimiser.
+
+    Raises:
+        ValueError: It is not RMSprop, Adam or AdamW, or is centred RMSprop or AMSGrad.
+    """
     if not isinstance(optimizer, torch.optim.RMSprop | torch.optim.Adam | torch.optim.AdamW):
         raise ValueError(f"the preconditioner of {type(optimizer).__name__} is not known; use RMSprop, Adam or AdamW")
     if any(group.get("centered") or group.get("amsgrad") for group in optimizer.param_groups):

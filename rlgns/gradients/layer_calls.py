@@ -1,11 +1,11 @@
-"""Which layers act on a batch, and does nothing but their outputs carry gradients to their parameters?
+"""Which layers act on a batch, and do parameters receive gradients through the outputs of their layers alone?
 
-The fast ways to group gradients take a layer's inputs and the gradient at its outputs, and so trust that a parameter
-acts through one call of its layer alone. A module may break that in many ways: `layer.forward(x)`, a weight used in a
-functional call, a tied weight, `torch.compile`, a stateless call with other parameters. `LayerCalls.check` therefore
-walks the autograd graph of every single forward and proves it: from the losses no measured parameter is reached except
-through the recorded outputs, and below each output lie that layer's own parameters, each once, and its inputs. Where
-the proof fails, `NotByLayersError` sends the caller to the slower way that trusts nothing.
+Layer products take a layer's inputs and the gradient at its outputs, and so assume that a parameter acts through one
+call of its layer alone. A module may break that in many ways: `layer.forward(x)`, a weight used in a functional call, a
+tied weight, `torch.compile`, a stateless call with other parameters. `LayerCalls.check` therefore walks the autograd
+graph of every single forward and proves it: from the losses no measured parameter is reached except through the
+recorded outputs, and below each output lie the layer's parameters, each once, and its inputs. Where the proof fails,
+`LayerwiseError` sends the caller to micro-batches, which assume nothing.
 """
 
 from __future__ import annotations
@@ -27,24 +27,31 @@ Node = Any
 """A node of an autograd graph (torch's own types differ by operation)."""
 
 
-class NotByLayersError(ValueError):
-    """The outputs of the layers do not tell the group gradients of this model."""
+class LayerwiseError(ValueError):
+    """The group gradients of this model do not follow from the outputs of its layers."""
 
 
 def layers_cover(model: nn.Module) -> bool:
-    """Whether every measured parameter belongs to one plain Linear, Conv2d or ChannelAffine layer.
+    """Whether every measured parameter belongs to exactly one plain Linear, Conv2d or ChannelAffine layer.
 
-    A layer is plain if nothing of its own changes what it takes, returns or is given back: hooks, a replaced `forward`,
-    compilation, old-style weight or spectral normalisation (which rename parameters), hooks on parameters.
+    A layer is plain if nothing changes its inputs, outputs or gradients: no hooks on it or on its parameters, no
+    replaced `forward`, no compilation, no old-style weight or spectral normalisation (which rename parameters).
+
+    Args:
+        model: Any module.
+
+    Returns:
+        False as well where no parameter requires gradients.
     """
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         by_name = dict(module.named_parameters(recurse=False))
         parameters = set(by_name.values())
-        own = {p for p in parameters if p.requires_grad}
-        if _is_compiled(module) or (own and (own != parameters or own & seen or not _is_plain(module, by_name))):
+        measured = {p for p in parameters if p.requires_grad}
+        allowed = measured == parameters and not measured & seen and _is_plain(module, by_name)
+        if _is_compiled(module) or (measured and not allowed):
             return False
-        seen |= own
+        seen |= measured
     return bool(seen)
 
 
@@ -64,33 +71,37 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Whether calls go through `torch.compile`, which may leave hooks out or keep them for good."""
+    """Whether calls go through `torch.compile`, which may ignore hooks or keep them after their removal."""
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 class LayerCalls:
-    """What one forward leaves behind at every layer: its inputs, and where the gradients of its outputs arrive."""
+    """The call of every layer during one forward: its inputs, and the point of the graph where its gradient arrives.
+
+    Attributes:
+        layers: Layers with measured parameters, by name.
+        inputs: Inputs [n, …] of the layers that were called, by name. The gradients of all other layers are zero.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         layers = {name: m for name, m in model.named_modules() if isinstance(m, Layer)}
         self.layers = {name: m for name, m in layers.items() if any(p.requires_grad for p in m.parameters())}
         self.inputs: dict[str, Tensor] = {}
-        """Inputs of the layers that were called, [n, …]; the gradients of the others are zero."""
         self._measured = [p for p in model.parameters() if p.requires_grad]
-        self._versions: dict[str, int] = {}  # of the inputs, which nothing may write to
+        self._versions: dict[str, int] = {}  # of the inputs, which must not be written to
         self._outputs: dict[str, Tensor] = {}
-        self._edges: dict[str, GradientEdge] = {}  # of the outputs, even if an in-place ReLU follows
+        self._edges: dict[str, GradientEdge] = {}  # of the outputs, valid even if an in-place ReLU follows
         self._input_nodes: dict[str, Node | None] = {}
 
     @contextmanager
     def recorded(self, num_examples: int) -> Iterator[None]:
-        """Record a forward.
+        """Record the layer calls of one forward inside the context.
 
         Args:
-            num_examples: Examples that every layer must see, all at once.
+            num_examples: n, examples that every layer must see at once.
 
         Raises:
-            NotByLayersError: A layer sees the batch in parts or more than once.
+            LayerwiseError: A layer sees the batch in parts or more than once.
         """
 
         def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -98,7 +109,7 @@ class LayerCalls:
                 if torch.compiler.is_compiling() or not output.requires_grad:  # no gradient passes a call under no_grad
                     return
                 if name in self._outputs or len(output) != num_examples or len(arguments) != 1:
-                    raise NotByLayersError(
+                    raise LayerwiseError(
                         f'layer {name} is not called once with the whole batch, by position; use method="micro_batches"'
                     )
                 (x,) = arguments
@@ -117,33 +128,41 @@ class LayerCalls:
                 handle.remove()
 
     def check(self, losses: Sequence[Tensor]) -> None:
-        """Prove that the recorded calls are all by which the measured parameters act on the losses.
+        """Prove that the measured parameters act on the losses through the recorded calls alone.
 
         Args:
             losses: Terms of every loss, with their graphs.
 
         Raises:
-            NotByLayersError: They are not, or an input was written to since.
+            LayerwiseError: They act otherwise, or an input has been written to since.
         """
         for name, version in self._versions.items():
             if self.inputs[name]._version != version:
-                raise NotByLayersError(f'the input of layer {name} is written to; use method="micro_batches"')
+                raise LayerwiseError(f'the input of layer {name} is overwritten; use method="micro_batches"')
         measured = {id(p) for p in self._measured}
         roots = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
         stops = {edge.node for edge in self._edges.values()}
         onward = [node for node in self._input_nodes.values() if node is not None]
         for node in _walk([*roots, *onward], stops):
             if id(getattr(node, "variable", None)) in measured or isinstance(node, _CUSTOM_FUNCTION):
-                raise NotByLayersError('a parameter acts otherwise than through its layer; use method="micro_batches"')
+                raise LayerwiseError('a parameter is used outside a call of its layer; use method="micro_batches"')
         for name, edge in self._edges.items():
             inputs = self._input_nodes[name]
             below = _walk([edge.node], set() if inputs is None else {inputs})
             reached = sorted(id(node.variable) for node in below if hasattr(node, "variable"))
             if reached != sorted(id(p) for p in self.layers[name].parameters()):
-                raise NotByLayersError(f'layer {name} acts by other parameters; use method="micro_batches"')
+                raise LayerwiseError(f'layer {name} uses parameters that are not its own; use method="micro_batches"')
 
-    def errors(self, loss: Tensor, retain_graph: bool = False) -> dict[str, Tensor]:
-        """∂loss/∂output of every layer that was called; the backward goes no further than that."""
+    def output_gradients(self, loss: Tensor, retain_graph: bool = False) -> dict[str, Tensor]:
+        """Compute δ = ∂loss/∂output of every layer that was called, with a backward that stops there.
+
+        Args:
+            loss: A scalar.
+            retain_graph: Whether another loss of the same forward follows.
+
+        Returns:
+            δ [n, …] by name of the layer; zeros where the loss does not depend on the output.
+        """
         gradients = torch.autograd.grad(loss, list(self._edges.values()), retain_graph=retain_graph, allow_unused=True)
         return {
             name: torch.zeros_like(self._outputs[name]) if gradient is None else gradient
@@ -151,7 +170,12 @@ class LayerCalls:
         }
 
     def zero_products(self, num_losses: int, num_groups: int) -> dict[str, Tensor]:
-        """Products [L, K, L, K] of every layer, all zero: those of a layer that is not called stay so."""
+        """Create products [L, K, L, K] of zeros for every layer; those of a layer that is not called stay zero.
+
+        Args:
+            num_losses: L.
+            num_groups: K.
+        """
         shape = (num_losses, num_groups, num_losses, num_groups)
         return {
             name: torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
@@ -160,13 +184,13 @@ class LayerCalls:
 
 
 _CUSTOM_FUNCTION = torch.autograd.function.BackwardCFunction
-"""Nodes of functions written in Python, compiled graphs and checkpoints among them: they may hide parameters."""
+"""Nodes of functions written in Python, including compiled graphs and checkpoints, which may hide parameters."""
 
 
 def _walk(roots: Sequence[Node], stops: Collection[Node]) -> list[Node]:
-    """All nodes from the roots down to the `stops`, which are left out."""
+    """All nodes that are reached from the roots without passing `stops`, which are left out."""
     waiting, seen = [node for node in roots if node not in stops], set(roots)
-    for node in waiting:  # grows while it is gone through
+    for node in waiting:  # grows during the iteration
         for next_node, _ in node.next_functions:
             if next_node is not None and next_node not in seen:
                 seen.add(next_node)

@@ -1,9 +1,12 @@
 """Group gradients of one layer from its inputs and the gradients at its outputs.
 
-With x [n, …] the inputs of a layer, δ [n, …] the gradients of a summed loss at its outputs, and K groups of n/K
-consecutive examples, a linear layer's group gradients are Σ_{i in group} δᵢ xᵢᵀ, one matrix product for each group. A
-convolution's are its own backward for each group, or products of δ and patches of x where that is faster; a channel's
-γ and β take Σ δx and Σ δ.
+Let x [n, …] be the inputs of a layer and δ [n, …] the gradients of a summed loss at its outputs, and let the n examples
+form K groups of consecutive examples. The gradients of group k, Σᵢ over its examples, are
+
+* Linear: weight Σᵢ δᵢ xᵢᵀ, bias Σᵢ δᵢ;
+* Conv2d: the same sum with the patches of x for xᵢ and output pixels for δᵢ, by the convolution's own backward for each
+  group, or as products of δ and patches where that is faster;
+* ChannelAffine: γ takes Σᵢ δᵢ xᵢ and β takes Σᵢ δᵢ, over examples and pixels.
 """
 
 from __future__ import annotations
@@ -18,24 +21,48 @@ Gradients = tuple[Tensor, ...]
 """Gradients of the weight and, where the layer has one, of the bias."""
 
 
-def group_gradients(x: Tensor, error: Tensor, layer: Layer, K: int) -> Gradients:
-    """Gradients of the sum over each group, [K, P] each; a convolution's weights lie channels last."""
-    x = x.to(error.dtype)
+def group_gradients(x: Tensor, delta: Tensor, layer: Layer, K: int) -> Gradients:
+    """Compute the gradients of a loss summed over each group.
+
+    Args:
+        x: Inputs [n, …] of the layer.
+        delta: δ [n, …], gradients of the summed loss at the layer's outputs.
+        layer: A Linear, Conv2d or ChannelAffine layer.
+        K: Number of groups of consecutive examples, a divisor of n.
+
+    Returns:
+        [K, P] for the weight and, where the layer has one, the bias. A convolution's weights are in channels-last
+        order, see `as_parameter`.
+
+    Examples:
+        Two groups of one example each, δ xᵀ by group:
+
+        >>> x, delta = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0], [10.0]])
+        >>> weight, bias = group_gradients(x, delta, nn.Linear(2, 1), K=2)
+        >>> weight.tolist(), bias.tolist()
+        ([[1.0, 2.0], [30.0, 40.0]], [[1.0], [10.0]])
+    """
+    x = x.to(delta.dtype)
     if isinstance(layer, ChannelAffine):
-        of_examples = (x * error).flatten(2).sum(2), error.flatten(2).sum(2)
-        weight, bias = (one.view(K, -1, one.shape[1]).sum(1) for one in of_examples)
-        return weight, bias
+        per_example = (x * delta).flatten(2).sum(2), delta.flatten(2).sum(2)
+        weights, biases = (gradients.view(K, -1, gradients.shape[1]).sum(1) for gradients in per_example)
+        return weights, biases
     if isinstance(layer, nn.Linear):
-        x, error = x.reshape(K, -1, layer.in_features), error.reshape(K, -1, layer.out_features)
-        weights, biases = error.mT.bmm(x).flatten(1), error.sum(1)
+        x, delta = x.reshape(K, -1, layer.in_features), delta.reshape(K, -1, layer.out_features)
+        weights, biases = torch.einsum("kno,kni->koi", delta, x).flatten(1), delta.sum(1)
     else:
-        weights = (weights_from_patches if patches_pay(x, layer) else weights_by_group)(x, error, layer, K)
-        biases = error.view(K, -1, *error.shape[1:]).sum((1, 3, 4))
+        weights = (weights_from_patches if patches_are_faster(x, layer) else weights_by_group)(x, delta, layer, K)
+        biases = delta.view(K, -1, *delta.shape[1:]).sum((1, 3, 4))
     return (weights,) if layer.bias is None else (weights, biases)
 
 
 def as_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient [P] of a layer in the shape of its parameter; four-dimensional ones lie channels last."""
+    """View a gradient of `group_gradients` in the shape of its parameter.
+
+    Args:
+        gradient: [P]; a convolution's weights in the order outputs, height, width, inputs.
+        parameter: The parameter that it belongs to.
+    """
     if parameter.dim() < 4:
         return gradient.view_as(parameter)
     num_outputs, num_inputs, *size = parameter.shape
@@ -43,20 +70,35 @@ def as_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 
 PATCHES_AT_ONCE = 1 << 24
-"""Elements of patches that are in memory at the same time."""
+"""Largest number of elements of patches that are in memory at the same time."""
 
 
-def weights_by_group(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> Tensor:
-    """Weight gradients [K, P] by a convolution's own backward for each group."""
-    like = torch.empty_like(layer.weight, dtype=error.dtype)  # type and order in memory count, its values do not
-    how = layer.stride, layer.padding, layer.dilation, False, [0, 0], 1, [False, True, False]
-    batches = zip(x.chunk(K), error.chunk(K), strict=True)
-    weights = [torch.ops.aten.convolution_backward(delta, inputs, like, None, *how)[1] for inputs, delta in batches]
+def weights_by_group(x: Tensor, delta: Tensor, layer: nn.Conv2d, K: int) -> Tensor:
+    """Compute a convolution's weight gradients by its own backward for each group.
+
+    Args:
+        x: Inputs [n, C, H, W].
+        delta: Gradients [n, O, H', W'] at the outputs.
+        layer: The convolution.
+        K: Number of groups.
+
+    Returns:
+        [K, P], in channels-last order.
+    """
+    like = torch.empty_like(layer.weight, dtype=delta.dtype)  # its type and memory format count, its values do not
+    options = layer.stride, layer.padding, layer.dilation, False, [0, 0], 1, [False, True, False]
+    batches = zip(delta.chunk(K), x.chunk(K), strict=True)
+    weights = [torch.ops.aten.convolution_backward(*batch, like, None, *options)[1] for batch in batches]
     return torch.stack([weight.permute(0, 2, 3, 1).flatten() for weight in weights])
 
 
-def patches_pay(x: Tensor, layer: nn.Conv2d) -> bool:
-    """Whether patches are faster: in bfloat16 on a CPU, for NatureCNN's later layers with their long patches."""
+def patches_are_faster(x: Tensor, layer: nn.Conv2d) -> bool:
+    """Whether `weights_from_patches` is faster: in bfloat16 on a CPU, for the long patches of NatureCNN's later layers.
+
+    Args:
+        x: Inputs [n, C, H, W].
+        layer: The convolution.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype == torch.bfloat16
@@ -67,14 +109,25 @@ def patches_pay(x: Tensor, layer: nn.Conv2d) -> bool:
     )
 
 
-def weights_from_patches(x: Tensor, error: Tensor, layer: nn.Conv2d, K: int) -> Tensor:
-    """Weight gradients [K, P] as products of δ and the patches of x that it belongs to."""
+def weights_from_patches(x: Tensor, delta: Tensor, layer: nn.Conv2d, K: int) -> Tensor:
+    """Compute a convolution's weight gradients Σ δ·patchᵀ over the examples and output pixels of each group.
+
+    Args:
+        x: Inputs [n, C, H, W].
+        delta: Gradients [n, O, H', W'] at the outputs.
+        layer: The convolution, without padding and dilation.
+        K: Number of groups.
+
+    Returns:
+        [K, P], in channels-last order.
+    """
     patches = x
     for dim, size, stride in zip((2, 3), layer.kernel_size, layer.stride, strict=True):
         patches = patches.unfold(dim, size, stride)
-    patches = patches.permute(0, 2, 3, 4, 5, 1)  # [n, H', W', h, w, C], nothing copied yet
+    patches = patches.permute(0, 2, 3, 4, 5, 1)  # [n, H', W', h, w, C], a view
     patches = patches.view(K, -1, *patches.shape[1:])
-    delta = error.permute(0, 2, 3, 1).reshape(K, -1, layer.out_channels)
+    delta = delta.permute(0, 2, 3, 1).reshape(K, -1, layer.out_channels)
     at_once = max(1, PATCHES_AT_ONCE * K // patches.numel())
-    parts = zip(torch.split(patches, at_once), torch.split(delta, at_once), strict=True)
-    return torch.cat([errors.mT.bmm(some.flatten(4).flatten(1, 3)).flatten(1) for some, errors in parts])
+    parts = zip(torch.split(delta, at_once), torch.split(patches, at_once), strict=True)
+    weights = [torch.einsum("kpo,kpf->kof", d, part.flatten(4).flatten(1, 3)) for d, part in parts]
+    return torch.cat(weights).flatten(1)

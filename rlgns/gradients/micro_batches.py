@@ -1,6 +1,6 @@
-"""Group gradients by plain autograd: one forward a group, or a chunk of it, and one backward a loss.
+"""Group gradients by plain autograd: one forward for each group, or chunk of it, and one backward for each loss.
 
-Works for every module whose examples do not depend on one another, and trusts nothing else.
+This method works for every module whose examples do not depend on one another, and assumes nothing else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from rlgns.gradients.grams import GroupGrams, Terms, checked_terms, gram_of_rows
 from rlgns.runs.ranks import Ranks
 
 CHUNK_SIZE = 512
-"""Examples that go through the model at once in a micro-batch."""
+"""Largest number of examples that go through the model at once in a micro-batch."""
 
 
 def measured_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require gradients, by name."""
+    """Return the parameters that require gradients, by name.
+
+    Args:
+        model: Any module.
+    """
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -29,17 +33,20 @@ def micro_batch_grams(
     groups: Tensor,
     scales: Mapping[nn.Parameter, Tensor],
     ranks: Ranks,
-    rewind: Callable[[], None],
+    restore: Callable[[], None],
 ) -> GroupGrams:
-    """Products of the group gradients of every loss, by plain autograd, over the groups of all ranks.
+    """Compute the products of the group gradients of every loss by plain autograd, over the groups of all ranks.
 
     Args:
-        model: Its parameters that require gradients are the ones measured.
-        terms: Maps indices [n] of examples to terms [n] of each loss.
+        model: The model, whose parameters that require gradients are measured.
+        terms: Maps indices [n] of examples to terms [n] of each loss, without side effects.
         groups: Indices [K, b] of the examples of each group.
-        scales: What every parameter's gradient is multiplied by, element by element; empty for the gradient itself.
+        scales: Factors of every parameter's gradient, in the parameter's shape; empty for the gradient itself.
         ranks: Processes that each hold as many groups.
-        rewind: Puts the model's buffers back, so that every group meets the same model.
+        restore: Restores the model's buffers, so that every group sees the same model.
+
+    Returns:
+        Products in float64, [layers, L, K, L, K].
 
     Raises:
         ValueError: The scales do not cover the parameters, or these are complex.
@@ -49,7 +56,7 @@ def micro_batch_grams(
         raise ValueError(f"the optimiser does not train {missing}; freeze them, or measure without a preconditioner")
     if scales and any(p.is_complex() for p in parameters.values()):
         raise ValueError("the preconditioner of complex parameters is not known; measure without a preconditioner")
-    losses, gradients = gradients_of_groups(model, terms, groups, rewind)
+    losses, gradients = gradients_of_groups(model, terms, groups, restore)
     layers: dict[str, Tensor] = {}
     for (name, parameter), rows in zip(parameters.items(), gradients, strict=True):
         scale = scales[parameter].flatten() if scales else None
@@ -62,12 +69,20 @@ def gradients_of_groups(
     model: nn.Module,
     terms: Callable[[Tensor], Terms],
     groups: Tensor,
-    rewind: Callable[[], None] = lambda: None,
+    restore: Callable[[], None] = lambda: None,
     chunk_size: int | None = None,
 ) -> tuple[tuple[str, ...], list[list[Tensor]]]:
-    """The losses' names and, by parameter, the L·K flat real gradients of the sums over groups.
+    """Compute the gradients of the sums of every loss over every group.
 
-    One forward a group (or chunk of it), before which `rewind` puts the model's buffers back; one backward a loss.
+    Args:
+        model: The model, whose parameters that require gradients are measured.
+        terms: Maps indices [n] of examples to terms [n] of each loss, without side effects.
+        groups: Indices [K, b] of the examples of each group.
+        restore: Restores the model's buffers; called before every forward.
+        chunk_size: Largest number of examples that go through the model at once; `CHUNK_SIZE` by default.
+
+    Returns:
+        The names of the L losses and, for each parameter, L·K flat real gradients by loss and group.
     """
     parameters = list(measured_parameters(model).values())
     K = len(groups)
@@ -75,7 +90,7 @@ def gradients_of_groups(
     all_rows: list[list[Tensor]] = []
     for k, group in enumerate(groups):
         for chunk in group.split(chunk_size or CHUNK_SIZE):
-            rewind()
+            restore()
             batch = checked_terms(terms(chunk), len(chunk))
             losses = tuple(batch)
             if not all_rows:
@@ -92,6 +107,12 @@ def gradients_of_groups(
 
 
 def add_products(layers: dict[str, Tensor], parameter_name: str, products: Tensor) -> None:
-    """Add the products of one parameter's gradients to those of its layer."""
+    """Add the products of one parameter's gradients to those of its layer, in place.
+
+    Args:
+        layers: Products by name of the layer.
+        parameter_name: Name of the parameter, "layer.weight".
+        products: [L, K, L, K].
+    """
     layer = parameter_name.rpartition(".")[0] or parameter_name
     layers[layer] = layers[layer] + products if layer in layers else products

@@ -1,9 +1,9 @@
-"""Batch normalisation over a stated number of examples, whatever the batch.
+"""Batch normalisation over a stated number of examples, whatever the batch size.
 
-Batch normalisation couples the examples that it takes its mean and variance of. Here these are `batch_size` consecutive
-ones (Goyal et al. 2017, arXiv:1706.02677, keep it at 32, one GPU's share; "ghost batches" of Hoffer et al. 2017), so
-that the loss does not change with the batch, and groups of whole such stretches are independent of each other: their
-gradients may be compared.
+Batch normalisation couples the examples over which it takes mean and variance. Here these are `batch_size` consecutive
+examples, a *ghost batch* (Hoffer et al. 2017, arXiv:1705.08741; Goyal et al. 2017, arXiv:1706.02677, keep it at 32, one
+GPU's share), so that the loss does not change with the batch size. Groups that consist of whole ghost batches are
+independent of one another, and their gradients may be compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlgns.runs.arguments import Argument, ArgumentError
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Σ over all ranks, through which every rank's loss reaches every rank's terms."""
+    """Sum over all ranks that is differentiable: every rank's loss has gradients with respect to every rank's terms."""
 
     @staticmethod
     def forward(context: Any, terms: Tensor) -> Tensor:
@@ -33,7 +33,12 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class ChannelAffine(nn.Module):
-    """γx + β by channel."""
+    """Scale and shift of every channel, γ·x + β.
+
+    Attributes:
+        weight: γ [C].
+        bias: β [C].
+    """
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -41,15 +46,31 @@ class ChannelAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, C, …]."""
+        """Map x [n, C, …] to γ·x + β in the same shape.
+
+        Args:
+            x: The input.
+        """
         shape = (-1, *[1] * (x.dim() - 2))
         return x * self.weight.view(shape) + self.bias.view(shape)
 
 
 class GroupBatchNorm(nn.Module):
-    """Batch normalisation of [n, C, H, W] over consecutive stretches of `batch_size` examples; 0: over all ranks'.
+    """Batch normalisation of images [n, C, H, W] over ghost batches of consecutive examples.
 
-    For evaluation it uses the stretches' statistics in exponential means, corrected for their short beginning.
+    In evaluation mode it uses exponential means of the ghost batches' statistics, corrected for their initial value.
+
+    Attributes:
+        batch_size: Examples in a ghost batch; 0 for the whole batch of all ranks.
+        momentum: Weight of a new ghost batch in the exponential means.
+        eps: Constant that is added to the variance.
+
+    Examples:
+        Two ghost batches of two examples each, normalised apart:
+
+        >>> x = torch.tensor([1.0, 3.0, 10.0, 30.0]).view(4, 1, 1, 1)
+        >>> GroupBatchNorm(num_channels=1, batch_size=2)(x).flatten().detach().round(decimals=3)
+        tensor([-1.,  1., -1.,  1.])
     """
 
     mean: Tensor
@@ -65,32 +86,42 @@ class GroupBatchNorm(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalised batch. Raises ValueError in training on a batch that is not made of whole stretches."""
+        """Normalise a batch.
+
+        Args:
+            x: Images [n, C, H, W].
+
+        Returns:
+            Normalised images [n, C, H, W].
+
+        Raises:
+            ValueError: In training mode, n is not a multiple of the size of a ghost batch.
+        """
         if not self.training:
             x = F.batch_norm(x, *self.statistics(), eps=self.eps)
         elif self.batch_size == 0:
             x = self._over_all_ranks(x)
         else:
-            x = self._by_stretch(x)
+            x = self._by_ghost_batch(x)
         normalised: Tensor = self.affine(x)
         return normalised
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance by channel that evaluation uses; 0 and 1 before any training."""
+        """Return mean and variance [C] for evaluation mode; 0 and 1 before any training."""
         weight = 1 - (1 - self.momentum) ** self.count
         known = self.count > 0
         return torch.where(known, self.mean / weight, 0), torch.where(known, self.variance / weight, 1)
 
     def forget(self) -> None:
-        """Begin the means anew: the statistics of other parameters are of no use."""
+        """Reset the means, as after the parameters have been replaced: their statistics no longer apply."""
         for buffer in (self.mean, self.variance, self.count):
             buffer.zero_()
 
-    def _by_stretch(self, x: Tensor) -> Tensor:
+    def _by_ghost_batch(self, x: Tensor) -> Tensor:
         size = min(self.batch_size, len(x))
         if len(x) % size:
             raise ArgumentError(
-                f"a batch of {len(x)} cannot be normalised {size} by {size}; use a multiple, or another ",
+                f"{len(x)} examples cannot be split into ghost batches of {size}; use a multiple, or another ",
                 Argument("batch_size", "--bn-batch-size"),
             )
         parts = [self._normalised(part) for part in torch.split(x, size)]

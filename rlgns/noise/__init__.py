@@ -1,1 +1,1 @@
-"""What gradients say about |G|², tr Σ and their ratio, in NumPy and SciPy alone."""
+"""Estimators of |G|², tr Σ and the noise scale from the gradients of independent groups, in NumPy and SciPy alone."""

@@ -1,8 +1,9 @@
-"""Which examples of a rollout are independent, and how are they split into groups?
+"""How is a rollout split into groups of examples that are independent of one another?
 
-Transitions of one environment are correlated, environments are not: a group by environment is made of whole segments
-(one environment's T consecutive transitions). Groups by transition split the same transitions at random; they treat
-them as independent and serve for comparison (the design effect), not as the headline.
+Transitions of one environment are correlated, environments are not. `environment_groups` therefore builds groups of
+whole segments, a segment being one environment's T consecutive transitions. `transition_groups` splits the same
+transitions at random, as if all of them were independent; its smaller variance serves for comparison (the design
+effect), not as the headline.
 """
 
 from __future__ import annotations
@@ -13,21 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 Unit = Literal["environment", "transition"]
+"""What a group is made of: whole environments, or single transitions drawn at random."""
+
 Layout = Literal["env_major", "time_major"]
+"""Order in which a rollout [T, N] was flattened, see `environment_groups`."""
 
 PREFERRED_NUM_GROUPS = 8
-"""The error of |G|² grows only by K/(K−1) over groups of single units, so 8 are enough."""
+"""With K groups the error of |G|² is K/(K−1) times that of one group per unit, so that 8 groups are enough."""
 
 MIN_NUM_GROUPS = 4
-"""Leaving one group out must leave enough to compare."""
+"""Fewest groups of which the jackknife may leave one out and still compare the rest."""
 
 
 def default_num_groups(num_units: int, num_ranks: int = 1) -> int:
-    """The largest divisor of num_units from 4 to 8, or the smallest above 8; every count from 4 upwards has one.
+    """Return how many groups to form: the largest divisor of `num_units` from 4 to 8, else the smallest above 8.
 
-    num_ranks  processes with num_units each, whose groups are counted together
+    Every number of units from 4 upwards has such a divisor.
 
-    Raises ValueError below 4 units.
+    Args:
+        num_units: Independent units (environments) of one process.
+        num_ranks: Processes with `num_units` units each. Their groups are counted together.
+
+    Returns:
+        Number of groups of each process.
+
+    Raises:
+        ValueError: There are fewer than 4 units in all.
+
+    Examples:
+        >>> [default_num_groups(num_envs) for num_envs in (8, 12, 16, 22)]
+        [8, 6, 8, 11]
     """
     if num_units * num_ranks < MIN_NUM_GROUPS:
         raise ValueError(
@@ -40,13 +56,29 @@ def default_num_groups(num_units: int, num_ranks: int = 1) -> int:
 def environment_groups(
     num_steps: int, num_envs: int, num_groups: int, layout: Layout = "env_major", *, num_ranks: int = 1
 ) -> NDArray[np.int64]:
-    """[K, b] indices into the flat rollout, every group made of whole environments, b = T·N/K.
+    """Split a rollout into K groups of whole environments.
 
-    layout     how [T, N] was flattened: "env_major" puts an environment's transitions side by side
-               (Stable-Baselines3), "time_major" is `array.reshape(-1, …)` of [T, N] (CleanRL)
-    num_ranks  processes that split rollouts of their own alike; among several, one may have a single group
+    Args:
+        num_steps: T, transitions of each environment.
+        num_envs: N, environments.
+        num_groups: K, a divisor of N.
+        layout: How the rollout [T, N] was flattened. "env_major" puts an environment's transitions side by side
+            (Stable-Baselines3), "time_major" is `array.reshape(-1, …)` of [T, N] (CleanRL).
+        num_ranks: Processes that split their own rollouts in the same way. With several of them one process may have a
+            single group.
 
-    Raises ValueError on an unknown layout, and where the environments do not divide into the groups.
+    Returns:
+        Indices [K, b] into the flat rollout, b = T·N/K transitions in each group.
+
+    Raises:
+        ValueError: The layout is unknown, or the environments cannot be divided into the groups.
+
+    Examples:
+        Two steps of four environments in two groups:
+
+        >>> environment_groups(num_steps=2, num_envs=4, num_groups=2, layout="time_major")
+        array([[0, 4, 1, 5],
+               [2, 6, 3, 7]])
     """
     if layout not in ("env_major", "time_major"):
         raise ValueError(f"layout '{layout}' is not known; use 'env_major' or 'time_major'")
@@ -55,18 +87,31 @@ def environment_groups(
         remedy = f"use one of {choices}" if choices else "use at least 2 environments"
         raise ValueError(f"num_envs {num_envs} is not divisible into {num_groups} groups; {remedy}")
     index = np.arange(num_envs * num_steps, dtype=np.int64)
-    by_environment = index.reshape(num_envs, num_steps) if layout == "env_major" else index.reshape(num_steps, -1).T
-    return np.ascontiguousarray(by_environment).reshape(num_groups, -1)
+    segments = index.reshape(num_envs, num_steps) if layout == "env_major" else index.reshape(num_steps, -1).T
+    return np.ascontiguousarray(segments).reshape(num_groups, -1)
 
 
 def transition_groups(
     num_transitions: int, num_groups: int, rng: np.random.Generator, *, num_ranks: int = 1
 ) -> NDArray[np.int64]:
-    """[K, b] indices that split a rollout at random, b = ⌊transitions/K⌋ (a remainder is left out).
+    """Split a rollout into K groups of transitions drawn at random, as if transitions were independent.
 
-    num_ranks  as in `environment_groups`
+    Args:
+        num_transitions: Transitions of the rollout, T·N.
+        num_groups: K.
+        rng: Source of the random order.
+        num_ranks: Processes that split their own rollouts in the same way, as in `environment_groups`.
 
-    Raises ValueError where there are fewer transitions than groups.
+    Returns:
+        Indices [K, b] into the flat rollout, b = ⌊T·N/K⌋. The remainder is left out.
+
+    Raises:
+        ValueError: There are fewer transitions than groups, or fewer than two groups.
+
+    Examples:
+        >>> groups = transition_groups(num_transitions=9, num_groups=2, rng=np.random.default_rng(0))
+        >>> groups.shape, len(np.unique(groups))
+        ((2, 4), 8)
     """
     size = num_transitions // num_groups if num_groups >= 1 and num_groups * num_ranks >= 2 else 0
     if size < 1:

@@ -1,9 +1,9 @@
-"""What has been measured so far, and what does it say about any window of the run?
+"""What has been measured in a run so far, and what does it say about any window of the run?
 
-One measurement is a dict of moments by name: "policy", "value", "total" by the sampling unit of the run, and beside
-them "policy/by_transition" and the like on the same rollout. "trained" is the total loss in the gradients that were
-trained on, summed over the measured updates since the record before. Records hold the moments, not only ratios, so that
-everything here can be recomputed from them.
+A measurement is a dict of moments by name: "policy", "value" and "total" in the sampling unit of the run, and beside
+them "policy/by_transition" and the like for the same rollout split by transition. "trained" is the total loss in the
+very gradients that were trained on, summed over the updates measured since the previous record. Records hold the
+moments, not only ratios, so that every noise scale can be recomputed from them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from rlgns.noise.moments import GradientMoments
 from rlgns.noise.scale import Method, Moments, NoiseScale, PooledMoments, noise_scale
 
 Measurement = Mapping[str, Moments]
+"""Moments by name of the loss."""
+
 Record = Mapping[str, object]
+"""One line of `metrics.jsonl`: values by key."""
 
 BY_TRANSITION = "by_transition"
+"""Last part of the name of moments whose groups are made of single transitions."""
+
 TRAINED = "trained"
-"""The loss that is trained, in the very gradients that it is trained on."""
+"""Name of the loss that is trained, measured in the very gradients that it is trained on."""
 
 _STORED = (
     "small_sq_norm",
@@ -33,21 +38,31 @@ _STORED = (
     "covariance",
 )
 
-_NEEDED = ("small_batch_size", "large_batch_size", "num_groups")
-
+_REQUIRED = ("small_batch_size", "large_batch_size", "num_groups")
 
 _STEPS = "progress/steps"
-"""The record key of the updates made."""
+"""The record key of the number of updates made."""
 
 
 @dataclass(slots=True)
 class History:
-    """The measurements of a run in the order they were made.
+    """The measurements of a run in the order in which they were made.
 
     Attributes:
-        measurements: Moments by name, one dict a measurement.
-        updates: The update of each measurement, of a sum the last of its updates; empty where they are not known.
+        measurements: Moments by name, one dict for each measurement.
+        updates: The update at which each measurement was made, counted from 1; of a sum, its last update. Empty where
+            the updates are not known.
 
+    Examples:
+        Two measurements of one loss, and the window of the last of them:
+
+        >>> history = History()
+        >>> history.add({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)}, update=1)
+        >>> history.add({"policy": GradientMoments(3.0, 1.25, 32, 256, 8)}, update=10)
+        >>> [moments.trace_covariance for moments in history.moments("policy")]
+        [128.0, 64.0]
+        >>> len(history.moments("policy", last=1))
+        1
     """
 
     measurements: list[Measurement] = field(default_factory=list)
@@ -55,7 +70,14 @@ class History:
 
     @classmethod
     def from_records(cls, records: Iterable[Record]) -> History:
-        """The measurements that the records of a run hold; records without any are passed over."""
+        """Rebuild the measurements from the records of a run; records without measurements are skipped.
+
+        Args:
+            records: Lines of `metrics.jsonl` as mappings, in order, as from `rlgns.read_records`.
+
+        Returns:
+            The history, equal to the one that was recorded.
+        """
         history = cls()
         for record in records:
             if measurement := measurement_of(record):
@@ -64,51 +86,90 @@ class History:
         return history
 
     def add(self, measurement: Measurement, update: int | None = None) -> None:
-        """Append a measurement made at this update, counted from 1."""
+        """Append a measurement.
+
+        Args:
+            measurement: Moments by name.
+            update: The update at which it was made, counted from 1.
+        """
         self.measurements.append(measurement)
         if update is not None:
             self.updates.append(update)
 
     def moments(self, name: str, last: int | None = None) -> list[Moments]:
-        """Moments of one loss in the last so many measurements (all by default) that hold it."""
-        found = [m[name] for m in self.measurements if name in m]
-        return found if last is None else found[-last:]
+        """Return the moments of one loss.
+
+        Args:
+            name: Name of the loss.
+            last: Number of measurements, the latest of those that hold the loss; all of them by default.
+
+        Returns:
+            Moments in the order of measurement.
+        """
+        moments = [measurement[name] for measurement in self.measurements if name in measurement]
+        return moments if last is None else moments[-last:]
 
     def shares(self, name: str) -> list[float]:
-        """Where in the run each of the moments of one loss lies: the share of the updates before its middle, 0 to 1.
+        """Return the position in the run of each of the moments of one loss, as a share of the updates, 0 to 1.
 
-        Single measurements lie where they were made, and the run is as long as its last measured update. Sums, which
-        are of updates equally far apart, lie by their counts, and so do measurements whose updates are not known.
+        A single measurement is placed at its update, and the run is as long as its last measured update. Sums, which
+        are over updates at equal distances, are placed by the number of measurements before their middle, and so are
+        measurements whose updates are not known.
+
+        Args:
+            name: Name of the loss.
         """
         moments = self.moments(name)
-        if self._lie_by_counts(moments):
-            counts = [_count(one) for one in moments]
+        if self._placed_by_count(moments):
+            counts = [_count(each) for each in moments]
             return [(sum(counts[:i]) + counts[i] / 2) / sum(counts) for i in range(len(counts))]
         updates = [update for m, update in zip(self.measurements, self.updates, strict=True) if name in m]
         return [(update - 1 / 2) / max(self.updates) for update in updates]
 
     def second_half(self, name: str) -> list[Moments]:
-        """Moments of one loss in the second half of the run, as `shares` has it."""
-        moments = self.moments(name)
-        if self._lie_by_counts(moments):
-            return last_half(moments)
-        return [one for one, share in zip(moments, self.shares(name), strict=True) if share > 1 / 2]
+        """Return the moments of one loss in the second half of the run, by the positions that `shares` gives.
 
-    def _lie_by_counts(self, moments: Sequence[Moments]) -> bool:
+        Args:
+            name: Name of the loss.
+        """
+        moments = self.moments(name)
+        if self._placed_by_count(moments):
+            return _last_half(moments)
+        return [each for each, share in zip(moments, self.shares(name), strict=True) if share > 1 / 2]
+
+    def _placed_by_count(self, moments: Sequence[Moments]) -> bool:
         updates_are_known = len(self.updates) == len(self.measurements)
-        return not updates_are_known or any(isinstance(one, PooledMoments) for one in moments)
+        return not updates_are_known or any(isinstance(each, PooledMoments) for each in moments)
 
     def noise_scale(
         self, name: str, last: int | None = None, level: float = 0.95, method: Method = "groups"
     ) -> NoiseScale | None:
-        """The noise scale of one loss pooled over the last so many measurements; None if there is none."""
+        """Estimate the noise scale of one loss, pooled over a window.
+
+        Args:
+            name: Name of the loss.
+            last: Number of measurements in the window, the latest ones; all by default.
+            level: Nominal coverage of the interval, as in `rlgns.noise_scale`.
+            method: Source of the interval's variances, as in `rlgns.noise_scale`.
+
+        Returns:
+            The noise scale in examples; None where the loss was not measured.
+        """
         moments = self.moments(name, last)
         return noise_scale(moments, level, method) if moments else None
 
     def design_effect(self, loss: str, last: int | None = None) -> float:
-        """Σ tr Σ(by environment) / Σ tr Σ(by transition) over measurements that hold both; nan if there is none.
+        """Design effect of one loss: Σ tr Σ with groups of environments / Σ tr Σ with groups of transitions.
 
-        1: a longer rollout buys as much as more environments. Above 1: transitions of one environment are alike.
+        At 1, a longer rollout reduces noise as much as more environments do; above 1, transitions of one environment
+        resemble one another and count for less.
+
+        Args:
+            loss: Name of the loss.
+            last: Number of measurements, the latest of those that hold both; all by default.
+
+        Returns:
+            The ratio, without unit; nan where no measurement holds both.
         """
         other = f"{loss}/{BY_TRANSITION}"
         both = [m for m in self.measurements if loss in m and other in m]
@@ -117,9 +178,9 @@ class History:
         return sum(m[loss].trace_covariance for m in both) / by_transition if by_transition > 0 else math.nan
 
 
-def last_half(moments: Sequence[Moments]) -> list[Moments]:
-    """The last of them that make up half of the updates that were measured, at least one."""
-    counts = [_count(one) for one in moments]
+def _last_half(moments: Sequence[Moments]) -> list[Moments]:
+    """The latest moments that make up half of the measured updates, at least one."""
+    counts = [_count(each) for each in moments]
     left, start = sum(counts) // 2, len(moments)
     while start > 0 and counts[start - 1] <= left:
         start -= 1
@@ -132,7 +193,20 @@ def _count(moments: Moments) -> int:
 
 
 def record_of(measurement: Measurement) -> dict[str, float]:
-    """Flat keys `noise/<name>/<quantity>`: the two estimates, and all that rebuilds the moments."""
+    """Return a measurement under the flat record keys `noise/<name>/<quantity>`.
+
+    Args:
+        measurement: Moments by name.
+
+    Returns:
+        The estimates `sq_norm` and `trace_covariance`, and all values from which `measurement_of` rebuilds the
+        moments.
+
+    Examples:
+        >>> record = record_of({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)})
+        >>> record["noise/policy/sq_norm"], record["noise/policy/trace_covariance"]
+        (1.0, 128.0)
+    """
     record: dict[str, float] = {}
     for name, moments in measurement.items():
         if isinstance(moments, PooledMoments):
@@ -147,16 +221,23 @@ def record_of(measurement: Measurement) -> dict[str, float]:
 
 
 def measurement_of(record: Record) -> dict[str, Moments]:
-    """The moments that one record holds, by name; the inverse of `record_of`."""
-    singles = [name for name in _names(record, "/small_sq_norm") if _is_whole(record, name, _NEEDED)]
+    """Rebuild the moments that one record holds, the inverse of `record_of`.
+
+    Args:
+        record: Values by key; other keys are ignored, and so are moments that lack a required value.
+
+    Returns:
+        Moments by name; empty where the record holds none.
+    """
+    singles = [name for name in _names(record, "/small_sq_norm") if _is_whole(record, name, _REQUIRED)]
     sums = [name for name in _names(record, "/sum/count") if _is_whole(record, name, ("sum/count",))]
     single: dict[str, Moments] = {name: _moments(record, name) for name in singles}
     return single | {name: _sums(record, name) for name in sums}
 
 
-def _is_whole(record: Record, name: str, needed: Iterable[str]) -> bool:
-    """Whether a record that was damaged or cut still has what moments cannot do without: counts and sizes."""
-    return all(_number(record, f"noise/{name}/{key}") > 0 for key in needed)
+def _is_whole(record: Record, name: str, required: Iterable[str]) -> bool:
+    """Whether the record has the counts and sizes that moments require; a damaged record may lack them."""
+    return all(_number(record, f"noise/{name}/{key}") > 0 for key in required)
 
 
 def _names(record: Record, ending: str) -> list[str]:
@@ -164,7 +245,15 @@ def _names(record: Record, ending: str) -> list[str]:
 
 
 def estimate_record(name: str, estimate: NoiseScale) -> dict[str, float | str | int]:
-    """Flat keys of a pooled noise scale with its interval, in examples."""
+    """Return a pooled noise scale with its interval under flat record keys.
+
+    Args:
+        name: Name of the loss.
+        estimate: The noise scale, in examples.
+
+    Returns:
+        `noise/<name>/noise_scale`, its bounds `…_low` and `…_high`, `…_state`, and the number of measurements.
+    """
     return {
         f"noise/{name}/noise_scale": estimate.point,
         f"noise/{name}/noise_scale_low": estimate.low,

@@ -1,11 +1,12 @@
 """What can one batch say about |G|² and tr Σ?
 
-A batch is split into K groups of b examples, independent of one another; all K gradients are taken at the same
-parameters, before clipping, of the loss that is trained. Everything follows from their Gram matrix M = ⟨gₖ, gₗ⟩:
-|G|² from products of different groups only (a U-statistic), tr Σ from what is left of the squared norms. Both are
-unbiased, so both may come out negative; nothing here clamps them, and the ratio is left to `statistics`.
+A batch of B examples is split into K groups of b examples that are independent of one another. The gradients
+g₁, …, g_K of the groups' mean losses are taken at the same parameters, before clipping, of the loss that is trained.
+Everything follows from their Gram matrix Mₖₗ = ⟨gₖ, gₗ⟩: |G|² from products of different groups only (a U-statistic),
+tr Σ from what is left of the squared norms. Both estimates are unbiased, and so both may come out negative; nothing
+here clamps them. The ratio tr Σ / |G|² is left to `rlgns.noise.scale`.
 
-Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A; the jackknife after Efron & Stein 1981.
+Sources: McCandlish et al. 2018, arXiv:1812.06162, appendix A; for the jackknife Efron & Stein 1981 (Ann. Statist. 9).
 """
 
 from __future__ import annotations
@@ -20,23 +21,37 @@ Float64 = NDArray[np.float64]
 
 
 class NotFiniteError(ValueError):
-    """Gradients hold nan or inf: the loss has diverged."""
+    """The gradients hold nan or inf: the loss has diverged."""
 
 
 @dataclass(frozen=True, slots=True)
 class GradientMoments:
     """Squared gradient norms of one batch at two batch sizes: the stored datum of every measurement.
 
-    small_sq_norm     mean over the K groups of |gₖ|², the squared norm at batch size b
-    large_sq_norm     |ḡ|², the squared norm of the mean gradient, at batch size B
-    small_batch_size  b, examples in a group
-    large_batch_size  B, examples in the batch (K·b)
-    num_groups        K
-    sq_norm_variance, trace_covariance_variance, covariance
-                      delete-one-group jackknife variances of the two estimates and their covariance; nan where the
-                      groups are not at hand one by one (K < 3, or norms from data-parallel workers)
+    Moments can also be made from norms that are known already, as from K data-parallel workers, whose squared gradient
+    norms have the mean `small_sq_norm`, and their averaged gradient. This is the two-batch-size form of the paper's
+    appendix A.1.
 
-    Raises ValueError where the sizes do not describe a split (b < B, both positive, K ≥ 2).
+    Attributes:
+        small_sq_norm: Mean of |gₖ|² over the K groups, the squared gradient norm at batch size b.
+        large_sq_norm: |ḡ|², the squared norm of the mean gradient, at batch size B.
+        small_batch_size: b, examples in a group.
+        large_batch_size: B = K·b, examples in the batch.
+        num_groups: K.
+        sq_norm_variance: Delete-one-group jackknife variance of `sq_norm`. It and the next two are nan where the
+            groups are not available one by one (K < 3, or norms of data-parallel workers).
+        trace_covariance_variance: Jackknife variance of `trace_covariance`.
+        covariance: Jackknife covariance of the two estimates.
+
+    Raises:
+        ValueError: The sizes do not describe a split (0 < b < B, K ≥ 2).
+
+    Examples:
+        Norms of 8 workers with 32 examples each:
+
+        >>> moments = GradientMoments(5.0, 1.5, small_batch_size=32, large_batch_size=256, num_groups=8)
+        >>> moments.sq_norm, moments.trace_covariance
+        (1.0, 128.0)
     """
 
     small_sq_norm: float
@@ -59,13 +74,17 @@ class GradientMoments:
 
     @property
     def sq_norm(self) -> float:
-        """|G|² ≈ (B·|ḡ|² − b·mean|gₖ|²) / (B − b), unbiased; ≤ 0 where noise hides the gradient."""
+        """Unbiased estimate |G|² ≈ (B·|ḡ|² − b·mean|gₖ|²) / (B − b).
+
+        It equals (1ᵀM1 − tr M) / (K(K−1)), the mean product of different groups, and is ≤ 0 where noise hides the
+        gradient.
+        """
         b, B = self.small_batch_size, self.large_batch_size
         return (B * self.large_sq_norm - b * self.small_sq_norm) / (B - b)
 
     @property
     def trace_covariance(self) -> float:
-        """tr Σ ≈ (mean|gₖ|² − |ḡ|²) / (1/b − 1/B), unbiased: the total variance of one example's gradient."""
+        """Unbiased estimate tr Σ ≈ (mean|gₖ|² − |ḡ|²) / (1/b − 1/B) of the total variance of one example's gradient."""
         b, B = self.small_batch_size, self.large_batch_size
         return (self.small_sq_norm - self.large_sq_norm) / (1 / b - 1 / B)
 
@@ -73,13 +92,28 @@ class GradientMoments:
 def moments_from_groups(
     group_gradients: ArrayLike | None = None, group_size: float = 1, *, gram: ArrayLike | None = None
 ) -> GradientMoments:
-    """Moments of a batch from the mean gradients of its K groups.
+    """Compute the moments of a batch from the mean gradients of its K groups.
 
-    group_gradients  [K, P], the gradient of each group's mean loss, flat
-    group_size       b, examples in a group
-    gram             [K, K], their inner products, instead of the gradients; computed in float64
+    Args:
+        group_gradients: [K, P], the flat gradient of each group's mean loss.
+        group_size: b, examples in a group.
+        gram: [K, K], the inner products of the gradients, instead of the gradients themselves. Products are computed
+            in float64, because |G|² is a small difference of large numbers.
 
-    Raises ValueError on fewer than two groups or a wrong shape, NotFiniteError on nan or inf.
+    Returns:
+        The moments, with jackknife variances from K = 3 upwards.
+
+    Raises:
+        ValueError: There are fewer than two groups, a shape is wrong, or not exactly one of gradients and Gram matrix
+            is passed.
+        NotFiniteError: The gradients hold nan or inf.
+
+    Examples:
+        Two groups of 10 examples: ⟨g₁, g₂⟩ = 3·1 + 1·1 = 4, and the sample covariance has trace 2.
+
+        >>> moments = moments_from_groups([[3, 1], [1, 1]], group_size=10)
+        >>> round(moments.sq_norm, 9), round(moments.trace_covariance, 9)
+        (4.0, 20.0)
     """
     M = _gram(group_gradients, gram)
     K, b = len(M), float(group_size)
@@ -88,10 +122,29 @@ def moments_from_groups(
 
 
 def effective_dimension(gram: ArrayLike) -> float:
-    """(tr Σ)² / tr Σ²: over how many directions the noise is spread; it sets how noisy |G|² is.
+    """Estimate (tr Σ)² / tr Σ², the number of directions over which the gradient noise is spread.
 
-    gram  [K, K] with K ≥ 4. tr Σ² is the estimate of Himeno & Yamada 2014 (unbiased for any distribution of the
-    gradients); the ratio of the two is consistent, not unbiased, and may be negative when K is small.
+    It sets how noisy the estimate of |G|² is: the relative error of a mean over n measurements is about
+    (B_simple/B)·√(2/(n·d)). tr Σ² is estimated without bias, for any distribution of the gradients; the ratio is
+    consistent, not unbiased, and may be negative when K is small. Source: Himeno & Yamada 2014 (J. Multivariate
+    Anal. 130).
+
+    Args:
+        gram: [K, K], inner products of the group gradients, K ≥ 4.
+
+    Returns:
+        The effective dimension d, without unit.
+
+    Raises:
+        ValueError: There are fewer than 4 groups, or the shape is wrong.
+        NotFiniteError: The matrix holds nan or inf.
+
+    Examples:
+        Noise of equal size in 20 directions:
+
+        >>> gradients = np.random.default_rng(0).normal(size=(2000, 20))
+        >>> round(effective_dimension(gradients @ gradients.T))
+        20
     """
     M = _gram(None, gram)
     K = len(M)
@@ -112,8 +165,8 @@ def _gram(group_gradients: ArrayLike | None, gram: ArrayLike | None) -> Float64:
     if gram is None:
         G = np.asarray(group_gradients, dtype=np.float64)
         if G.ndim != 2:
-            raise ValueError(f"group_gradients has shape {G.shape}; expected [K, P], one flat gradient a group")
-        with np.errstate(all="ignore"):  # nan and inf are refused below, by name
+            raise ValueError(f"group_gradients has shape {G.shape}; expected [K, P], one flat gradient for each group")
+        with np.errstate(all="ignore"):  # nan and inf raise NotFiniteError below
             M = G @ G.T
     else:
         M = np.asarray(gram, dtype=np.float64)
@@ -127,9 +180,10 @@ def _gram(group_gradients: ArrayLike | None, gram: ArrayLike | None) -> Float64:
 
 
 def _jackknife_variances(M: Float64, b: float) -> tuple[float, float, float]:
-    """Variance of |G|², of tr Σ, and their covariance, from leaving out one group at a time.
+    """Delete-one-group jackknife variances of |G|² and tr Σ, and their covariance.
 
-    (K−1)/K · Σₖ (θ₋ₖ − mean θ₋)²; on average not below the true variance (Efron & Stein 1981).
+    (K−1)/K · Σₖ (θ₋ₖ − mean θ₋)², where θ₋ₖ is the estimate without group k; its mean is not below the true variance
+    (Efron & Stein 1981).
     """
     K = len(M)
     norms = M.diagonal()
