@@ -10,8 +10,11 @@ from support.processes import num_threads
 
 torch.set_num_threads(num_threads())
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as pytest-xdist has it; what tests start would inherit it
+# what ignores a signal hands that on to the processes that it starts, and tests of signals would wait for ever
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as pytest-xdist has it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup has it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LONG = (
     "test_quadratic", "test_devices", "test_ranks_of_runs", "test_supervised_sweep", "test_slurm", "test_sweep_command",
