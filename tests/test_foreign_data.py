@@ -1,4 +1,4 @@
-"""Data as others lay it out and as nobody should: the right rows, or one line that names the file and the row."""
+"""TaskData as others lay it out and as nobody should: the right rows, or one line that names the file and the row."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from real_data import TINY_IMAGENET, needs_data
 
 import rlgns.tasks.data
 from rlgns.runs.exit_codes import exit_code_of
-from rlgns.tasks.data import Data, Stored, load_images, load_texts
-from rlgns.tasks.images import MAX_BYTES, MAX_PIXELS, decoded, file_beneath
+from rlgns.tasks.data import LazyImages, TaskData, load_images
+from rlgns.tasks.images import MAX_BYTES, MAX_PIXELS, decode_image, regular_file_within
 from rlgns.tasks.labels import MAX_CLASSES
-from rlgns.tasks.splits import splits_of
+from rlgns.tasks.splits import find_splits
+from rlgns.tasks.text import load_texts
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ def write(path: Path, images: Sequence[Any], labels: Sequence[Any] | None, names
     return path
 
 
-def load(folder: Path, **more: Any) -> Data:
+def load(folder: Path, **more: Any) -> TaskData:
     return load_images("", folder, **{"config": None, "size": 4, "channels": 1} | more)
 
 
@@ -307,7 +308,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(make, size,
     path = write(tmp_path / "train.parquet", [grey(), make(*size)], [0, 1])
     monkeypatch.setattr("rlgns.tasks.images.cv2.imdecode", lambda *_: pytest.fail("decoded"), raising=True)
     with pytest.raises(ValueError, match=r"pixels") as error:
-        decoded(make(*size), 4, 1)
+        decode_image(make(*size), 4, 1)
     assert f"{MAX_PIXELS:,}" in str(error.value)
     monkeypatch.undo()
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -331,7 +332,7 @@ def test_a_damaged_image_is_named_with_its_file_and_row(content, tmp_path):
 
 
 def test_a_damaged_image_that_is_decoded_when_it_is_drawn_is_named_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(rlgns.tasks.data, "IN_MEMORY", 10)
+    monkeypatch.setattr(rlgns.tasks.data, "MAX_IN_MEMORY_BYTES", 10)
     first = write(tmp_path / "train-0.parquet", [grey()] * 3, [0, 1, 1])
     second = write(tmp_path / "train-1.parquet", [b"no image", grey()], [0, 1])
     with pytest.raises(ValueError, match=r"train-1\.parquet, row 0: the image cannot be decoded") as error:
@@ -340,7 +341,7 @@ def test_a_damaged_image_that_is_decoded_when_it_is_drawn_is_named_then(tmp_path
     first.unlink()
     write(second, [grey(), grey(8)], [0, 1])
     stored = load(tmp_path).train
-    assert isinstance(stored, Stored)
+    assert isinstance(stored, LazyImages)
     assert pixels(stored) == [0, 8]
 
 
@@ -400,13 +401,13 @@ def test_devices_and_pipes_are_no_parquet_files(tmp_path):
 
 def test_where_nothing_may_be_followed_nothing_is():
     with pytest.raises(ValueError, match="'/etc/passwd' is no regular file"):
-        file_beneath("/etc/passwd", ())
+        regular_file_within("/etc/passwd", ())
 
 
 @pytest.mark.parametrize("name", ["/tmp/x", "../x", "a/b/c", "http://example.org/x", "hf://a/b", "a/../b", "", "x.py/"])
 def test_a_path_or_an_address_is_no_name_of_the_hub(name):
     with pytest.raises(ValueError, match=r"^no data: ") as error:
-        splits_of(name, None, None)
+        find_splits(name, None, None)
     assert "--dataset" in str(error.value)
 
 

@@ -24,11 +24,12 @@ from torch import nn
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
 from rlgns.runs.ranks import ALONE, Ranks
-from rlgns.tasks.catalogue import TASKS, Task
+from rlgns.tasks.catalogue import TASKS, SupervisedTask
 from rlgns.tasks.config import DEFAULTS
-from rlgns.tasks.data import Data, InMemory, load_digits
-from rlgns.tasks.learning import Learner, groups_of
-from rlgns.tasks.swap import _worker, swap
+from rlgns.tasks.data import InMemoryExamples, TaskData, load_digits
+from rlgns.tasks.groups import choose_num_groups
+from rlgns.tasks.learning import Learner
+from rlgns.tasks.swap import make_worker, swap
 
 
 def num_layers(model):
@@ -42,7 +43,7 @@ def num_layers(model):
 def test_the_trained_gradient_is_that_of_the_whole_batch_and_its_moments_those_of_the_groups(task):
     one = learner(task, batch_size=16, optimizer="sgd", max_grad_norm=None, weight_decay=0.0)
     before = [p.detach().clone() for p in one.model.parameters()]
-    inputs, targets, noise = one._batch()
+    inputs, targets, noise = one._next_batch()
     one.model.train()
 
     def terms(index):
@@ -60,7 +61,7 @@ def test_the_trained_gradient_is_that_of_the_whole_batch_and_its_moments_those_o
 
 def test_one_example_a_group_is_the_gradient_of_each_example():
     one = learner("mnist", batch_size=8, num_groups=8)
-    inputs, targets, noise = one._batch()
+    inputs, targets, noise = one._next_batch()
     single = []
     for i in range(8):
         loss, _ = TASKS["mnist"].loss(one.model, inputs[i : i + 1], targets[i : i + 1], noise[i : i + 1])
@@ -135,7 +136,7 @@ def test_bfloat16_learns_from_nearly_the_same_gradient():
 )  # fmt: skip
 def test_groups_are_whole_stretches_of_what_is_normalised_together(task, changes, groups, why):
     config = small(task, **changes)
-    found, said = groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
+    found, said = choose_num_groups(config, TASKS[task].network(config, random_data(task)), ALONE)
     assert found == groups
     assert why in said
     assert bool(said) == bool(why)
@@ -152,7 +153,7 @@ def test_groups_are_whole_stretches_of_what_is_normalised_together(task, changes
 def test_groups_that_cannot_be_are_refused(task, changes, words):
     config = small(task, **changes)
     with pytest.raises(ValueError, match=words):
-        groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
+        choose_num_groups(config, TASKS[task].network(config, random_data(task)), ALONE)
 
 
 # --- SWAP
@@ -163,7 +164,7 @@ def test_swap_ends_in_the_mean_of_its_workers_normalised_anew():
     one = learner("cifar10", data, swap_workers=3, swap_batch_size=8, swap_epochs=0.5, swap_learning_rate=0.01)
     for _ in range(2):
         one.update()
-    workers = [_worker(one, number) for number in range(3)]
+    workers = [make_worker(one, number) for number in range(3)]
     for worker in workers:
         while worker.epoch < 0.5:
             worker.update()
@@ -183,7 +184,7 @@ def test_swap_ends_in_the_mean_of_its_workers_normalised_anew():
 
 def test_the_workers_draw_their_examples_apart_and_end_at_rate_nought():
     one = learner("digits", load_digits(), swap_workers=2, swap_batch_size=8, swap_epochs=0.1)
-    workers = [_worker(one, number) for number in range(2)]
+    workers = [make_worker(one, number) for number in range(2)]
     assert workers[0].order.indices(0, 8).tolist() != workers[1].order.indices(0, 8).tolist()
     rates = []
     while workers[0].epoch < 0.1:
@@ -251,8 +252,8 @@ def linear_regression(D=4000, dimensions=20, noise=1.5, seed=0):
     y = x @ np.full(dimensions, 0.3) + noise * rng.standard_normal(D)
     gradients = -x * y[:, None]  # of ½(wx − y)² at w = 0
     exact = gradients.var(axis=0).sum() / (gradients.mean(axis=0) ** 2).sum()
-    examples = InMemory(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32))
-    return Data(examples, None, 1, torch.empty(0), torch.empty(0)), exact
+    examples = InMemoryExamples(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32))
+    return TaskData(examples, None, 1, torch.empty(0), torch.empty(0)), exact
 
 
 def at_zero(config, data):
@@ -261,7 +262,7 @@ def at_zero(config, data):
     return layer
 
 
-REGRESSION = Task(
+REGRESSION = SupervisedTask(
     "examples",
     load=lambda config: linear_regression()[0],
     network=at_zero,

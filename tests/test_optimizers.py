@@ -8,7 +8,7 @@ from support.tolerances import rounded
 from torch import nn
 
 from rlgns.tasks.config import DEFAULTS
-from rlgns.tasks.optimizers import AbsorbedMomentum, make_optimizer, set_rate
+from rlgns.tasks.optimizers import AbsorbedMomentum, make_optimizer, set_learning_rate
 
 BASE = replace(DEFAULTS["mnist"], momentum=0.9, learning_rate=0.1)
 
@@ -36,7 +36,7 @@ def stepped(config, rates=(0.1,), gradients=([[0.0, 1.0]], [0.5], [[2.0]])):
     model = two_layers()
     optimizer = make_optimizer(config, model)
     for rate in rates:
-        set_rate(optimizer, rate)
+        set_learning_rate(optimizer, rate)
         give(model, *gradients)
         optimizer.step()
     return values(model)

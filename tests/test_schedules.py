@@ -1,6 +1,6 @@
 import pytest
 
-from rlgns.tasks.schedules import Schedule
+from rlgns.tasks.schedules import WarmupStepDecay
 
 
 @pytest.mark.parametrize(
@@ -13,13 +13,13 @@ from rlgns.tasks.schedules import Schedule
 )
 def test_the_rates_of_goyal_et_al_at_8192_images(warmup, epochs, rates):
     # 0.1 · 8192/256 = 3.2; gradual: 0.1 + 3.1·epoch/5
-    schedule = Schedule(3.2, 0.1, warmup, 5.0, (30.0, 60.0, 80.0), 10.0)
+    schedule = WarmupStepDecay(3.2, 0.1, warmup, 5.0, (30.0, 60.0, 80.0), 10.0)
     assert [schedule.at(epoch) for epoch in epochs] == pytest.approx(rates)
 
 
 def test_decay_falls_in_the_warmup_too():
-    assert Schedule(1.0, 0.0, "gradual", 4.0, (1.0,), 2.0).at(2.0) == pytest.approx(0.25)
+    assert WarmupStepDecay(1.0, 0.0, "gradual", 4.0, (1.0,), 2.0).at(2.0) == pytest.approx(0.25)
 
 
 def test_without_warmup_and_decay_the_rate_is_constant():
-    assert {Schedule(0.3, 0.1).at(epoch) for epoch in (0, 1e-9, 7, 1e6)} == {0.3}
+    assert {WarmupStepDecay(0.3, 0.1).at(epoch) for epoch in (0, 1e-9, 7, 1e6)} == {0.3}

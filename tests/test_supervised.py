@@ -17,8 +17,9 @@ from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.records import read_records
 from rlgns.study.outcomes import outcome_of
 from rlgns.tasks import entry
-from rlgns.tasks.config import DEFAULTS, checked, parse
+from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
+from rlgns.tasks.options import parse, validate
 
 QUIET = ("--wandb", "disabled", "--num-torch-threads", "1")
 
@@ -297,4 +298,4 @@ def test_a_directory_for_all_data_may_be_named_in_the_environment(tmp_path, monk
 
 def test_every_tasks_defaults_can_work():
     for task, config in DEFAULTS.items():
-        assert checked(task, config) is config
+        validate(task, config)

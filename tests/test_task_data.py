@@ -11,8 +11,8 @@ from PIL import Image
 from real_data import CIFAR10, MNIST, ROOT, SHAKESPEARE, TINY_IMAGENET, needs_data
 
 import rlgns.tasks.data
-from rlgns.tasks.data import Shuffled, Stored, load_digits, load_images, load_texts
-from rlgns.tasks.text import load_sequences
+from rlgns.tasks.data import LazyImages, ShuffledEpochs, load_digits, load_images
+from rlgns.tasks.text import load_sequences, load_texts, train_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +142,9 @@ def test_other_sizes_are_scaled_by_the_shorter_side_and_cut_in_the_middle(tmp_pa
 def test_images_that_do_not_fit_in_memory_are_decoded_when_they_are_drawn(tmp_path, monkeypatch):
     found = svhn(tmp_path, train=20)
     kept = load_images("", tmp_path, config=None, size=32, channels=3)
-    monkeypatch.setattr(rlgns.tasks.data, "IN_MEMORY", 1000)
+    monkeypatch.setattr(rlgns.tasks.data, "MAX_IN_MEMORY_BYTES", 1000)
     stored = load_images("", tmp_path, config=None, size=32, channels=3)
-    assert isinstance(stored.train, Stored)
+    assert isinstance(stored.train, LazyImages)
     index = torch.tensor([7, 0, 19, 7])
     for one, other in zip(stored.train.take(index), kept.train.take(index), strict=True):
         assert torch.equal(one, other)
@@ -205,7 +205,7 @@ def test_text_comes_back_from_its_tokens(tmp_path):
     assert tokens.shape == following.shape == (3, 20)
     assert torch.equal(tokens[:, 1:], following[:, :-1])
     assert torch.equal(tokens[1:, 0], following[:-1, -1])  # documents are laid end to end
-    encoder = rlgns.tasks.text._learnt(texts["train"], 600)
+    encoder = train_tokenizer(texts["train"], 600)
     told = encoder.decode(tokens.flatten().tolist())
     assert texts["train"][0].startswith(told)
     # a megabyte in at most as many tokens, and in fewer than letters
@@ -236,22 +236,22 @@ def test_text_that_is_too_short_is_refused():
 
 
 def test_every_epoch_holds_every_example_once_in_an_order_of_its_own():
-    order = Shuffled(10, [0])
+    order = ShuffledEpochs(10, [0])
     first, second = order.indices(0, 10), order.indices(10, 10)
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
     assert first.tolist() != second.tolist()
-    assert Shuffled(10, [1]).indices(0, 10).tolist() != first.tolist()
+    assert ShuffledEpochs(10, [1]).indices(0, 10).tolist() != first.tolist()
 
 
 def test_a_batch_is_told_by_its_position_alone():
-    whole = Shuffled(7, [3]).indices(0, 40)
-    order = Shuffled(7, [3])
+    whole = ShuffledEpochs(7, [3]).indices(0, 40)
+    order = ShuffledEpochs(7, [3])
     for start, count in ((33, 7), (0, 5), (5, 12), (6, 1), (14, 26)):
         assert torch.equal(order.indices(start, count), whole[start : start + count])
 
 
 def test_no_more_than_the_last_epochs_are_kept():
-    order = Shuffled(5, [0])
+    order = ShuffledEpochs(5, [0])
     for start in range(0, 500, 3):
         order.indices(start, 3)
-    assert len(order._epochs) <= 3
+    assert len(order._permutations) <= 3
