@@ -1,4 +1,4 @@
-"""Supervised tasks on examples made up at random, small enough for any test."""
+"""Supervised tasks on random examples, small enough for any test."""
 
 from dataclasses import replace
 
