@@ -1,6 +1,8 @@
+"""Learning-rate schedules against published rates and hand computations."""
+
 import pytest
 
-from rlgns.tasks.schedules import WarmupStepDecay
+from rlgns.tasks.schedules import LinearDecay, WarmupStepDecay
 
 
 @pytest.mark.parametrize(
@@ -17,9 +19,14 @@ def test_the_rates_of_goyal_et_al_at_8192_images(warmup, epochs, rates):
     assert [schedule.at(epoch) for epoch in epochs] == pytest.approx(rates)
 
 
-def test_decay_falls_in_the_warmup_too():
+def test_decay_epochs_within_the_warmup_apply_as_well():
     assert WarmupStepDecay(1.0, 0.0, "gradual", 4.0, (1.0,), 2.0).at(2.0) == pytest.approx(0.25)
 
 
 def test_without_warmup_and_decay_the_rate_is_constant():
     assert {WarmupStepDecay(0.3, 0.1).at(epoch) for epoch in (0, 1e-9, 7, 1e6)} == {0.3}
+
+
+def test_a_linear_decay_ends_at_zero_and_stays_there():
+    schedule = LinearDecay(0.1, epochs=2.0)
+    assert [schedule.at(epoch) for epoch in (0, 0.5, 1, 2, 3)] == pytest.approx([0.1, 0.075, 0.05, 0, 0])
