@@ -216,7 +216,7 @@ def test_splits_may_name_their_columns_differently(tmp_path):
 
 def test_nested_columns_are_not_searched(tmp_path):
     pq.write_table(pa.table({"row": [{"image": grey(), "label": 0}]}), tmp_path / "train.parquet")
-    assert "its columns are row; label or labels or fine_label is not there" in loading_error(tmp_path)
+    assert "a column named label or labels or fine_label is missing; the columns are row" in loading_error(tmp_path)
 
 
 @pytest.mark.parametrize("cells", [[1, 2], ["a", "b"], [[1], [2]], [{"x": 1}, {"x": 2}]], ids=str)
@@ -377,7 +377,7 @@ def test_a_path_to_anything_else_is_refused(name, tmp_path):
     path = write(folder / "train.parquet", [name], [0])
     message = loading_error(folder)
     assert f"{path}, row 0: " in message
-    assert "is no regular file beneath" in message
+    assert "is not a regular file beneath" in message
 
 
 def test_a_path_to_a_file_that_is_too_large_is_refused(tmp_path):
@@ -401,7 +401,7 @@ def test_devices_and_pipes_are_not_read_as_parquet_files(tmp_path):
 
 
 def test_without_allowed_directories_no_path_is_followed():
-    with pytest.raises(ValueError, match="'/etc/passwd' is no regular file"):
+    with pytest.raises(ValueError, match="'/etc/passwd' is not a regular file"):
         regular_file_within("/etc/passwd", ())
 
 
@@ -421,7 +421,7 @@ def test_missing_texts_are_left_out_and_values_of_other_types_are_refused(tmp_pa
     pq.write_table(pa.table({"text": ["d"]}), tmp_path / "validation.parquet")
     assert load_texts(None, tmp_path, config=None) == {"train": ["a b", "c"], "test": ["d"]}
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet, row 0: the text is '1', no text"):
+    with pytest.raises(ValueError, match=r"train\.parquet, row 0: the value is '1', which is not text"):
         load_texts(None, tmp_path, config=None)
 
 
@@ -435,5 +435,5 @@ def test_a_link_to_a_text_file_outside_of_the_data_directory_is_refused(tmp_path
     (tmp_path / "secret").write_text("secret\n")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.txt").symlink_to(tmp_path / "secret")
-    with pytest.raises(ValueError, match="is no regular file beneath"):
+    with pytest.raises(ValueError, match="is not a regular file beneath"):
         load_texts(None, tmp_path / "data", config=None)

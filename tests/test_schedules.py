@@ -1,7 +1,10 @@
 """Learning-rate schedules against published rates and hand computations."""
 
+import doctest
+
 import pytest
 
+import rlgns.tasks.schedules
 from rlgns.tasks.schedules import LinearDecay, WarmupStepDecay
 
 
@@ -30,3 +33,7 @@ def test_without_warmup_and_decay_the_rate_is_constant():
 def test_a_linear_decay_ends_at_zero_and_stays_there():
     schedule = LinearDecay(0.1, epochs=2.0)
     assert [schedule.at(epoch) for epoch in (0, 0.5, 1, 2, 3)] == pytest.approx([0.1, 0.075, 0.05, 0, 0])
+
+
+def test_the_example_in_the_documentation_gives_what_it_says():
+    assert doctest.testmod(rlgns.tasks.schedules) == (0, 2)

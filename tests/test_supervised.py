@@ -232,7 +232,7 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
         ("mnist", ("--batch-size", "0"), "batch_size 0 is out of range; give --batch-size from 1 to"),
         ("mnist", ("--goals", "nan"), "goals nan is out of range; give --goals a finite number"),
         ("mnist", ("--momentum", "1"), "momentum 1 is out of range; give --momentum from 0 to below 1"),
-        ("vae", ("--goal-measure", "error"), "vae has none of"),
+        ("vae", ("--goal-measure", "error"), "goal_measure error needs classes, but vae has none"),
         (
             "mnist",
             ("--momentum-form", "absorbed"),
@@ -240,7 +240,7 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
         ),
         ("mnist", ("--weight-decay", "-1"), "weight_decay -1 is out of range; give --weight-decay from 0 to"),
         ("mnist", ("--learning-rat", "1"), "did you mean --learning-rate?"),
-        ("mnist", ("--data-dir", "/nowhere"), "--data-dir /nowhere is no directory"),
+        ("mnist", ("--data-dir", "/nowhere"), "--data-dir /nowhere is not a directory"),
         ("billion_word", (), "name its directory with --data-dir"),
     ],
 )

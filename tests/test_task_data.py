@@ -154,14 +154,14 @@ def test_images_that_do_not_fit_in_memory_are_decoded_when_they_are_drawn(tmp_pa
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "absent", "is no directory; name one with parquet files or images"),
+        (lambda folder: folder / "absent", "is not a directory; name one with parquet files or images"),
         (lambda folder: folder, "holds neither parquet files nor images in train/CLASS/"),
         (lambda folder: parquet(folder / "other.parquet", [np.zeros((4, 4, 3))], [0]) or folder, "none is named train"),
         (
             lambda folder: (
                 parquet(folder / "train.parquet", [np.zeros((4, 4, 3))], [0], ("picture", "label")) or folder
             ),
-            "its columns are picture, label; image or img is not there",
+            "a column named image or img is missing; the columns are picture, label",
         ),
         (lambda folder: (folder / "train.parquet").write_bytes(b"not parquet") and folder, "cannot be read"),
     ],

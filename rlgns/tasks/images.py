@@ -50,7 +50,7 @@ def read_image_cell(cell: Any, roots: Sequence[Path]) -> bytes:
     if isinstance(content, bytes):
         return content
     if not isinstance(name, str):
-        raise ValueError("there is no image")
+        raise ValueError("the cell holds no image")
     path = regular_file_within(name, roots)
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -80,8 +80,8 @@ def regular_file_within(name: str | Path, roots: Sequence[Path]) -> Path:
             continue
         if path.is_file() and path.is_relative_to(root.resolve()):
             return path
-    where = f" beneath {roots[0]}, where all files of the data must be" if roots else ""
-    raise ValueError(f"{str(name)[:200]!r} is no regular file{where}")
+    where = f" beneath {roots[0]}, where all files of the data must lie" if roots else ""
+    raise ValueError(f"{str(name)[:200]!r} is not a regular file{where}")
 
 
 def decode_image(content: bytes, size: int, channels: int) -> PixelArray:

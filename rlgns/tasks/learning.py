@@ -82,7 +82,7 @@ class Learner:
         self.schedule: LearningRateSchedule = make_schedule(config)
         self.num_groups, self.unmeasured_reason = choose_num_groups(config, self.model, ranks)
         if not config.measure:
-            self.unmeasured_reason = "it was not asked for"
+            self.unmeasured_reason = "measure is off"
 
     @property
     def examples_per_update(self) -> int:

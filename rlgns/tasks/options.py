@@ -86,7 +86,7 @@ def validate(task: str, config: SupervisedConfig) -> None:
     """
     check_options(config)
     if config.goal_measure == "error" and task in ("autoencoder", "vae"):
-        raise ValueError(f"goal_measure error is of classes, which {task} has none of; use --goal-measure loss")
+        raise ValueError(f"goal_measure error needs classes, but {task} has none; use --goal-measure loss")
     check_effect(config, DEFAULTS[task], {"task": task})
     size = config.micro_batch_size
     if size is not None and (size > config.batch_size or config.batch_size % size):
@@ -96,7 +96,9 @@ def validate(task: str, config: SupervisedConfig) -> None:
         )
     if list(config.decay_epochs) != sorted(set(config.decay_epochs)):
         epochs = " ".join(f"{epoch:g}" for epoch in config.decay_epochs)
-        raise ValueError(f"decay_epochs {epochs} do not rise; give them in order, as in --decay-epochs 30 60 80")
+        raise ValueError(
+            f"decay_epochs {epochs} do not increase; give them in increasing order, as in --decay-epochs 30 60 80"
+        )
     if not config.effective_learning_rate > 0:
         raise ValueError(
             f"learning_rate {config.learning_rate:g} is zero after scaling to batch_size {config.batch_size}; use a "

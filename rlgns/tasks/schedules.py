@@ -44,7 +44,8 @@ class WarmupStepDecay:
     def at(self, epoch: float) -> float:
         """The learning rate of the update that begins after `epoch` passes over the training examples.
 
-        >>> [WarmupStepDecay(3.2, 0.1, "gradual", 5.0).at(epoch) for epoch in (0, 2.5, 5)]
+        >>> schedule = WarmupStepDecay(3.2, 0.1, "gradual", warmup_epochs=5.0)
+        >>> [round(schedule.at(epoch), 6) for epoch in (0, 2.5, 5)]
         [0.1, 1.65, 3.2]
         """
         num_decays = sum(epoch >= decay_epoch for decay_epoch in self.decay_epochs)

@@ -72,7 +72,8 @@ class Table:
         name = self.find_column(names)
         if name is None:
             columns = ", ".join(self.rows.column_names)
-            raise ValueError(f"no data: its columns are {columns}; {' or '.join(names)} is not there ({self.source})")
+            wanted = " or ".join(names)
+            raise ValueError(f"no data: a column named {wanted} is missing; the columns are {columns} ({self.source})")
         return name
 
     def describe_row(self, row: int) -> str:
@@ -122,7 +123,7 @@ def held_out_tables(loaders: SplitLoaders) -> Iterator[Table]:
 
 def _local_splits(data_dir: Path, config: str | None) -> SplitLoaders:
     if not data_dir.is_dir():
-        raise ValueError(f"no data: --data-dir {data_dir} is no directory; name one with parquet files or images")
+        raise ValueError(f"no data: --data-dir {data_dir} is not a directory; name one with parquet files or images")
     folder = data_dir
     if config and Path(config).name == config and (data_dir / config).is_dir():
         folder = data_dir / config
@@ -239,7 +240,9 @@ def _read_image_folder(folder: Path, classes: Sequence[str], data_dir: Path) -> 
 
 def _hub_splits(dataset: str, config: str | None) -> SplitLoaders:
     if not re.fullmatch(HUB_NAME, dataset):
-        raise ValueError(f"no data: {dataset!r} is no name of the Hugging Face hub; give --dataset OWNER/NAME")
+        raise ValueError(
+            f"no data: {dataset!r} is not the name of a dataset on the Hugging Face hub; give --dataset OWNER/NAME"
+        )
     if not is_reachable(os.environ.get("HF_ENDPOINT", HUB), getproxies()):
         os.environ["HF_HUB_OFFLINE"] = "1"  # the library reads its cache without waiting for the network
     datasets = import_datasets()

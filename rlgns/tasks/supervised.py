@@ -59,7 +59,9 @@ def run(task: str, config: SupervisedConfig) -> int:
 def _make_training(task: str, config: SupervisedConfig, device: torch.device, ranks: Ranks) -> SupervisedTraining:
     data = TASKS[task].load(config)
     if config.goals and config.goal_on == "test" and data.test is None:
-        raise ValueError(f"goal_on test needs test examples, which {config.data_dir or config.dataset} has not")
+        raise ValueError(
+            f"goal_on test needs test examples, but {config.data_dir or config.dataset} has none; use --goal-on train"
+        )
     _check_batch_size(config, len(data.train))
     return SupervisedTraining(task, Learner(TASKS[task], config, data, device, ranks, [config.seed]))
 

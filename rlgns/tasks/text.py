@@ -62,7 +62,7 @@ def _documents(table: Table) -> list[str]:
     texts = list(table.rows[table.require_column(TEXT_COLUMNS)])
     for row, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
-            raise ValueError(f"no data: {table.describe_row(row)}: the text is {str(text)[:40]!r}, no text")
+            raise ValueError(f"no data: {table.describe_row(row)}: the value is {str(text)[:40]!r}, which is not text")
     return [text for text in texts if text and text.strip()]
 
 
