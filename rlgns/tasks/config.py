@@ -77,7 +77,7 @@ class SupervisedConfig:
     max_steps: PositiveInt | None = None
     """Updates after which the run ends, if that is sooner than max_epochs [no limit]."""
     evaluation_examples: PositiveInt = 1000
-    """Number of training examples, and at most of test examples, for evaluations; always the same ones."""
+    """Training examples, and at most as many test examples, to evaluate loss and error on; always the same."""
     evaluation_growth: Annotated[float, Interval(gt=0, le=1000)] = 0.05
     """Updates between evaluations, as a share of those made; at least evaluation_examples/(2 · batch_size)."""
     seed: Seed = 0
@@ -91,7 +91,7 @@ class SupervisedConfig:
 
     # Optimisation
     optimizer: OptimizerName = "sgd"
-    """Optimiser: sgd, momentum, nesterov, rmsprop, adam, adamw, lars (1708.03888) or lamb (1904.00962)."""
+    """Optimiser: sgd, momentum, nesterov, rmsprop, adam, adamw, lars (arXiv:1708.03888) or lamb (arXiv:1904.00962)."""
     learning_rate: PositiveFloat = 0.1
     """Learning rate at the reference batch size; at every batch size if no rule scales it."""
     lr_batch_scale: FloatOrZero = 0.0
@@ -115,7 +115,7 @@ class SupervisedConfig:
     momentum_form: Annotated[Literal["plain", "absorbed"], OnlyWith("optimizer", "momentum")] = "plain"
     """plain: v ← mv + g with steps ηv; absorbed: v ← mv + ηg with steps v, which keeps earlier rates in v."""
     momentum_correction: Annotated[bool, OnlyWith("momentum_form", "absorbed")] = True
-    """Absorbed form: multiply v by η_new/η_old when the rate changes, as the plain form does [Goyal et al. 2017]."""
+    """absorbed: multiply v by η_new/η_old when the rate changes, which equals plain [Goyal et al. 2017]."""
     adam_beta1: Annotated[ShareBelowOne, OnlyWith("optimizer", "adam", "adamw", "lamb")] = 0.9
     """β₁ of adam, adamw and lamb."""
     adam_beta2: Annotated[ShareBelowOne, OnlyWith("optimizer", "rmsprop", "adam", "adamw", "lamb")] = 0.999
@@ -149,7 +149,7 @@ class SupervisedConfig:
     sequence_length: Annotated[int, Interval(ge=1, le=2**16), WITH_TEXT] = 20
     """billion_word: tokens per sequence; sequences are drawn independently."""
     swap_workers: Annotated[int, Interval(ge=0, le=10_000)] = 0
-    """SWAP (2001.02312): number of small-batch workers after the goals, whose weights are averaged; 0: no SWAP."""
+    """SWAP (arXiv:2001.02312): small-batch workers after the goals, whose weights are averaged; 0: no SWAP."""
     swap_batch_size: BatchSize = 64
     """SWAP: batch size of the workers."""
     swap_epochs: PositiveFloat = 1.0
