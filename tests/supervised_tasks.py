@@ -40,5 +40,5 @@ def small(task, **changes):
     return replace(base, **{**text, **changes})
 
 
-def learner(task, data=None, ranks=ALONE, **changes):
+def make_learner(task, data=None, ranks=ALONE, **changes):
     return Learner(TASKS[task], small(task, **changes), data or random_data(task), CPU, ranks, [0])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import flat, group_gradients
-from supervised_tasks import CPU, learner, random_data, small
+from supervised_tasks import CPU, make_learner, random_data, small
 from support.tolerances import (
     MIXED_SIGNS,
     assert_equal_to_rounding,
@@ -41,34 +41,34 @@ def num_layers(model):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_gradient_is_that_of_the_whole_batch_and_its_moments_those_of_the_groups(task):
-    one = learner(task, batch_size=16, optimizer="sgd", max_grad_norm=None, weight_decay=0.0)
-    before = [p.detach().clone() for p in one.model.parameters()]
-    inputs, targets, noise = one._next_batch()
-    one.model.train()
+    learner = make_learner(task, batch_size=16, optimizer="sgd", max_grad_norm=None, weight_decay=0.0)
+    before = [p.detach().clone() for p in learner.model.parameters()]
+    inputs, targets, noise = learner._next_batch()
+    learner.model.train()
 
     def terms(index):
-        return {"loss": TASKS[task].loss(one.model, inputs[index], targets[index], noise[index])[0]}
+        return {"loss": TASKS[task].loss(learner.model, inputs[index], targets[index], noise[index])[0]}
 
-    groups = np.arange(16).reshape(one.num_groups, -1)
-    slow = flat(group_gradients(one.model, terms, groups)["loss"])  # one forward and backward pass per group
-    update = one.update()
-    expected = moments_from_groups(slow, group_size=16 // one.num_groups * one.unit_size)
+    groups = np.arange(16).reshape(learner.num_groups, -1)
+    slow = flat(group_gradients(learner.model, terms, groups)["loss"])  # one forward and backward pass per group
+    update = learner.update()
+    expected = moments_from_groups(slow, group_size=16 // learner.num_groups * learner.unit_size)
     assert_same_moments(update.moments, expected, factor=MIXED_SIGNS)
     by_hand = torch.cat([p.flatten() for p in before]).double() - 0.01 * torch.as_tensor(slow.mean(0))
-    after = torch.cat([p.detach().flatten() for p in one.model.parameters()])
+    after = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
     assert_same_training([after], [by_hand.float()], [torch.cat([p.flatten() for p in before])], updates=1)
 
 
 def test_groups_of_one_example_have_the_gradients_of_the_examples():
-    one = learner("mnist", batch_size=8, num_groups=8)
-    inputs, targets, noise = one._next_batch()
+    learner = make_learner("mnist", batch_size=8, num_groups=8)
+    inputs, targets, noise = learner._next_batch()
     single = []
     for i in range(8):
-        loss, _ = TASKS["mnist"].loss(one.model, inputs[i : i + 1], targets[i : i + 1], noise[i : i + 1])
-        gradient = torch.autograd.grad(loss.sum(), list(one.model.parameters()))
+        loss, _ = TASKS["mnist"].loss(learner.model, inputs[i : i + 1], targets[i : i + 1], noise[i : i + 1])
+        gradient = torch.autograd.grad(loss.sum(), list(learner.model.parameters()))
         single.append(torch.cat([g.flatten() for g in gradient]).double().numpy())
     expected = moments_from_groups(np.array(single), 1)
-    moments = one.update().moments
+    moments = learner.update().moments
     assert_same_moments(moments, expected)
     # b = 1: the trace of the sample covariance
     assert moments.trace_covariance == rounded(np.var(single, axis=0, ddof=1).sum(), factor=2)
@@ -77,7 +77,7 @@ def test_groups_of_one_example_have_the_gradients_of_the_examples():
 @pytest.mark.parametrize("task", ["mnist", "cifar10", "billion_word", "vae"])
 def test_gradients_accumulated_over_micro_batches_are_those_of_the_whole_batch(task):
     data = random_data(task)
-    large, parts = learner(task, data), learner(task, data, micro_batch_size=2)
+    large, parts = make_learner(task, data), make_learner(task, data, micro_batch_size=2)
     start = [p.detach().clone() for p in large.model.parameters()]
     for number in range(3):
         at_once, accumulated = large.update(), parts.update()
@@ -90,27 +90,27 @@ def test_gradients_accumulated_over_micro_batches_are_those_of_the_whole_batch(t
 @pytest.mark.parametrize("task", TASKS)
 def test_measuring_changes_no_bit_of_training(task):
     data = random_data(task)
-    measured, plain = learner(task, data), learner(task, data, measure=False)
+    measured, plain = make_learner(task, data), make_learner(task, data, measure=False)
     for _ in range(3):
         measured.update()
         plain.update()
-    for one, other in zip(measured.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, expected in zip(measured.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_same_seed_gives_bitwise_the_same_training(task):
     data = random_data(task)
-    runs = [learner(task, data) for _ in range(2)]
+    runs = [make_learner(task, data) for _ in range(2)]
     updates = [[run.update() for _ in range(3)] for run in runs]
     assert updates[0] == updates[1]
-    for one, other in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        assert torch.equal(first, second)
 
 
 def test_the_gradient_in_bfloat16_is_close_to_that_in_float32():
     data = random_data("cifar10")
-    exact, rough = learner("cifar10", data), learner("cifar10", data, precision="bfloat16")
+    exact, rough = make_learner("cifar10", data), make_learner("cifar10", data, precision="bfloat16")
     float32, bfloat16 = exact.update(), rough.update()
     assert bfloat16.loss == pytest.approx(float32.loss, rel=0.02)
     assert bfloat16.moments.large_sq_norm == pytest.approx(float32.moments.large_sq_norm, rel=0.1)
@@ -161,32 +161,32 @@ def test_impossible_groups_are_refused(task, changes, message):
 
 def test_swap_gives_the_mean_weights_of_its_workers_with_recomputed_batch_statistics():
     data = random_data("cifar10")
-    one = learner("cifar10", data, swap_workers=3, swap_batch_size=8, swap_epochs=0.5, swap_learning_rate=0.01)
+    learner = make_learner("cifar10", data, swap_workers=3, swap_batch_size=8, swap_epochs=0.5, swap_learning_rate=0.01)
     for _ in range(2):
-        one.update()
-    workers = [make_worker(one, number) for number in range(3)]
+        learner.update()
+    workers = [make_worker(learner, number) for number in range(3)]
     for worker in workers:
         while worker.epoch < 0.5:
             worker.update()
-    record = swap(one)
-    for mean, *each in zip(one.model.parameters(), *(w.model.parameters() for w in workers), strict=True):
+    record = swap(learner)
+    for mean, *each in zip(learner.model.parameters(), *(w.model.parameters() for w in workers), strict=True):
         assert_equal_to_rounding(mean, torch.stack(each).mean(0))
     # the first batch normalisation sees the convolved images, whatever the weights after it
-    convolution, normalisation = one.model[1], one.model[2]
+    convolution, normalisation = learner.model[1], learner.model[2]
     with torch.no_grad():
-        x = convolution(one.model[0](data.train.inputs))
+        x = convolution(learner.model[0](data.train.inputs))
     mean, variance = (
         normalisation.statistics()
     )  # exponential means over batches, and so only close to those of all images
     assert (mean - x.mean((0, 2, 3))).abs().max() < 0.05 * x.std((0, 2, 3)).min()
     torch.testing.assert_close(variance, x.var((0, 2, 3)), rtol=0.05, atol=0.0)
     assert record["swap/worker_train_loss"] == rounded(np.mean([worker.evaluate(data.train)[0] for worker in workers]))
-    assert record["swap/train_loss"] == rounded(one.evaluate(data.train)[0])
+    assert record["swap/train_loss"] == rounded(learner.evaluate(data.train)[0])
 
 
 def test_workers_draw_their_examples_independently_and_their_learning_rate_falls_to_zero():
-    one = learner("digits", load_digits(), swap_workers=2, swap_batch_size=8, swap_epochs=0.1)
-    workers = [make_worker(one, number) for number in range(2)]
+    learner = make_learner("digits", load_digits(), swap_workers=2, swap_batch_size=8, swap_epochs=0.1)
+    workers = [make_worker(learner, number) for number in range(2)]
     assert workers[0].order.indices(0, 8).tolist() != workers[1].order.indices(0, 8).tolist()
     rates = []
     while workers[0].epoch < 0.1:
@@ -205,17 +205,17 @@ def trained_by(ranks):
     """Parameters, losses and moments of three updates, by task."""
     results = {}
     for task in TRAINED_BY_TWO:
-        one = learner(task, ranks=ranks)
-        one.ranks.broadcast(one.model.parameters())
-        start = torch.cat([p.detach().flatten() for p in one.model.parameters()])
-        updates = [one.update() for _ in range(3)]
+        learner = make_learner(task, ranks=ranks)
+        learner.ranks.broadcast(learner.model.parameters())
+        start = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+        updates = [learner.update() for _ in range(3)]
         results[task] = {
             "start": start,
-            "layers": num_layers(one.model),
-            "parameters": torch.cat([p.detach().flatten() for p in one.model.parameters()]),
+            "layers": num_layers(learner.model),
+            "parameters": torch.cat([p.detach().flatten() for p in learner.model.parameters()]),
             "losses": [update.loss for update in updates],
             "moments": [asdict(update.moments) for update in updates],
-            "evaluation": one.evaluate(one.data.train)[0],
+            "evaluation": learner.evaluate(learner.data.train)[0],
         }
     return results
 
@@ -230,20 +230,20 @@ def test_two_ranks_train_as_one_with_the_same_batch(tmp_path):
     assert [end(rank) for rank in ranks] == [(0, ""), (0, "")]
     alone = trained_by(ALONE)
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
+        results = torch.load(tmp_path / f"{rank}.pt")
         for task in TRAINED_BY_TWO:
-            one, other = alone[task], found[task]
+            expected, actual = alone[task], results[task]
+            depth = expected["layers"]
             assert_same_training(
-                [other["parameters"]], [one["parameters"]], [one["start"]], updates=3, layers=one["layers"]
+                [actual["parameters"]], [expected["parameters"]], [expected["start"]], updates=3, layers=depth
             )
-            assert other["losses"] == rounded(one["losses"], updates=3, factor=one["layers"]), task
-            for fields, expected in zip(other["moments"], one["moments"], strict=True):
-                assert_same_moments(
-                    GradientMoments(**fields), GradientMoments(**expected), updates=3, factor=MIXED_SIGNS
-                )
+            assert actual["losses"] == rounded(expected["losses"], updates=3, factor=depth), task
+            for moments, wanted in zip(actual["moments"], expected["moments"], strict=True):
+                pair = GradientMoments(**moments), GradientMoments(**wanted)
+                assert_same_moments(*pair, updates=3, factor=MIXED_SIGNS)
             # the running statistics of a rank, used in evaluation, are of the examples that it normalised itself
-            close = 0.02 if task == "cifar10" else one["layers"] * rounding(torch.float32, 3)
-            assert other["evaluation"] == pytest.approx(one["evaluation"], rel=close), task
+            tolerance = 0.02 if task == "cifar10" else depth * rounding(torch.float32, 3)
+            assert actual["evaluation"] == pytest.approx(expected["evaluation"], rel=tolerance), task
 
 
 # --- a known noise scale
@@ -282,10 +282,10 @@ def test_the_interval_covers_the_known_noise_scale_of_a_linear_regression(batch_
     covered, points = 0, []
     repetitions, updates = 400, 1024 // batch_size
     for seed in range(repetitions):
-        one = Learner(REGRESSION, config, data, CPU, ALONE, [seed])
-        moments = [one.update().moments for _ in range(updates)]
-        found = noise_scale(moments, method="rollouts")
-        covered += found.low <= exact <= found.high
+        learner = Learner(REGRESSION, config, data, CPU, ALONE, [seed])
+        moments = [learner.update().moments for _ in range(updates)]
+        estimate = noise_scale(moments, method="rollouts")
+        covered += estimate.low <= exact <= estimate.high
         points.append((sum(m.trace_covariance for m in moments), sum(m.sq_norm for m in moments)))
     # examples are drawn without replacement, 1,024 of 4,000: the interval is a little wide, not narrow
     assert 0.92 <= covered / repetitions <= 0.995
@@ -302,8 +302,8 @@ def test_warmup_begins_at_the_reference_rate_and_ends_at_the_scaled_rate():
         "digits", batch_size=512, learning_rate=0.01, lr_scaling="linear", reference_batch_size=64, warmup="gradual",
         warmup_epochs=2.0,
     )  # fmt: skip
-    one = Learner(TASKS["digits"], config, data, CPU, ALONE, [0])
-    rates = [one.update().learning_rate for _ in range(7)]
+    learner = Learner(TASKS["digits"], config, data, CPU, ALONE, [0])
+    rates = [learner.update().learning_rate for _ in range(7)]
     # an update is 512/1438 of an epoch; from 0.01 to 0.08 in two epochs
     expected = [0.01 + 0.07 * i * 512 / 1438 / 2 for i in range(6)] + [0.08]
     assert rates == pytest.approx(expected)
