@@ -1,4 +1,4 @@
-"""A whole task in under 60 lines: logistic regression by gradient descent, led by the lifecycle of all runs."""
+"""A complete task in under 60 lines: logistic regression by gradient descent in the lifecycle of all runs."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ class LogisticRegression(Task):
     def __init__(self, seed: int, max_steps: int, step_seconds: float = 0.0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.inputs = torch.randn(256, 4, generator=generator)
-        self.answers = (self.inputs.sum(1) + torch.randn(256, generator=generator) > 0).float()
+        self.targets = (self.inputs.sum(1) + torch.randn(256, generator=generator) > 0).float()
         self.weights, self.max_steps, self.step_seconds = torch.zeros(4), max_steps, step_seconds
 
     @property
@@ -38,10 +38,10 @@ class LogisticRegression(Task):
 
     def step(self) -> Record:
         time.sleep(self.step_seconds)
-        errors = torch.sigmoid(self.inputs @ self.weights) - self.answers
-        self.weights = self.weights - self.inputs.T @ errors / len(errors)
+        residuals = torch.sigmoid(self.inputs @ self.weights) - self.targets
+        self.weights = self.weights - self.inputs.T @ residuals / len(residuals)
         self.steps += 1
-        loss = binary_cross_entropy_with_logits(self.inputs @ self.weights, self.answers)
+        loss = binary_cross_entropy_with_logits(self.inputs @ self.weights, self.targets)
         return self.progress() | {"train/loss": float(loss)}
 
     def progress(self) -> Record:

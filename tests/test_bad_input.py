@@ -20,7 +20,7 @@ from rlgns.commands.cli import main
 from rlgns.runs.checkpoints import load_checkpoint, save_checkpoint
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.tasks.config import DEFAULTS, SupervisedConfig
-from rlgns.tasks.config import parse as parse_supervised
+from rlgns.tasks.options import parse as parse_supervised
 from rlgns.tasks.quadratic import QuadraticConfig
 
 ODD_TEXTS = st.sampled_from([

@@ -37,7 +37,6 @@ ROOMS = {
             "numpy",
             "pyarrow",
             "pytorch_optimizer",
-            "scipy",
             "sklearn",
         }
         | {"tokenizers", "torch"},

@@ -1,4 +1,4 @@
-"""Learning in supervised tasks: gradients, groups, ranks, SWAP, and a noise scale that is known."""
+"""Learning in supervised tasks: gradients, groups, SWAP, ranks, a known noise scale, and learning rates."""
 
 import itertools
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import flat, group_gradients
-from supervised_tasks import CPU, learner, random_data, small
+from supervised_tasks import CPU, make_learner, random_data, small
 from support.tolerances import (
     MIXED_SIGNS,
     assert_equal_to_rounding,
@@ -24,11 +24,12 @@ from torch import nn
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
 from rlgns.runs.ranks import ALONE, Ranks
-from rlgns.tasks.catalogue import TASKS, Task
+from rlgns.tasks.catalogue import TASKS, SupervisedTask
 from rlgns.tasks.config import DEFAULTS
-from rlgns.tasks.data import Data, InMemory, load_digits
-from rlgns.tasks.learning import Learner, groups_of
-from rlgns.tasks.swap import _worker, swap
+from rlgns.tasks.data import InMemoryExamples, TaskData, load_digits
+from rlgns.tasks.groups import choose_num_groups
+from rlgns.tasks.learning import Learner
+from rlgns.tasks.swap import make_worker, swap
 
 
 def num_layers(model):
@@ -39,49 +40,49 @@ def num_layers(model):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_trained_gradient_is_that_of_the_whole_batch_and_its_moments_those_of_the_groups(task):
-    one = learner(task, batch_size=16, optimizer="sgd", max_grad_norm=None, weight_decay=0.0)
-    before = [p.detach().clone() for p in one.model.parameters()]
-    inputs, targets, noise = one._batch()
-    one.model.train()
+def test_the_gradient_is_that_of_the_whole_batch_and_its_moments_those_of_the_groups(task):
+    learner = make_learner(task, batch_size=16, optimizer="sgd", max_grad_norm=None, weight_decay=0.0)
+    before = [p.detach().clone() for p in learner.model.parameters()]
+    inputs, targets, noise = learner._next_batch()
+    learner.model.train()
 
     def terms(index):
-        return {"loss": TASKS[task].loss(one.model, inputs[index], targets[index], noise[index])[0]}
+        return {"loss": TASKS[task].loss(learner.model, inputs[index], targets[index], noise[index])[0]}
 
-    groups = np.arange(16).reshape(one.num_groups, -1)
-    slow = flat(group_gradients(one.model, terms, groups)["loss"])  # one forward and backward for each group
-    learnt = one.update()
-    expected = moments_from_groups(slow, group_size=16 // one.num_groups * one.unit_size)
-    assert_same_moments(learnt.moments, expected, factor=MIXED_SIGNS)
+    groups = np.arange(16).reshape(learner.num_groups, -1)
+    slow = flat(group_gradients(learner.model, terms, groups)["loss"])  # one forward and backward pass per group
+    update = learner.update()
+    expected = moments_from_groups(slow, group_size=16 // learner.num_groups * learner.unit_size)
+    assert_same_moments(update.moments, expected, factor=MIXED_SIGNS)
     by_hand = torch.cat([p.flatten() for p in before]).double() - 0.01 * torch.as_tensor(slow.mean(0))
-    after = torch.cat([p.detach().flatten() for p in one.model.parameters()])
+    after = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
     assert_same_training([after], [by_hand.float()], [torch.cat([p.flatten() for p in before])], updates=1)
 
 
-def test_one_example_a_group_is_the_gradient_of_each_example():
-    one = learner("mnist", batch_size=8, num_groups=8)
-    inputs, targets, noise = one._batch()
+def test_groups_of_one_example_have_the_gradients_of_the_examples():
+    learner = make_learner("mnist", batch_size=8, num_groups=8)
+    inputs, targets, noise = learner._next_batch()
     single = []
     for i in range(8):
-        loss, _ = TASKS["mnist"].loss(one.model, inputs[i : i + 1], targets[i : i + 1], noise[i : i + 1])
-        gradient = torch.autograd.grad(loss.sum(), list(one.model.parameters()))
+        loss, _ = TASKS["mnist"].loss(learner.model, inputs[i : i + 1], targets[i : i + 1], noise[i : i + 1])
+        gradient = torch.autograd.grad(loss.sum(), list(learner.model.parameters()))
         single.append(torch.cat([g.flatten() for g in gradient]).double().numpy())
     expected = moments_from_groups(np.array(single), 1)
-    found = one.update().moments
-    assert_same_moments(found, expected)
+    moments = learner.update().moments
+    assert_same_moments(moments, expected)
     # b = 1: the trace of the sample covariance
-    assert found.trace_covariance == rounded(np.var(single, axis=0, ddof=1).sum(), factor=2)
+    assert moments.trace_covariance == rounded(np.var(single, axis=0, ddof=1).sum(), factor=2)
 
 
 @pytest.mark.parametrize("task", ["mnist", "cifar10", "billion_word", "vae"])
-def test_gradients_that_add_up_over_micro_batches_are_those_of_the_large_batch(task):
+def test_gradients_accumulated_over_micro_batches_are_those_of_the_whole_batch(task):
     data = random_data(task)
-    large, parts = learner(task, data), learner(task, data, micro_batch_size=2)
+    large, parts = make_learner(task, data), make_learner(task, data, micro_batch_size=2)
     start = [p.detach().clone() for p in large.model.parameters()]
-    for update in range(3):
-        at_once, added_up = large.update(), parts.update()
-        assert added_up.loss == rounded(at_once.loss, updates=update)
-        assert_same_moments(added_up.moments, at_once.moments, updates=update, factor=MIXED_SIGNS)
+    for number in range(3):
+        at_once, accumulated = large.update(), parts.update()
+        assert accumulated.loss == rounded(at_once.loss, updates=number)
+        assert_same_moments(accumulated.moments, at_once.moments, updates=number, factor=MIXED_SIGNS)
     parameters = (list(each.model.parameters()) for each in (parts, large))
     assert_same_training(*parameters, start, updates=3, layers=num_layers(large.model))
 
@@ -89,37 +90,37 @@ def test_gradients_that_add_up_over_micro_batches_are_those_of_the_large_batch(t
 @pytest.mark.parametrize("task", TASKS)
 def test_measuring_changes_no_bit_of_training(task):
     data = random_data(task)
-    measured, plain = learner(task, data), learner(task, data, measure=False)
+    measured, plain = make_learner(task, data), make_learner(task, data, measure=False)
     for _ in range(3):
         measured.update()
         plain.update()
-    for one, other in zip(measured.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, expected in zip(measured.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_same_seed_is_the_same_training_bit_by_bit(task):
+def test_the_same_seed_gives_bitwise_the_same_training(task):
     data = random_data(task)
-    runs = [learner(task, data) for _ in range(2)]
-    told = [[one.update() for _ in range(3)] for one in runs]
-    assert told[0] == told[1]
-    for one, other in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    runs = [make_learner(task, data) for _ in range(2)]
+    updates = [[run.update() for _ in range(3)] for run in runs]
+    assert updates[0] == updates[1]
+    for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        assert torch.equal(first, second)
 
 
-def test_bfloat16_learns_from_nearly_the_same_gradient():
+def test_the_gradient_in_bfloat16_is_close_to_that_in_float32():
     data = random_data("cifar10")
-    exact, rough = learner("cifar10", data), learner("cifar10", data, precision="bfloat16")
-    one, other = exact.update(), rough.update()
-    assert other.loss == pytest.approx(one.loss, rel=0.02)
-    assert other.moments.large_sq_norm == pytest.approx(one.moments.large_sq_norm, rel=0.1)
+    exact, rough = make_learner("cifar10", data), make_learner("cifar10", data, precision="bfloat16")
+    float32, bfloat16 = exact.update(), rough.update()
+    assert bfloat16.loss == pytest.approx(float32.loss, rel=0.02)
+    assert bfloat16.moments.large_sq_norm == pytest.approx(float32.moments.large_sq_norm, rel=0.1)
 
 
 # --- groups
 
 
 @pytest.mark.parametrize(
-    ("task", "changes", "groups", "why"),
+    ("task", "changes", "num_groups", "reason"),
     [
         ("mnist", {"batch_size": 64}, 8, ""),
         ("mnist", {"batch_size": 6}, 6, ""),
@@ -133,57 +134,59 @@ def test_bfloat16_learns_from_nearly_the_same_gradient():
         ("cifar10", {"batch_size": 64, "bn_batch_size": 0}, 1, "stretches of 64"),
     ],
 )  # fmt: skip
-def test_groups_are_whole_stretches_of_what_is_normalised_together(task, changes, groups, why):
+def test_groups_consist_of_whole_stretches_of_examples_that_are_normalised_together(task, changes, num_groups, reason):
     config = small(task, **changes)
-    found, said = groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
-    assert found == groups
-    assert why in said
-    assert bool(said) == bool(why)
+    chosen, unmeasured_reason = choose_num_groups(config, TASKS[task].network(config, random_data(task)), ALONE)
+    assert chosen == num_groups
+    assert reason in unmeasured_reason
+    assert bool(unmeasured_reason) == bool(reason)
 
 
 @pytest.mark.parametrize(
-    ("task", "changes", "words"),
+    ("task", "changes", "message"),
     [
         ("cifar10", {"batch_size": 48, "bn_batch_size": 32}, "use --batch-size 32 or another --bn-batch-size"),
         ("mnist", {"batch_size": 64, "num_groups": 7}, "num_groups 7 does not divide 64"),
         ("cifar10", {"batch_size": 64, "bn_batch_size": 8, "micro_batch_size": 4}, "cut through stretches of 8"),
     ],
 )
-def test_groups_that_cannot_be_are_refused(task, changes, words):
+def test_impossible_groups_are_refused(task, changes, message):
     config = small(task, **changes)
-    with pytest.raises(ValueError, match=words):
-        groups_of(config, TASKS[task].network(config, random_data(task)), ALONE)
+    with pytest.raises(ValueError, match=message):
+        choose_num_groups(config, TASKS[task].network(config, random_data(task)), ALONE)
 
 
 # --- SWAP
 
 
-def test_swap_ends_in_the_mean_of_its_workers_normalised_anew():
+def test_swap_gives_the_mean_weights_of_its_workers_with_recomputed_batch_statistics():
     data = random_data("cifar10")
-    one = learner("cifar10", data, swap_workers=3, swap_batch_size=8, swap_epochs=0.5, swap_learning_rate=0.01)
+    learner = make_learner("cifar10", data, swap_workers=3, swap_batch_size=8, swap_epochs=0.5, swap_learning_rate=0.01)
     for _ in range(2):
-        one.update()
-    workers = [_worker(one, number) for number in range(3)]
+        learner.update()
+    workers = [make_worker(learner, number) for number in range(3)]
     for worker in workers:
         while worker.epoch < 0.5:
             worker.update()
-    found = swap(one)
-    for mean, *each in zip(one.model.parameters(), *(w.model.parameters() for w in workers), strict=True):
+    record = swap(learner)
+    for mean, *each in zip(learner.model.parameters(), *(w.model.parameters() for w in workers), strict=True):
         assert_equal_to_rounding(mean, torch.stack(each).mean(0))
-    # the first layer sees the images themselves, whatever the weights behind it
-    convolution, normalisation = one.model[1], one.model[2]
+    # the first batch normalisation sees the convolved images, whatever the weights after it
+    convolution, normalisation = learner.model[1], learner.model[2]
     with torch.no_grad():
-        x = convolution(one.model[0](data.train.inputs))
-    mean, variance = normalisation.statistics()  # of images moved at random, and so not quite those of the images
+        x = convolution(learner.model[0](data.train.inputs))
+    mean, variance = (
+        normalisation.statistics()
+    )  # exponential means over batches, and so only close to those of all images
     assert (mean - x.mean((0, 2, 3))).abs().max() < 0.05 * x.std((0, 2, 3)).min()
     torch.testing.assert_close(variance, x.var((0, 2, 3)), rtol=0.05, atol=0.0)
-    assert found["swap/worker_train_loss"] == rounded(np.mean([worker.evaluate(data.train)[0] for worker in workers]))
-    assert found["swap/train_loss"] == rounded(one.evaluate(data.train)[0])
+    assert record["swap/worker_train_loss"] == rounded(np.mean([worker.evaluate(data.train)[0] for worker in workers]))
+    assert record["swap/train_loss"] == rounded(learner.evaluate(data.train)[0])
 
 
-def test_the_workers_draw_their_examples_apart_and_end_at_rate_nought():
-    one = learner("digits", load_digits(), swap_workers=2, swap_batch_size=8, swap_epochs=0.1)
-    workers = [_worker(one, number) for number in range(2)]
+def test_workers_draw_their_examples_independently_and_their_learning_rate_falls_to_zero():
+    learner = make_learner("digits", load_digits(), swap_workers=2, swap_batch_size=8, swap_epochs=0.1)
+    workers = [make_worker(learner, number) for number in range(2)]
     assert workers[0].order.indices(0, 8).tolist() != workers[1].order.indices(0, 8).tolist()
     rates = []
     while workers[0].epoch < 0.1:
@@ -199,22 +202,22 @@ TRAINED_BY_TWO = ("digits", "cifar10", "billion_word", "vae")
 
 
 def trained_by(ranks):
-    """Parameters, losses and moments after three updates, of all tasks that two ranks are to train as one does."""
-    found = {}
+    """Parameters, losses and moments of three updates, by task."""
+    results = {}
     for task in TRAINED_BY_TWO:
-        one = learner(task, ranks=ranks)
-        one.ranks.broadcast(one.model.parameters())
-        start = torch.cat([p.detach().flatten() for p in one.model.parameters()])
-        told = [one.update() for _ in range(3)]
-        found[task] = {
+        learner = make_learner(task, ranks=ranks)
+        learner.ranks.broadcast(learner.model.parameters())
+        start = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+        updates = [learner.update() for _ in range(3)]
+        results[task] = {
             "start": start,
-            "layers": num_layers(one.model),
-            "parameters": torch.cat([p.detach().flatten() for p in one.model.parameters()]),
-            "losses": [learnt.loss for learnt in told],
-            "moments": [asdict(learnt.moments) for learnt in told],
-            "evaluation": one.evaluate(one.data.train)[0],
+            "layers": num_layers(learner.model),
+            "parameters": torch.cat([p.detach().flatten() for p in learner.model.parameters()]),
+            "losses": [update.loss for update in updates],
+            "moments": [asdict(update.moments) for update in updates],
+            "evaluation": learner.evaluate(learner.data.train)[0],
         }
-    return found
+    return results
 
 
 def test_two_ranks_train_as_one_with_the_same_batch(tmp_path):
@@ -227,32 +230,34 @@ def test_two_ranks_train_as_one_with_the_same_batch(tmp_path):
     assert [end(rank) for rank in ranks] == [(0, ""), (0, "")]
     alone = trained_by(ALONE)
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
+        results = torch.load(tmp_path / f"{rank}.pt")
         for task in TRAINED_BY_TWO:
-            one, other = alone[task], found[task]
+            expected, actual = alone[task], results[task]
+            depth = expected["layers"]
             assert_same_training(
-                [other["parameters"]], [one["parameters"]], [one["start"]], updates=3, layers=one["layers"]
+                [actual["parameters"]], [expected["parameters"]], [expected["start"]], updates=3, layers=depth
             )
-            assert other["losses"] == rounded(one["losses"], updates=3, factor=one["layers"]), task
-            for fields, its in zip(other["moments"], one["moments"], strict=True):
-                assert_same_moments(GradientMoments(**fields), GradientMoments(**its), updates=3, factor=MIXED_SIGNS)
-            # each rank's running means for evaluation are of what it has normalised itself
-            close = 0.02 if task == "cifar10" else one["layers"] * rounding(torch.float32, 3)
-            assert other["evaluation"] == pytest.approx(one["evaluation"], rel=close), task
+            assert actual["losses"] == rounded(expected["losses"], updates=3, factor=depth), task
+            for moments, wanted in zip(actual["moments"], expected["moments"], strict=True):
+                pair = GradientMoments(**moments), GradientMoments(**wanted)
+                assert_same_moments(*pair, updates=3, factor=MIXED_SIGNS)
+            # the running statistics of a rank, used in evaluation, are of the examples that it normalised itself
+            tolerance = 0.02 if task == "cifar10" else depth * rounding(torch.float32, 3)
+            assert actual["evaluation"] == pytest.approx(expected["evaluation"], rel=tolerance), task
 
 
-# --- a noise scale that is known
+# --- a known noise scale
 
 
 def linear_regression(D=4000, dimensions=20, noise=1.5, seed=0):
-    """Squared errors of a linear layer without bias at w = 0, and the noise scale there of the examples themselves."""
+    """Data of a linear layer without bias, and the exact noise scale of its squared errors at w = 0."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((D, dimensions)) * np.linspace(0.5, 2, dimensions)
     y = x @ np.full(dimensions, 0.3) + noise * rng.standard_normal(D)
     gradients = -x * y[:, None]  # of ½(wx − y)² at w = 0
     exact = gradients.var(axis=0).sum() / (gradients.mean(axis=0) ** 2).sum()
-    examples = InMemory(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32))
-    return Data(examples, None, 1, torch.empty(0), torch.empty(0)), exact
+    examples = InMemoryExamples(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32))
+    return TaskData(examples, None, 1, torch.empty(0), torch.empty(0)), exact
 
 
 def at_zero(config, data):
@@ -261,7 +266,7 @@ def at_zero(config, data):
     return layer
 
 
-REGRESSION = Task(
+REGRESSION = SupervisedTask(
     "examples",
     load=lambda config: linear_regression()[0],
     network=at_zero,
@@ -277,10 +282,10 @@ def test_the_interval_covers_the_known_noise_scale_of_a_linear_regression(batch_
     covered, points = 0, []
     repetitions, updates = 400, 1024 // batch_size
     for seed in range(repetitions):
-        one = Learner(REGRESSION, config, data, CPU, ALONE, [seed])
-        moments = [one.update().moments for _ in range(updates)]
-        found = noise_scale(moments, method="rollouts")
-        covered += found.low <= exact <= found.high
+        learner = Learner(REGRESSION, config, data, CPU, ALONE, [seed])
+        moments = [learner.update().moments for _ in range(updates)]
+        estimate = noise_scale(moments, method="rollouts")
+        covered += estimate.low <= exact <= estimate.high
         points.append((sum(m.trace_covariance for m in moments), sum(m.sq_norm for m in moments)))
     # examples are drawn without replacement, 1,024 of 4,000: the interval is a little wide, not narrow
     assert 0.92 <= covered / repetitions <= 0.995
@@ -288,23 +293,23 @@ def test_the_interval_covers_the_known_noise_scale_of_a_linear_regression(batch_
     assert sums[0] / sums[1] == pytest.approx(exact, rel=0.03)
 
 
-# --- rates
+# --- learning rates
 
 
-def test_warmup_begins_at_the_reference_rate_and_ends_at_the_scaled_one():
+def test_warmup_begins_at_the_reference_rate_and_ends_at_the_scaled_rate():
     data = load_digits()
     config = small(
         "digits", batch_size=512, learning_rate=0.01, lr_scaling="linear", reference_batch_size=64, warmup="gradual",
         warmup_epochs=2.0,
     )  # fmt: skip
-    one = Learner(TASKS["digits"], config, data, CPU, ALONE, [0])
-    rates = [one.update().learning_rate for _ in range(7)]
-    # 512/1438 of an epoch an update, from 0.01 to 0.08 in two epochs
+    learner = Learner(TASKS["digits"], config, data, CPU, ALONE, [0])
+    rates = [learner.update().learning_rate for _ in range(7)]
+    # an update is 512/1438 of an epoch; from 0.01 to 0.08 in two epochs
     expected = [0.01 + 0.07 * i * 512 / 1438 / 2 for i in range(6)] + [0.08]
     assert rates == pytest.approx(expected)
 
 
 if __name__ == "__main__":
-    us = Ranks.from_environment()
-    with us.joined(CPU):
-        torch.save(trained_by(us), Path(sys.argv[1]) / f"{us.rank}.pt")
+    ranks = Ranks.from_environment()
+    with ranks.joined(CPU):
+        torch.save(trained_by(ranks), Path(sys.argv[1]) / f"{ranks.rank}.pt")

@@ -1,4 +1,4 @@
-"""Each rule by hand, on two layers."""
+"""Each optimiser against steps computed by hand, on a network of two layers."""
 
 from dataclasses import replace
 
@@ -8,13 +8,13 @@ from support.tolerances import rounded
 from torch import nn
 
 from rlgns.tasks.config import DEFAULTS
-from rlgns.tasks.optimizers import AbsorbedMomentum, make_optimizer, set_rate
+from rlgns.tasks.optimizers import AbsorbedMomentum, make_optimizer, set_learning_rate
 
 BASE = replace(DEFAULTS["mnist"], momentum=0.9, learning_rate=0.1)
 
 
 def two_layers():
-    """Weights [[3, 4]] and [[1]], a bias of 2."""
+    """A network with weights [[3, 4]] and [[1]], and a bias of 2 in the first layer."""
     model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3.0, 4.0]]))
@@ -23,7 +23,7 @@ def two_layers():
     return model
 
 
-def give(model, *gradients):
+def set_gradients(model, *gradients):
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         parameter.grad = torch.tensor(gradient)
 
@@ -36,13 +36,13 @@ def stepped(config, rates=(0.1,), gradients=([[0.0, 1.0]], [0.5], [[2.0]])):
     model = two_layers()
     optimizer = make_optimizer(config, model)
     for rate in rates:
-        set_rate(optimizer, rate)
-        give(model, *gradients)
+        set_learning_rate(optimizer, rate)
+        set_gradients(model, *gradients)
         optimizer.step()
     return values(model)
 
 
-def test_sgd_decays_weights_and_neither_biases():
+def test_weight_decay_of_sgd_leaves_out_biases_unless_decay_all_is_set():
     # w − 0.1(g + 0.1w): 3 − 0.03, 4 − 0.1·1.4, bias 2 − 0.05, 1 − 0.1·2.1
     assert stepped(replace(BASE, weight_decay=0.1)) == rounded([2.97, 3.86, 1.95, 0.79])
     # and with --decay-all the bias too: 2 − 0.1·0.7
@@ -56,29 +56,29 @@ def test_momentum_by_hand():
 
 def test_nesterov_by_hand():
     # g + 0.9g, then g + 0.9·1.9g: together 4.61g
-    found = stepped(replace(BASE, optimizer="nesterov"), (0.1, 0.1))
-    assert found == rounded([3, 4 - 0.461, 2 - 0.2305, 1 - 0.922])
+    parameters = stepped(replace(BASE, optimizer="nesterov"), (0.1, 0.1))
+    assert parameters == rounded([3, 4 - 0.461, 2 - 0.2305, 1 - 0.922])
 
 
 RATES = (0.1, 0.1, 0.4, 0.4, 0.04)
 
 
-def test_with_correction_the_absorbed_form_is_the_plain_one_whatever_the_rates():
+def test_with_correction_absorbed_momentum_equals_plain_momentum_at_any_rates():
     plain = stepped(replace(BASE, optimizer="momentum", weight_decay=0.01), RATES)
     absorbed = replace(BASE, optimizer="momentum", momentum_form="absorbed", weight_decay=0.01)
     assert stepped(absorbed, RATES) == rounded(plain)
 
 
-def test_without_correction_the_absorbed_form_keeps_the_old_rate_in_its_velocity():
+def test_without_correction_absorbed_momentum_keeps_the_old_rate_in_its_velocity():
     absorbed = replace(BASE, optimizer="momentum", momentum_form="absorbed", momentum_correction=False)
     # v = 0.1g; then 0.9·0.1g + 0.4g = 0.49g: together 0.59g, where the plain form makes 0.1g + 0.4·1.9g = 0.86g
     assert stepped(absorbed, (0.1, 0.4)) == rounded([3, 4 - 0.59, 2 - 0.295, 1 - 1.18])
     assert stepped(replace(BASE, optimizer="momentum"), (0.1, 0.4)) == rounded([3, 4 - 0.86, 2 - 0.43, 1 - 1.72])
-    # at one rate there is nothing to correct
+    # at a constant rate there is nothing to correct
     assert stepped(absorbed, (0.1, 0.1)) == rounded(stepped(replace(BASE, optimizer="momentum"), (0.1, 0.1)))
 
 
-def test_the_absorbed_form_takes_a_closure_as_torchs_optimisers_do():
+def test_absorbed_momentum_accepts_a_closure_like_the_optimisers_of_torch():
     weight = nn.Parameter(torch.tensor([1.0]))
     optimizer = AbsorbedMomentum([weight], 0.5, 0.0, correction=True)
 
@@ -95,29 +95,29 @@ def test_the_absorbed_form_takes_a_closure_as_torchs_optimisers_do():
 def test_lars_by_hand():
     # layer 1: ‖w‖ = 5, ‖g‖ = 1, β = 0.2: rate 0.01·5/(1 + 0.2·5) = 0.025 of g + βw = (0.6, 1.8)
     # layer 2: ‖w‖ = 1, ‖g‖ = 2: 0.01/(2 + 0.2) of 2.2; the bias is stepped as by SGD
-    found = stepped(replace(BASE, optimizer="lars", trust_coefficient=0.01, weight_decay=0.2))
+    parameters = stepped(replace(BASE, optimizer="lars", trust_coefficient=0.01, weight_decay=0.2))
     expected = [3 - 0.1 * 0.025 * 0.6, 4 - 0.1 * 0.025 * 1.8, 2 - 0.1 * 0.5, 1 - 0.1 * 0.01]
-    assert found == rounded(expected)
+    assert parameters == rounded(expected)
 
 
 def test_lamb_by_hand():
     # first step, without bias correction: m = 0.1g, v = 0.001g²; m/(√v + ε) = 0.1/√0.001 = √10 wherever g is not 0
     # layer 1: direction (0, √10) + 0.2·(3, 4) = (0.6, 3.962), norm 4.007; trust 5/4.007
     # layer 2: √10 + 0.2 = 3.362, trust 1/3.362; bias: √10, trust 2/√10 (not decayed)
-    found = stepped(replace(BASE, optimizer="lamb", weight_decay=0.2, optimizer_eps=1e-12))
+    parameters = stepped(replace(BASE, optimizer="lamb", weight_decay=0.2, optimizer_eps=1e-12))
     direction = torch.tensor([0.6, 10**0.5 + 0.8])
     trust = 5 / direction.norm().item()
     expected = [3 - 0.1 * trust * 0.6, 4 - 0.1 * trust * direction[1].item(), 2 - 0.1 * 2, 1 - 0.1]
-    assert found == rounded(expected)
+    assert parameters == rounded(expected)
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adam", "adamw"])
-def test_the_others_step_against_the_gradient(name):
-    found = stepped(replace(BASE, optimizer=name), (0.01,))
-    assert found[0] == 3.0
-    assert found[1] < 4
-    assert found[2] < 2
-    assert found[3] < 1
+def test_rmsprop_adam_and_adamw_step_against_the_gradient(name):
+    parameters = stepped(replace(BASE, optimizer=name), (0.01,))
+    assert parameters[0] == 3.0
+    assert parameters[1] < 4
+    assert parameters[2] < 2
+    assert parameters[3] < 1
 
 
 def test_adam_takes_its_betas_from_the_configuration():

@@ -1,5 +1,6 @@
-"""The task of which everything is known: its simulation against its recurrence, and a whole sweep against the truth."""
+"""The noisy quadratic: simulated losses against the recurrence, a whole sweep against the exact critical batch size."""
 
+import itertools
 import json
 import re
 
@@ -22,14 +23,14 @@ def train(*flags: object) -> int:
 
 def test_an_example_of_the_recurrence_by_hand():
     """One dimension of curvature 1 from x = 1: E[x²] is (1 − ε)² = ¼ and ε²c/B = ¼·2/8 after a step."""
-    problem = Quadratic.of(QuadraticConfig(num_dimensions=1, noise=2, condition_number=1))
+    problem = Quadratic.from_config(QuadraticConfig(num_dimensions=1, noise=2, condition_number=1))
     losses = problem.expected_losses(batch_size=8, learning_rate=0.5)
     first = 0.25 + 0.25 * 2 / 8
     assert next(losses) == pytest.approx(first)
     assert next(losses) == pytest.approx(0.25 * first + 0.25 * 2 / 8)
 
 
-def test_the_mean_loss_over_runs_is_the_recurrences(tmp_path):
+def test_the_mean_loss_over_runs_is_that_of_the_recurrence(tmp_path):
     flags = ["--batch-size=16", "--learning-rate=0.3", "--max-steps=30", "--goals=1e-9", "--log-every=1"]
     config = QuadraticConfig(batch_size=16, learning_rate=0.3)
     runs = []
@@ -37,36 +38,36 @@ def test_the_mean_loss_over_runs_is_the_recurrences(tmp_path):
         assert train(*flags, f"--seed={seed}", f"--out={tmp_path / str(seed)}") == 0
         runs.append([record["train/loss"] for record in read_records(tmp_path / str(seed) / "metrics.jsonl")])
     mean, error = np.mean(runs, 0), np.std(runs, 0, ddof=1) / np.sqrt(len(runs))
-    losses = Quadratic.of(config).expected_losses(16, 0.3)
+    losses = Quadratic.from_config(config).expected_losses(16, 0.3)
     exact = [next(losses) for _ in range(30)]
     assert np.all(np.abs(mean - exact) < 5 * error)
     assert np.all(error < 0.02 * mean)
 
 
 def test_the_measured_noise_scale_is_that_of_the_problem(tmp_path):
-    """At rate 0+ x stays at the start, where B_simple is Σc/Σh²x² = noise."""
+    """At a learning rate near 0, x stays at the initial point, where B_simple is Σc/Σh²x² = noise."""
     out = tmp_path / "run"
     flags = ["--learning-rate=1e-9", "--max-steps=200", "--log-every=1", "--noise=30", f"--out={out}"]
     assert train(*flags) == 0
     measured = History.from_records(read_records(out / "metrics.jsonl")).noise_scale("total")
-    problem = Quadratic.of(QuadraticConfig())
+    problem = Quadratic.from_config(QuadraticConfig())
     exact = problem.noise_scale(problem.start**2)
     assert exact == pytest.approx(30)
     assert measured.low < exact < measured.high
     assert measured.high / measured.low < 1.1
 
 
-def test_group_means_scatter_as_their_size_says():
-    """Groups' means and their noise: variance c over the group's size, whatever the batch."""
-    problem, generator = Quadratic.of(QuadraticConfig(num_dimensions=3)), np.random.default_rng(0)
+def test_group_means_have_the_variance_of_an_example_divided_by_the_group_size():
+    """Mean hx and variance c / group size in every dimension, whatever the batch size."""
+    problem, generator = Quadratic.from_config(QuadraticConfig(num_dimensions=3)), np.random.default_rng(0)
     x = problem.start
-    drawn = np.stack([quadratic._group_gradients(problem, x, 4, generator) for _ in range(5000)]).reshape(-1, 3)
-    assert drawn.mean(0) == pytest.approx(problem.h * x, rel=0.2)
-    assert drawn.var(0) == pytest.approx(problem.c / 4, rel=0.05)
+    means = np.stack([quadratic._group_gradients(problem, x, 4, generator) for _ in range(5000)]).reshape(-1, 3)
+    assert means.mean(0) == pytest.approx(problem.h * x, rel=0.2)
+    assert means.var(0) == pytest.approx(problem.c / 4, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--batch-size=20"], "batch_size 20 is no multiple of 8; use --batch-size 16"),
         (["--batch-size=4"], "use --batch-size 8"),
@@ -74,40 +75,46 @@ def test_group_means_scatter_as_their_size_says():
         (["--nose=1"], "--noise"),
     ],
 )
-def test_bad_flags_are_refused_in_one_line(flags, said, capsys):
+def test_bad_flags_are_refused_in_one_line(flags, message, capsys):
     assert train(*flags) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_a_sweep_with_a_known_answer_finds_it_from_file_to_page(tmp_path, capsys):
+def test_a_sweep_from_file_to_report_finds_the_exact_critical_batch_size(tmp_path, capsys):
     assert main(["demo", "quadratic", f"--out={tmp_path}"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (tmp_path / "report/report.html").stat().st_size < 2e6
     study = json.loads((tmp_path / "report/study.json").read_text())
 
     parameters = yaml.safe_load((tmp_path / "sweep.yaml").read_text())["parameters"]
     sizes, rates = parameters["batch_size"]["values"], parameters["learning_rate"]["values"]
-    problem = Quadratic.of(QuadraticConfig())
-    assert re.search(r"\d+ finished, \d+ pruned", said)
+    problem = Quadratic.from_config(QuadraticConfig())
+    assert re.search(r"\d+ finished, \d+ pruned", output)
     for fitted in study["fits"]:
-        taken = [_least_steps(problem, B, rates, fitted["goal"]) for B in sizes]
-        exact = fit_critical_batch_size(sizes, taken)
+        steps = [_least_steps(problem, B, rates, fitted["goal"]) for B in sizes]
+        exact = fit_critical_batch_size(sizes, steps)
         for name in ("critical_batch_size", "min_steps", "min_examples"):
             estimate, truth = fitted[name], getattr(exact, name).point
-            # a run reaches its goal a little before its expected loss does
+            # a run's loss fluctuates and so reaches its goal slightly before the expected loss does
             assert 0.97 * estimate["low"] < truth < 1.03 * estimate["high"], name
             assert estimate["high"] < 2 * estimate["low"], name
 
 
 def _least_steps(problem, batch_size, rates, level):
-    found = (problem.steps_to_loss(batch_size, rate, level, 20_000) for rate in rates)
-    return min(steps for steps in found if steps)
+    """Fewest steps until E[L] ≤ level, over the learning rates that reach it within 20,000 steps."""
+    steps_by_rate = (_steps_to_loss(problem, batch_size, rate, level, 20_000) for rate in rates)
+    return min(steps for steps in steps_by_rate if steps)
 
 
-def test_every_demo_has_its_file_and_an_unknown_one_is_refused(capsys):
+def _steps_to_loss(problem, batch_size, learning_rate, level, max_steps):
+    losses = itertools.islice(problem.expected_losses(batch_size, learning_rate), max_steps)
+    return next((step for step, loss in enumerate(losses, 1) if loss <= level), None)
+
+
+def test_every_demo_has_a_sweep_file_and_an_unknown_demo_is_refused(capsys):
     assert main(["demo", "cartpol"]) == 2
     assert "unknown demo 'cartpol'; use cartpole" in capsys.readouterr().err
     for name in DEMOS:

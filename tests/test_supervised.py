@@ -1,4 +1,4 @@
-"""Supervised runs from their flags to their files: every task on real data, goals, resuming, bad input."""
+"""Supervised runs from flags to files: every task on real data, goals, resumptions, invalid options."""
 
 import itertools
 import json
@@ -17,14 +17,15 @@ from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.records import read_records
 from rlgns.study.outcomes import outcome_of
 from rlgns.tasks import entry
-from rlgns.tasks.config import DEFAULTS, checked, parse
+from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
+from rlgns.tasks.options import parse, validate
 
 QUIET = ("--wandb", "disabled", "--num-torch-threads", "1")
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_no_cache(tmp_path, monkeypatch):
+def one_thread_and_temporary_cache(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     torch.set_num_threads(1)
@@ -54,9 +55,9 @@ def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
     assert records[-1]["eval/test_error"] < 0.2
     counts = [measurement_of(record)[TRAINED].count for record in records]
     assert sum(counts) == outcome.steps  # every update was measured
-    said = capsys.readouterr().out
-    assert "goal 0.2:" in said
-    assert "Gradient noise scale tr Σ/|G|² in images" in said
+    output = capsys.readouterr().out
+    assert "goal 0.2:" in output
+    assert "Gradient noise scale tr Σ/|G|² in images" in output
 
 
 def test_goals_may_be_on_the_test_error(tmp_path):
@@ -66,7 +67,7 @@ def test_goals_may_be_on_the_test_error(tmp_path):
     assert outcome.goals[0.2]
 
 
-def test_evaluations_become_rarer_in_proportion(tmp_path):
+def test_the_interval_between_evaluations_grows_with_the_updates(tmp_path):
     assert run_digits(tmp_path / "run", "--max-steps", "400", "--evaluation-examples", "64", "--batch-size", "16") == 0
     steps = [record["progress/steps"] for record in read_records(tmp_path / "run" / "metrics.jsonl")]
     assert steps[0] == 1
@@ -75,7 +76,7 @@ def test_evaluations_become_rarer_in_proportion(tmp_path):
         assert other - one == max(2, int(np.ceil(one * 0.05)))
 
 
-def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
+def test_a_resumed_run_ends_as_an_uninterrupted_run(tmp_path):
     flags = ("--evaluation-examples", "100", "--optimizer", "momentum")
     assert run_digits(tmp_path / "whole", *flags, "--max-steps", "120") == 0
     assert run_digits(tmp_path / "parts", *flags, "--max-steps", "50") == 0
@@ -91,7 +92,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
     assert last[0] == last[1]
 
 
-def test_the_plain_line_tells_a_speed_right_after_an_evaluation_too(tmp_path, capsys, monkeypatch):
+def test_the_plain_progress_line_shows_a_speed_right_after_an_evaluation(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rlgns.runs.progress.PLAIN_SECONDS", 0)
     monkeypatch.setattr("rlgns.runs.lifecycle.SHOW_SECONDS", 0)
     assert run_digits(tmp_path / "run", "--max-steps", "20", "--evaluation-growth", "0.001", "--batch-size", "512") == 0
@@ -100,7 +101,7 @@ def test_the_plain_line_tells_a_speed_right_after_an_evaluation_too(tmp_path, ca
     assert "0" not in speeds
 
 
-def test_a_run_that_diverges_says_so_and_keeps_what_it_has(tmp_path, capsys):
+def test_a_diverged_run_reports_it_and_keeps_its_files(tmp_path, capsys):
     assert run_digits(tmp_path / "run", "--learning-rate", "1e30") == 1
     error = capsys.readouterr().err
     assert "error: training diverged at update" in error
@@ -108,7 +109,7 @@ def test_a_run_that_diverges_says_so_and_keeps_what_it_has(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_code"] == 1
 
 
-def test_swap_is_a_flag_of_every_run(tmp_path):
+def test_swap_lowers_the_training_loss_and_is_summarised(tmp_path):
     flags = ("--max-steps", "30", "--swap-workers", "2", "--swap-epochs", "0.2")
     assert run_digits(tmp_path / "run", *flags) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -116,7 +117,7 @@ def test_swap_is_a_flag_of_every_run(tmp_path):
 
 
 def killed_at_the_end(monkeypatch, out, *flags):
-    """A run that is killed after its last checkpoint and before its summary."""
+    """Run a training that is killed after its last checkpoint and before its summary."""
 
     def killed(path, content):
         raise SystemExit(9)
@@ -132,7 +133,7 @@ def without_time(summary):
 
 
 @pytest.mark.parametrize("flags", [("--goals", "2.0"), ("--swap-workers", "2", "--swap-epochs", "0.2")])
-def test_a_run_killed_before_its_summary_is_closed_with_the_same_numbers(flags, tmp_path, monkeypatch):
+def test_a_run_killed_before_its_summary_is_resumed_to_the_same_summary(flags, tmp_path, monkeypatch):
     flags = ("--max-steps", "20", "--seed", "3", *flags)
     assert run_digits(tmp_path / "whole", *flags) == 0
     killed_at_the_end(monkeypatch, tmp_path / "run", *flags)
@@ -148,7 +149,7 @@ def test_a_run_killed_before_its_summary_is_closed_with_the_same_numbers(flags, 
 
 
 @pytest.mark.parametrize("stops", [(40,), (31, 50, 57)])
-def test_swap_stops_between_two_updates_and_goes_on_to_the_same_weights(stops, tmp_path, monkeypatch):
+def test_swap_stops_between_two_updates_and_resumes_to_the_same_weights(stops, tmp_path, monkeypatch):
     """30 updates of training, then two workers of 23 updates each."""
     flags = ("--max-steps", "30", "--swap-workers", "2", "--swap-epochs", "1", "--checkpoint-seconds", "1e9")
     assert run_digits(tmp_path / "whole", *flags) == 0
@@ -175,7 +176,7 @@ def test_swap_stops_between_two_updates_and_goes_on_to_the_same_weights(stops, t
 
 
 @pytest.mark.parametrize(("task", "flags"), [("digits", ("--optimizer", "adam")), ("mnist", ())])
-def test_a_checkpoint_of_another_optimiser_or_task_is_named(task, flags, tmp_path, capsys):
+def test_a_checkpoint_of_another_optimiser_or_task_is_refused_by_name(task, flags, tmp_path, capsys):
     assert run_digits(tmp_path / "run", "--max-steps", "3", "--optimizer", "momentum") == 0
     assert run_digits(tmp_path / "other", "--max-steps", "3", *flags) == 0
     if task == "digits":
@@ -222,16 +223,16 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
         assert last["eval/train_loss"] < np.log(500)
 
 
-# --- bad input
+# --- invalid options
 
 
 @pytest.mark.parametrize(
-    ("task", "flags", "words"),
+    ("task", "flags", "message"),
     [
         ("mnist", ("--batch-size", "0"), "batch_size 0 is out of range; give --batch-size from 1 to"),
         ("mnist", ("--goals", "nan"), "goals nan is out of range; give --goals a finite number"),
         ("mnist", ("--momentum", "1"), "momentum 1 is out of range; give --momentum from 0 to below 1"),
-        ("vae", ("--goal-measure", "error"), "vae has none of"),
+        ("vae", ("--goal-measure", "error"), "goal_measure error needs classes, but vae has none"),
         (
             "mnist",
             ("--momentum-form", "absorbed"),
@@ -239,27 +240,27 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
         ),
         ("mnist", ("--weight-decay", "-1"), "weight_decay -1 is out of range; give --weight-decay from 0 to"),
         ("mnist", ("--learning-rat", "1"), "did you mean --learning-rate?"),
-        ("mnist", ("--data-dir", "/nowhere"), "--data-dir /nowhere is no directory"),
+        ("mnist", ("--data-dir", "/nowhere"), "--data-dir /nowhere is not a directory"),
         ("billion_word", (), "name its directory with --data-dir"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(task, flags, words, capsys, tmp_path, monkeypatch):
+def test_an_invalid_option_gives_one_line_and_exit_code_2(task, flags, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert getattr(entry, task)([*QUIET, *flags]) == 2
     error = capsys.readouterr().err
-    assert words in error
+    assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_directory_that_holds_a_run_is_refused_before_any_data_is_read(tmp_path, capsys):
+def test_a_directory_with_a_run_is_refused_before_any_data_is_read(tmp_path, capsys):
     assert run_digits(tmp_path / "run", "--max-steps", "3") == 0
     assert entry.mnist([*QUIET, "--out", str(tmp_path / "run"), "--data-dir", str(tmp_path)]) == 2
     assert "already holds a run; continue it with --resume" in capsys.readouterr().err
 
 
-def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, capsys):
+def test_an_option_that_defines_the_run_cannot_change_when_it_is_resumed(tmp_path, capsys):
     assert run_digits(tmp_path / "run", "--max-steps", "3") == 0
     assert entry.digits(["--resume", str(tmp_path / "run"), "--batch-size", "32"]) == 2
     assert "batch_size 32 cannot be changed in a run that is resumed (it has 64)" in capsys.readouterr().err
@@ -267,7 +268,7 @@ def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, ca
     assert "has its 3 updates already; give a larger --max-epochs or --max-steps" in capsys.readouterr().err
 
 
-# --- rules
+# --- learning rate, data directory and defaults
 
 
 @pytest.mark.parametrize(
@@ -280,12 +281,12 @@ def test_an_option_that_makes_the_run_cannot_be_changed_on_resuming(tmp_path, ca
         (("--lr-batch-scale", "1024", "--lr-batch-exponent", "0.5"), 0.1 / 2**0.5),
     ],
 )
-def test_the_rate_of_a_batch_size(flags, rate):
+def test_the_learning_rate_of_a_batch_size(flags, rate):
     config = parse("mnist", ["--batch-size", "1024", "--learning-rate", "0.1", *flags])
     assert config.effective_learning_rate == pytest.approx(rate)
 
 
-def test_a_directory_for_all_data_may_be_named_in_the_environment(tmp_path, monkeypatch):
+def test_an_environment_variable_names_the_directory_of_all_data_sets(tmp_path, monkeypatch):
     monkeypatch.setenv("RLGNS_DATA", str(tmp_path))
     for name in ("mnist", "cifar10", "billion_word"):
         assert parse(name, []).data_dir is None
@@ -295,6 +296,6 @@ def test_a_directory_for_all_data_may_be_named_in_the_environment(tmp_path, monk
     assert parse("vae", ["--dataset", "uoft-cs/cifar10"]).data_dir == tmp_path / "cifar10"
 
 
-def test_every_tasks_defaults_can_work():
+def test_the_defaults_of_every_task_are_valid():
     for task, config in DEFAULTS.items():
-        assert checked(task, config) is config
+        validate(task, config)

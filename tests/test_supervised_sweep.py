@@ -1,4 +1,4 @@
-"""Supervised runs from outside: processes, signals, W&B's log, and a sweep of them all the way to its page."""
+"""Supervised runs as processes: signals, the W&B log, and a sweep from its file to its report."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def num_records(run: Path) -> int:
     return len(read_records(path)) if path.exists() else 0
 
 
-def test_ctrl_c_ends_a_run_well_and_it_can_be_resumed(tmp_path):
+def test_ctrl_c_stops_a_run_that_can_then_be_resumed(tmp_path):
     run = tmp_path / "run"
     started = start(tmp_path, "--wandb", "disabled", "--max-epochs", "100000", "--out", "run")
     wait_until(lambda: num_records(run) > 3)
@@ -49,7 +49,7 @@ def test_ctrl_c_ends_a_run_well_and_it_can_be_resumed(tmp_path):
     assert read_records(run / "metrics.jsonl")[-1]["progress/steps"] >= steps + 30
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_when_its_launcher_starts_it_again(tmp_path):
+def test_a_killed_run_continues_from_its_checkpoint_when_its_launcher_restarts_it(tmp_path):
     run = tmp_path / "run"
     flags = ("--wandb", "disabled", "--checkpoint-seconds", "0.1", "--out", "run")
     started = start(tmp_path, *flags, "--max-epochs", "100000")
@@ -70,7 +70,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_when_its_launcher_starts_it_ag
     assert json.loads((run / "config.json").read_text())["resumptions"]
 
 
-def test_wandb_gets_the_records_against_examples(tmp_path):
+def test_wandb_receives_the_records_with_examples_as_the_step_metric(tmp_path):
     started = start(tmp_path, "--wandb", "offline", "--max-steps", "40", "--out", "run")
     _, err = started.communicate(timeout=TIMEOUT)
     assert started.returncode == 0, err
@@ -80,14 +80,14 @@ def test_wandb_gets_the_records_against_examples(tmp_path):
     assert log.config["task"] == "digits"
     assert log.config["batch_size"] == 64
     in_file = read_records(tmp_path / "run" / "metrics.jsonl")
-    rows = [row for row in log.records if "train/loss" in row]  # one more holds the figure
+    rows = [row for row in log.records if "train/loss" in row]  # the figure has a record of its own
     assert [row["progress/examples"] for row in rows] == [record["progress/examples"] for record in in_file]
     assert rows[-1]["eval/train_loss"] == in_file[-1]["eval/train_loss"]
     assert log.exit_code == 0
 
 
 @pytest.mark.slow
-def test_a_sweep_of_digits_goes_all_the_way_to_its_page_and_the_comparison(tmp_path, capsys, monkeypatch):
+def test_a_sweep_of_digits_gives_a_report_and_a_comparison(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = {
         "method": "grid",
@@ -108,7 +108,7 @@ def test_a_sweep_of_digits_goes_all_the_way_to_its_page_and_the_comparison(tmp_p
     assert len(study.outcomes) == 6
     first, last = study.fits
     assert last.level == 0.2
-    # B_crit of 54 [43, 67] and S_min of 39 in the study of three rates and seeds; here of one rate each
+    # the study of three learning rates and seeds gives B_crit 54 [43, 67] and S_min 39; here one rate per batch size
     assert 15 < last.fit.critical_batch_size.point < 200
     assert first.fit.critical_batch_size.point < 2 * last.fit.critical_batch_size.point
     scale = next(one for one in study.predictions if one.level == 0.2)

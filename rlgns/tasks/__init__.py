@@ -1,7 +1,8 @@
-"""Which tasks are installed? Packages name theirs by entry point, so that none is imported before it is asked for.
+"""Supervised and synthetic tasks, and the lookup of installed tasks by their entry points.
 
-Group `rlgns.tasks` holds what trains a task, group `rlgns.benches` what times it; both are functions of the arguments
-to the exit code.
+A package names its tasks in its metadata, so that none is imported before it is run. Group `rlgns.tasks` holds the
+functions that train a task, group `rlgns.benches` those that time it; both take the command-line arguments and return
+an exit code.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ from importlib.metadata import entry_points
 from rlgns.runs.options import nearest
 
 TASKS, BENCHES = "rlgns.tasks", "rlgns.benches"
+"""Names of the two groups of entry points."""
 
 
 def find_task(group: str, arguments: Sequence[str]) -> Callable[[], int]:
-    """The call that the arguments, a task's name and its own arguments, ask for.
+    """Load the entry point of a task and bind it to the task's arguments.
 
-    Raises ValueError, with the names there are, if the first is none of them.
+    Args:
+        group: Group of entry points, `TASKS` or `BENCHES`.
+        arguments: Name of the task, followed by its own arguments.
+
+    Returns:
+        A function without arguments that runs the task and returns its exit code.
+
+    Raises:
+        ValueError: If no installed task has this name; the message suggests the nearest name, or lists all of them.
     """
-    found = {point.name: point for point in entry_points(group=group)}
+    installed = {point.name: point for point in entry_points(group=group)}
     name = arguments[0] if arguments else ""
-    if name not in found:
-        near = nearest(name, set(found))
-        known = ", ".join(sorted(found)) or "none; install the package with pip"
-        what = f"unknown task '{name}'" if name else "which task?"
-        raise ValueError(f"{what}; {f'did you mean {near}?' if near else f'installed are: {known}'}")
-    task: Callable[[Sequence[str]], int] = found[name].load()
+    if name not in installed:
+        suggestion = nearest(name, set(installed))
+        names = ", ".join(sorted(installed)) or "none; install the package with pip"
+        problem = f"unknown task '{name}'" if name else "which task?"
+        raise ValueError(f"{problem}; {f'did you mean {suggestion}?' if suggestion else f'installed are: {names}'}")
+    task: Callable[[Sequence[str]], int] = installed[name].load()
     return lambda: task(arguments[1:])

@@ -1,15 +1,17 @@
-"""Where do a task's examples come from, and how are they handed out?
+"""The examples of a supervised task: loading images, and drawing examples in shuffled order.
 
-Parquet files in the layout of the Hugging Face hub, from a local directory or the hub, folders of images, text files.
-Images are decoded once and kept in memory as bytes where they fit, and decoded when they are drawn where they do not.
-Every epoch is one shuffle of all examples; a batch is a stretch of the epochs laid end to end, so that its position
-alone tells what is in it.
+Images come from Parquet files in the layout of the Hugging Face hub (local or from the hub) or from folders by class.
+Those that fit in memory are decoded once and kept as bytes; others are decoded whenever they are drawn. Text is loaded
+by `rlgns.tasks.text`.
+
+Every epoch is one shuffle of all examples; a batch is a slice of the concatenated epochs, so that its position alone
+determines its examples.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,30 +22,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlgns.tasks.images import UInt8, bytes_of, decoded, file_beneath, quieten_decoder
-from rlgns.tasks.labels import test_labels, training_labels
-from rlgns.tasks.splits import TESTS, TRAIN, Table, candidates, splits_of
+from rlgns.tasks.images import PixelArray, decode_image, read_image_cell, silence_opencv
+from rlgns.tasks.labels import read_held_out_labels, read_training_labels
+from rlgns.tasks.splits import TRAIN, Table, find_splits, held_out_tables
 
-IN_MEMORY = 4 << 30
-"""Bytes of decoded images that are kept in memory."""
+MAX_IN_MEMORY_BYTES = 4 << 30
+"""Size of the decoded images of a split up to which they are kept in memory."""
 
-IMAGE, LABEL, TEXT = ("image", "img"), ("label", "labels", "fine_label"), ("text",)
-"""Columns, the first that is there."""
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
+"""Possible names of the columns, in order of preference."""
 
 
 class Examples(Protocol):
-    """Inputs and targets by index."""
+    """Inputs and targets, accessed by index."""
 
     def __len__(self) -> int:
-        """D, how many there are."""
+        """D, the number of examples."""
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [n, …] as they are stored, and targets [n, …], of the examples at `index` [n]."""
 
 
 @dataclass(frozen=True, slots=True)
-class InMemory:
-    """Examples that are all there: inputs [D, …] and targets [D, …]."""
+class InMemoryExamples:
+    """Examples held in memory.
+
+    Attributes:
+        inputs: Tensor [D, …].
+        targets: Tensor [D, …].
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -52,33 +59,45 @@ class InMemory:
         return len(self.inputs)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Those at `index`."""
+        """Inputs and targets [n, …] at `index` [n]."""
         return self.inputs[index], self.targets[index]
 
 
-class Stored:
-    """Images that stay as they are on disk, and are decoded as they are drawn."""
+class LazyImages:
+    """Images that stay encoded on disk and are decoded, in parallel threads, whenever they are drawn."""
 
-    def __init__(self, read: Callable[[int, Any], UInt8], rows: Any, image: str, targets: Tensor) -> None:
-        self._read, self._rows, self._image, self._targets = read, rows, image, targets
+    def __init__(self, decode: Callable[[int, Any], PixelArray], rows: Any, column: str, targets: Tensor) -> None:
+        """Wrap the rows of a data set.
+
+        Args:
+            decode: Maps a row number and its cell to pixels [H, W, C].
+            rows: A `datasets.Dataset`.
+            column: Name of the image column.
+            targets: Labels [D] of the first D rows.
+        """
+        self._decode, self._rows, self._column, self._targets = decode, rows, column, targets
         self._threads = ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
         return len(self._targets)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Those at `index`, decoded side by side."""
-        places = index.tolist()
-        images = self._threads.map(self._read, places, self._rows[places][self._image])
-        return _as_images(list(images)), self._targets[index]
+        """Images [n, C, H, W] and labels [n] at `index` [n]."""
+        row_numbers = index.tolist()
+        images = self._threads.map(self._decode, row_numbers, self._rows[row_numbers][self._column])
+        return _stack_images(list(images)), self._targets[index]
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """The examples of a task.
+class TaskData:
+    """The examples of a task and their statistics.
 
-    num_classes  of the targets: labels, or the tokens of a vocabulary
-    mean, std    of the training inputs by channel, of pixels from 0 to 1; empty for text
+    Attributes:
+        train: Training examples.
+        test: Test examples; None if the data has none.
+        num_classes: Number of values of a target: classes, or tokens of a vocabulary.
+        mean: Mean [C] of the training pixels by channel, pixels scaled to [0, 1]; empty for text.
+        std: Standard deviation [C] of the same.
     """
 
     train: Examples
@@ -88,33 +107,43 @@ class Data:
     std: Tensor
 
 
-class Shuffled:
-    """The order of D examples: one random permutation an epoch, the epochs laid end to end.
+class ShuffledEpochs:
+    """The order in which D examples are drawn: one random permutation per epoch, the epochs concatenated.
 
-    The same for the same seed, whoever asks and from wherever: several ranks divide its batches without a word, and a
-    run that is resumed needs to know only how many examples it has seen.
+    The order follows from the seed alone. Ranks can therefore divide a batch without communication, and a resumed run
+    needs only the number of examples drawn so far.
     """
 
     def __init__(self, num_examples: int, seed: Sequence[int]) -> None:
+        """Describe the order; permutations are drawn when they are needed.
+
+        Args:
+            num_examples: D.
+            seed: Entropy for `numpy.random.default_rng`; the number of the epoch is appended to it.
+        """
         self.num_examples, self.seed = num_examples, list(seed)
-        self._epochs: dict[int, Tensor] = {}
+        self._permutations: dict[int, Tensor] = {}
 
     def indices(self, start: int, count: int) -> Tensor:
-        """[count] indices of the examples from position `start` on."""
+        """Indices [count] of the examples at the positions from `start` of the concatenated epochs."""
         parts, end = [], start + count
         while start < end:
             epoch, first = divmod(start, self.num_examples)
-            part = self._epoch(epoch)[first : first + end - start]
+            part = self._permutation(epoch)[first : first + end - start]
             parts.append(part)
             start += len(part)
         return torch.cat(parts)
 
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._epochs:
+    def _permutation(self, epoch: int) -> Tensor:
+        """The order [D] of an epoch; only the latest epochs stay cached."""
+        if epoch not in self._permutations:
             permutation = np.random.default_rng([*self.seed, epoch]).permutation(self.num_examples)
-            latest = {known: order for known, order in self._epochs.items() if known >= epoch - 1}
-            self._epochs = latest | {epoch: torch.as_tensor(permutation)}
-        return self._epochs[epoch]
+            recent = {number: order for number, order in self._permutations.items() if number >= epoch - 1}
+            self._permutations = recent | {epoch: torch.as_tensor(permutation)}
+        return self._permutations[epoch]
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def load_images(
@@ -126,148 +155,92 @@ def load_images(
     channels: int,
     num_train: int | None = None,
     num_test: int | None = None,
-) -> Data:
-    """Images with labels as [D, channels, size, size] bytes; the shorter side is scaled to `size`, the middle cut out.
+) -> TaskData:
+    """Load labelled images as bytes [D, channels, size, size].
 
-    The first of the other splits that has labels is tested on.
+    The shorter side is scaled to `size` and the centre cropped. The first held-out split that has labels becomes the
+    test set.
 
     Args:
-        dataset: Name on the hub, where there is no `data_dir`.
-        data_dir: Directory with parquet files, or with a folder of images by class in train/ and test/ (or val/).
-        config: Which of several data sets, where there are several.
-        size: Height and width.
-        channels: 1 for grey, 3 for colour.
-        num_train: Take the first so many training examples only.
-        num_test: Take the first so many test examples only.
+        dataset: Name on the Hugging Face hub; used if `data_dir` is None.
+        data_dir: Directory of Parquet files, or of folders of images by class in train/ and test/ (or val/).
+        config: Configuration of the data set, if there are several.
+        size: Height and width of the images.
+        channels: 1 for greyscale, 3 for RGB.
+        num_train: Number of training examples to keep, counted from the first; None: all.
+        num_test: Number of test examples to keep, counted from the first; None: all.
 
     Raises:
-        ValueError: Where there is no such data, or a row of it cannot be used; it says where.
-
+        ValueError: If there is no such data or one of its rows cannot be used; the message names the file and the row.
     """
-    loaders = splits_of(dataset, config, data_dir)
+    loaders = find_splits(dataset, config, data_dir)
 
     def examples(table: Table, labels: NDArray[np.int64], count: int | None) -> Examples:
-        return _examples(table, torch.as_tensor(labels[:count]), size, channels)
+        return _labelled_images(table, torch.as_tensor(labels[:count]), size, channels)
 
     table = loaders[TRAIN]()
-    labels, num_classes = training_labels(table, LABEL)
+    labels, num_classes = read_training_labels(table, LABEL_COLUMNS)
     train, test = examples(table, labels, num_train), None
-    for table in candidates(loaders):
-        found = test_labels(table, LABEL, num_classes)
-        if found is not None:
-            test = examples(table, found, num_test)
+    for table in held_out_tables(loaders):
+        held_out_labels = read_held_out_labels(table, LABEL_COLUMNS, num_classes)
+        if held_out_labels is not None:
+            test = examples(table, held_out_labels, num_test)
             break
     sample = train.take(torch.arange(min(len(train), 10_000)))[0].double() / 255
     mean, std = sample.mean((0, 2, 3)).float(), sample.std((0, 2, 3), correction=0).clamp(min=1e-3).float()
-    return Data(train, test, num_classes, mean, std)
+    return TaskData(train, test, num_classes, mean, std)
 
 
-def load_texts(dataset: str | None, data_dir: Path | None, *, config: str | None) -> dict[str, list[str]]:
-    """Documents by split, `train` and, where there is one, `test`.
+def load_digits(test_share: float = 0.2) -> TaskData:
+    """Load scikit-learn's 1,797 digits of 8 × 8 pixels.
 
     Args:
-        dataset: Name on the hub, where there is no `data_dir`.
-        data_dir: Directory with files of text, a document a line, or parquet files with a column of text.
-        config: Which of several data sets, where there are several.
-
-    Raises:
-        ValueError: As `load_images` does.
-
+        test_share: Share of the examples that is held out for testing, evenly spaced: every fifth by default.
     """
-    files = _text_files(data_dir) if data_dir else {}
-    if data_dir and files:
-        return {split: [line for path in paths for line in _lines(path, data_dir)] for split, paths in files.items()}
-    loaders = splits_of(dataset, config, data_dir)
-    texts = {TRAIN: _documents(loaders[TRAIN]())}
-    tested = next((documents for table in candidates(loaders) if (documents := _documents(table))), None)
-    return texts | ({"test": tested} if tested else {})
+    from sklearn.datasets import load_digits as load_sklearn_digits
+
+    digits = load_sklearn_digits()
+    images = torch.as_tensor(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    labels = torch.as_tensor(digits.target).long()
+    interval = round(1 / test_share)
+    is_test = torch.arange(len(labels)) % interval == interval - 1
+    pixels = images[~is_test].double() / 255
+    train = InMemoryExamples(images[~is_test], labels[~is_test])
+    test = InMemoryExamples(images[is_test], labels[is_test])
+    return TaskData(train, test, 10, pixels.mean().float()[None], pixels.std().float()[None])
 
 
-def load_digits(test_share: float = 0.2) -> Data:
-    """The 1,797 digits of 8 × 8 pixels that scikit-learn has in it; every fifth is kept for testing."""
-    from sklearn.datasets import load_digits as digits
+def _labelled_images(table: Table, targets: Tensor, size: int, channels: int) -> Examples:
+    """The first len(targets) images of the table with their labels, in memory if they fit."""
+    silence_opencv()
+    column = table.require_column(IMAGE_COLUMNS)
+    rows = _undecoded(table, column)
 
-    found = digits()
-    images = torch.as_tensor(found.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    labels = torch.as_tensor(found.target).long()
-    every = round(1 / test_share)
-    tested = torch.arange(len(labels)) % every == every - 1
-    pixels = images[~tested].double() / 255
-    train, test = InMemory(images[~tested], labels[~tested]), InMemory(images[tested], labels[tested])
-    return Data(train, test, 10, pixels.mean().float()[None], pixels.std().float()[None])
-
-
-# --- rows -------------------------------------------------------------------------------------------------------------
-
-
-def _examples(table: Table, targets: Tensor, size: int, channels: int) -> Examples:
-    """The first images of the table, one for every target."""
-    import datasets
-
-    quieten_decoder()
-    name = table.needed_column(IMAGE)
-    try:
-        rows = table.rows.cast_column(name, datasets.Image(decode=False)).select_columns([name])
-    except Exception:  # the library's errors are of many kinds
-        kind = table.rows.features[name]
-        raise ValueError(f"no data: the column {name} holds no images but {kind} ({table.source})") from None
-
-    def read(row: int, cell: Any) -> UInt8:
+    def decode(row: int, cell: Any) -> PixelArray:
         try:
-            return decoded(bytes_of(cell, table.roots), size, channels)
+            return decode_image(read_image_cell(cell, table.roots), size, channels)
         except ValueError as error:
-            raise ValueError(f"no data: {table.place(row)}: {error}") from None
+            raise ValueError(f"no data: {table.describe_row(row)}: {error}") from None
 
-    if channels * size * size * len(targets) > IN_MEMORY:
-        return Stored(read, rows, name, targets)
+    if channels * size * size * len(targets) > MAX_IN_MEMORY_BYTES:
+        return LazyImages(decode, rows, column, targets)
     rows = rows.select(range(len(targets)))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        images = list(threads.map(read, range(len(rows)), rows[name]))
-    return InMemory(_as_images(images), targets)
+        images = list(threads.map(decode, range(len(rows)), rows[column]))
+    return InMemoryExamples(_stack_images(images), targets)
 
 
-def _as_images(images: Sequence[UInt8]) -> Tensor:
-    """[n, C, H, W], channels last in memory."""
-    return torch.as_tensor(np.stack(images)).permute(0, 3, 1, 2)
+def _undecoded(table: Table, column: str) -> Any:
+    """The image column as a `datasets.Dataset` whose cells are bytes or paths; ValueError if it holds no images."""
+    import datasets
 
-
-def _documents(table: Table) -> list[str]:
-    """Texts of the table that are not blank."""
-    texts = list(table.rows[table.needed_column(TEXT)])
-    for row, text in enumerate(texts):
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"no data: {table.place(row)}: the text is {str(text)[:40]!r}, no text")
-    return [text for text in texts if text and text.strip()]
-
-
-# --- files of text ----------------------------------------------------------------------------------------------------
-
-
-def _text_files(data_dir: Path) -> dict[str, list[Path]]:
-    """Files of text by split, as the Billion Word corpus has them, or test*.txt and all others to train on."""
-    files = sorted(path for path in data_dir.rglob("*") if path.is_file() and not path.name.startswith("."))
-    if not files or any(path.suffix == ".parquet" for path in files):
-        return {}
-    texts = [path for path in files if path.suffix == ".txt" or path.name.startswith("news.en")]
-    held_out = [
-        path for path in texts if "held" in str(path.relative_to(data_dir)) or path.name.startswith(("test", *TESTS))
-    ]
-    train = [path for path in texts if path not in held_out]
-    if not train:
-        raise ValueError(f"no data: {data_dir} holds no text to train on (train*.txt, news.en-*, *.parquet)")
-    return {"train": train} | ({"test": held_out} if held_out else {})
-
-
-def _lines(path: Path, data_dir: Path) -> Iterator[str]:
-    """Lines of a file beneath the directory that are not blank."""
     try:
-        content = file_beneath(path.absolute(), (data_dir,)).read_bytes()
-    except ValueError as error:
-        raise ValueError(f"no data: {error}") from None
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"no data: {path}, line {number}: the text is not UTF-8 ({error.reason})") from None
-        if text.strip():
-            yield text
+        return table.rows.cast_column(column, datasets.Image(decode=False)).select_columns([column])
+    except Exception:  # the library raises many kinds of exceptions
+        kind = table.rows.features[column]
+        raise ValueError(f"no data: the column {column} holds no images but {kind} ({table.source})") from None
+
+
+def _stack_images(images: Sequence[PixelArray]) -> Tensor:
+    """Images [n, C, H, W] from pixels [H, W, C]; channels are last in memory."""
+    return torch.as_tensor(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,4 +1,7 @@
-"""The command lines of the supervised tasks: read before torch is loaded, so that bad input is answered at once."""
+"""Command-line entry points of the supervised tasks.
+
+Options are parsed before torch is imported, so that `--help` and errors in the options appear at once.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,19 @@ from collections.abc import Sequence
 from functools import partial
 
 from rlgns.runs.exit_codes import exit_code_of
-from rlgns.tasks.config import parse
+from rlgns.tasks.options import parse
 
 
 def main(task: str, arguments: Sequence[str] | None = None) -> int:
-    """Train the task as the arguments say; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
+    """Train a task with options from the command line.
+
+    Args:
+        task: Name of the task.
+        arguments: Command-line arguments; `sys.argv[1:]` by default.
+
+    Returns:
+        An exit code as documented at `rlgns.runs.exit_codes.exit_code_of`.
+    """
     return exit_code_of(lambda: _train(task, sys.argv[1:] if arguments is None else arguments))
 
 

@@ -1,6 +1,7 @@
-"""The optimisers of the supervised tasks: torch's, pytorch-optimizer's LARS and LAMB, momentum that absorbs the rate.
+"""The optimisers of the supervised tasks: those of torch, LARS and LAMB of pytorch-optimizer, and absorbed momentum.
 
-Biases and the parameters of batch normalisation are not decayed unless that is asked for (Goyal et al. 2017).
+Weight decay leaves out biases and the parameters of batch normalisation unless `decay_all` is set (Goyal et al. 2017,
+arXiv:1706.02677).
 """
 
 from __future__ import annotations
@@ -15,62 +16,83 @@ from rlgns.tasks.config import SupervisedConfig
 
 
 def make_optimizer(config: SupervisedConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that the configuration names, for all parameters of the model."""
+    """Create the configured optimiser for all parameters of the model.
+
+    Raises:
+        ValueError: If LARS or LAMB is configured and pytorch-optimizer is not installed.
+    """
     decayed = [p for p in model.parameters() if config.decay_all or p.dim() > 1]
     others = [p for p in model.parameters() if not (config.decay_all or p.dim() > 1)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    make: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    constructors: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "sgd": torch.optim.SGD,
         "momentum": _momentum(config),
         "nesterov": lambda groups, lr: torch.optim.SGD(groups, lr, config.momentum, nesterov=True),
         "rmsprop": lambda groups, lr: torch.optim.RMSprop(groups, lr, config.adam_beta2, config.optimizer_eps),
         "adam": lambda groups, lr: torch.optim.Adam(groups, lr, _betas(config), config.optimizer_eps),
         "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr, _betas(config), config.optimizer_eps),
-        "lars": lambda groups, lr: _package().LARS(
+        "lars": lambda groups, lr: _import_pytorch_optimizer().LARS(
             groups, lr, momentum=config.momentum, trust_coefficient=config.trust_coefficient
         ),
         "lamb": lambda groups, lr: _lamb(groups, lr, config),
     }
-    return make[config.optimizer]([group for group in groups if group["params"]], lr=config.learning_rate)
+    return constructors[config.optimizer]([group for group in groups if group["params"]], lr=config.learning_rate)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameters this learning rate."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 class AbsorbedMomentum(torch.optim.Optimizer):
-    """v ← mv + ηg, w ← w − v: momentum that absorbs the learning rate, as Caffe has it.
+    """SGD with momentum that absorbs the learning rate: v ← mv + ηg, w ← w − v, as in Caffe.
 
-    When η changes, v still carries the old one. With `correction` it is multiplied by η₊/η then, which makes the form
-    equal to torch's, v ← mv + g, w ← w − ηv (Goyal et al. 2017, equation 10).
+    After a change of η the velocity v still carries the old rate. With `correction` it is multiplied by η_new/η_old,
+    which makes this form equal to torch's, v ← mv + g, w ← w − ηv (Goyal et al. 2017, equation 10).
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, *, correction: bool) -> None:
+        """Create the optimiser.
+
+        Args:
+            params: Parameters or parameter groups, which may hold `weight_decay`.
+            lr: Learning rate η.
+            momentum: Momentum m.
+            correction: Whether the velocity is rescaled when the learning rate changes.
+        """
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
         self.correction = correction
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step on the gradients; the closure's loss, if one is given."""
+        """Update all parameters from their gradients.
+
+        Args:
+            closure: Recomputes the loss and the gradients, as for torch's own optimisers.
+
+        Returns:
+            The loss that the closure returns; None without a closure.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            eta, before = group["lr"], group.get("last_lr", group["lr"])
-            kept = group["momentum"] * (eta / before if self.correction else 1.0)
-            group["last_lr"] = eta
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
-                state = self.state[parameter]
-                velocity = state.setdefault("velocity", torch.zeros_like(parameter))
-                velocity.mul_(kept).add_(gradient, alpha=eta)
-                parameter.sub_(velocity)
+            self._update_group(group)
         return loss
+
+    def _update_group(self, group: dict[str, Any]) -> None:
+        rate, last_rate = group["lr"], group.get("last_lr", group["lr"])
+        momentum = group["momentum"] * (rate / last_rate if self.correction else 1.0)
+        group["last_lr"] = rate
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+            velocity = self.state[parameter].setdefault("velocity", torch.zeros_like(parameter))
+            velocity.mul_(momentum).add_(gradient, alpha=rate)
+            parameter.sub_(velocity)
 
 
 def _momentum(config: SupervisedConfig) -> Callable[..., torch.optim.Optimizer]:
@@ -80,13 +102,13 @@ def _momentum(config: SupervisedConfig) -> Callable[..., torch.optim.Optimizer]:
 
 
 def _lamb(groups: list[dict[str, Any]], lr: float, config: SupervisedConfig) -> torch.optim.Optimizer:
-    """As You et al. 2019, arXiv:1904.00962, algorithm 2, without bias correction (their version 3).
+    """LAMB as in You et al. 2019, arXiv:1904.00962, algorithm 2, without bias correction (version 3 of the paper).
 
-    Left to itself the package decays weights beside the trust ratio, and divides the step by 1 − β₁ᵗ after it, which
-    makes the first step ten times as long as the layer's weights allow.
+    By default the package decays the weights outside of the trust ratio, and divides the step by 1 − β₁ᵗ after applying
+    the trust ratio, which makes the first step ten times as long as the norm of the layer's weights allows.
     """
     groups = [{**group, "adam_debias": True} for group in groups]
-    optimizer: torch.optim.Optimizer = _package().Lamb(
+    optimizer: torch.optim.Optimizer = _import_pytorch_optimizer().Lamb(
         groups, lr, _betas(config), eps=config.optimizer_eps, weight_decouple=False
     )
     return optimizer
@@ -96,9 +118,9 @@ def _betas(config: SupervisedConfig) -> tuple[float, float]:
     return config.adam_beta1, config.adam_beta2
 
 
-def _package() -> Any:
+def _import_pytorch_optimizer() -> Any:
     try:
         import pytorch_optimizer
     except ImportError:
-        raise ValueError("lars and lamb need the package pytorch-optimizer; pip install 'rlgns[data]'") from None
+        raise ValueError("lars and lamb need the package pytorch-optimizer; pip install 'rlgns[tasks]'") from None
     return pytorch_optimizer

@@ -1,8 +1,8 @@
-"""A noisy quadratic: a task of which everything is known, for trying sweeps and fits in seconds.
+"""A noisy quadratic: a synthetic task with known expected losses, to try sweeps and fits in seconds.
 
-The loss is L(x) = ½ Σ hᵢxᵢ², an example's gradient hx + noise of covariance diag(c), c = noise·h. Per dimension SGD at
-rate ε and batch size B makes E[xᵢ²] ← (1 − εhᵢ)² E[xᵢ²] + ε²cᵢ/B, so that the expected loss is known at every step
-(Zhang et al. 2019, arXiv:1907.04164, section 3). Losses are relative to that of the start.
+The loss is L(x) = ½ Σ hᵢxᵢ². The gradient of an example is hx plus noise of covariance diag(c), c = noise·h. In every
+dimension SGD with learning rate ε and batch size B updates E[xᵢ²] ← (1 − εhᵢ)² E[xᵢ²] + ε²cᵢ/B, which gives the
+expected loss at every step (Zhang et al. 2019, arXiv:1907.04164, section 3). Losses are relative to the initial loss.
 """
 
 from __future__ import annotations
@@ -35,116 +35,124 @@ from rlgns.runs.task import Task
 Float64 = NDArray[np.float64]
 
 NUM_GROUPS = 8
+"""Groups of a batch by which the noise scale is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuadraticConfig:
-    """Descend a noisy quadratic by SGD, measuring the noise scale at every step."""
+    """Minimise a noisy quadratic by SGD and measure the noise scale at every step."""
 
     batch_size: PositiveInt = 64
-    """Examples behind one step; a multiple of 8, the groups that the noise scale is measured by."""
+    """Examples per step; a multiple of 8, the number of groups by which the noise scale is measured."""
     learning_rate: PositiveFloat = 0.1
-    """Step size; above 2 (the largest curvature is 1) it diverges."""
+    """Learning rate; SGD diverges above 2, since the largest curvature is 1."""
     num_dimensions: Annotated[int, Interval(ge=1, le=10**8)] = 10_000
-    """Dimensions, their curvatures evenly spaced on a logarithmic scale; enough that losses hardly fluctuate."""
+    """Number of dimensions, with curvatures evenly spaced on a logarithmic scale; the more, the smoother the loss."""
     condition_number: Annotated[float, Interval(ge=1, le=1e12)] = 100.0
-    """Largest curvature over the smallest."""
+    """Ratio of the largest curvature to the smallest."""
     noise: PositiveFloat = 30.0
-    """Variance of an example's gradient in each dimension, as a multiple of its curvature."""
+    """Variance of an example's gradient in every dimension, as a multiple of the dimension's curvature."""
     goals: Goals = (0.15, 0.1)
-    """Losses to reach, relative to the start; the run ends at the last."""
+    """Losses to reach, relative to the initial loss; the run ends at the last."""
     max_steps: PositiveInt = 20_000
-    """Steps after which the run ends in any case."""
+    """Steps after which the run ends at the latest."""
     seed: Seed = 0
-    """Seed of the noise."""
+    """Random seed of the gradient noise."""
     log_every: PositiveInt = 10
-    """Steps from one record to the next."""
+    """Steps between records."""
     step_seconds: Annotated[float, Interval(ge=0, le=3600)] = 0.0
-    """Pause at every step: a stand-in for a slow task."""
+    """Pause in seconds at every step, to imitate a slow task."""
     out: Path | None = None
-    """Run directory [a fresh one under runs/]."""
+    """Run directory [a new one under runs/]."""
     wandb: Literal["online", "offline", "disabled"] = "disabled"
-    """Weights & Biases."""
+    """Mode of W&B."""
     wandb_project: Name = "rlgns"
     """W&B project."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quadratic:
-    """The problem: curvatures h and variances c of an example's gradient, [P] each.
+    """The quadratic problem, whose initial point xᵢ = 1/√hᵢ gives every dimension the same share of the loss.
 
-    It starts at xᵢ = 1/√hᵢ, so that every dimension has the same part in the loss.
+    Attributes:
+        h: Curvatures [P].
+        c: Variances [P] of an example's gradient.
     """
 
     h: Float64
     c: Float64
 
     @classmethod
-    def of(cls, config: QuadraticConfig) -> Quadratic:
-        """As configured."""
+    def from_config(cls, config: QuadraticConfig) -> Quadratic:
+        """Create the configured problem."""
         h = np.logspace(-math.log10(config.condition_number), 0, config.num_dimensions)
         return cls(h, config.noise * h)
 
     @property
     def start(self) -> Float64:
-        """x before the first step."""
+        """The initial point x [P]."""
         return np.asarray(1 / np.sqrt(self.h))
 
     def loss(self, squares: Float64) -> float:
-        """½ Σ hᵢxᵢ² over that of the start; `squares` are xᵢ² [P], or their means."""
+        """½ Σ hᵢxᵢ² relative to the initial loss, from the squares xᵢ² [P] or their expectations."""
         return float(self.h @ squares / len(self.h))
 
     def expected_losses(self, batch_size: float, learning_rate: float) -> Iterator[float]:
-        """E[L] after 1, 2, … steps."""
-        shrink, spread = (1 - learning_rate * self.h) ** 2, learning_rate**2 * self.c / batch_size
+        """E[L] after 1, 2, … steps of SGD, without end."""
+        contraction, variance = (1 - learning_rate * self.h) ** 2, learning_rate**2 * self.c / batch_size
         squares = self.start**2
         while True:
-            squares = shrink * squares + spread
+            squares = contraction * squares + variance
             yield self.loss(squares)
 
-    def steps_to_loss(self, batch_size: float, learning_rate: float, level: float, max_steps: int) -> int | None:
-        """Steps until E[L] ≤ level; None if that takes more than so many, or never comes."""
-        losses = zip(range(1, max_steps + 1), self.expected_losses(batch_size, learning_rate), strict=False)
-        return next((step for step, loss in losses if loss <= level), None)
-
     def noise_scale(self, squares: Float64) -> float:
-        """B_simple = Σ cᵢ / Σ hᵢ²xᵢ²."""
+        """B_simple = Σ cᵢ / Σ hᵢ²xᵢ², from the squares xᵢ² [P]."""
         return float(self.c.sum() / (self.h**2 @ squares))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as the arguments say; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
+    """Run the task with options from the command line.
+
+    Args:
+        arguments: Command-line arguments; `sys.argv[1:]` by default.
+
+    Returns:
+        An exit code as documented at `rlgns.runs.exit_codes.exit_code_of`.
+    """
     return exit_code_of(lambda: run(_parse(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(config: QuadraticConfig) -> int:
-    """Descend to the last goal or the last step; 0, or 128 + n after signal n."""
+    """Run SGD until the last goal or the last step.
+
+    Returns:
+        Exit code: 0, or 128 + n after signal n.
+    """
     name = f"quadratic-{config.batch_size}"
     plan = Plan(options=as_mapping(config), task="quadratic", name=name, group="quadratic")
-    return carry_out(plan, lambda: Descent(config))
+    return carry_out(plan, lambda: QuadraticDescent(config))
 
 
-class Descent(Task):
-    """Steps of SGD on the problem; a run of seconds, which keeps no checkpoint."""
+class QuadraticDescent(Task):
+    """SGD on the quadratic; a run takes seconds and writes no checkpoint."""
 
     subject = "quadratic"
 
     def __init__(self, config: QuadraticConfig) -> None:
-        """Stand at the start.
+        """Prepare a run before its first step.
 
         Args:
-            config: As it was asked for.
-
+            config: Options of the run.
         """
-        self.config, self.problem = config, Quadratic.of(config)
+        self.config, self.problem = config, Quadratic.from_config(config)
         self.title = f"quadratic, batch {config.batch_size:,}, seed {config.seed}"
         self.goals = GoalTracker(config.goals, rises=False)
         self._x, self._generator = self.problem.start, np.random.default_rng(config.seed)
-        self._steps, self._loss, self._started = 0, 1.0, time.monotonic()
+        self._steps, self._loss, self._start_time = 0, 1.0, time.monotonic()
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Batch and budget."""
+        """Batch and budget, for config.json."""
         return {
             "task": "quadratic",
             "unit": "examples",
@@ -155,16 +163,16 @@ class Descent(Task):
 
     @property
     def steps(self) -> int:
-        """Steps made."""
+        """Number of steps made."""
         return self._steps
 
     @property
     def is_over(self) -> bool:
-        """Whether the last step is made or the last goal reached."""
+        """Whether the budget is used up or the last goal reached."""
         return self._steps >= self.config.max_steps or self.goals.all_reached
 
     def step(self) -> Record | None:
-        """Make one step; the record of every `log_every`-th and of those that reach a goal."""
+        """Make one step; returns a record at every `log_every`-th step and where a goal is reached."""
         config = self.config
         time.sleep(config.step_seconds)
         gradients = _group_gradients(self.problem, self._x, config.batch_size // NUM_GROUPS, self._generator)
@@ -179,42 +187,51 @@ class Descent(Task):
         return record | record_of(moments) | reached
 
     def progress(self) -> Record:
-        """How far the run has come, by record key."""
-        examples, seconds = self._steps * self.config.batch_size, time.monotonic() - self._started
+        """Progress of the run, by record key."""
+        seconds, speed = self._seconds_and_speed()
         return {
             "progress/steps": self._steps,
             "progress/optimizer_steps": self._steps,
-            "progress/examples": examples,
+            "progress/examples": self._examples,
             "time/seconds": seconds,
-            "time/examples_per_second": examples / max(seconds, 1e-9),
+            "time/examples_per_second": speed,
         }
 
     def status(self) -> Status:
-        """Speed and loss."""
-        examples, seconds = self._steps * self.config.batch_size, time.monotonic() - self._started
-        return Status(examples, examples / max(seconds, 1e-9), f"loss {self._loss:.4g}", "of every step")
+        """Loss and speed for the live display."""
+        _, speed = self._seconds_and_speed()
+        return Status(self._examples, speed, f"loss {self._loss:.4g}", "measured at every step")
+
+    @property
+    def _examples(self) -> int:
+        return self._steps * self.config.batch_size
+
+    def _seconds_and_speed(self) -> tuple[float, float]:
+        """Wall-clock seconds since the start, and examples per second."""
+        seconds = time.monotonic() - self._start_time
+        return seconds, self._examples / max(seconds, 1e-9)
 
     def summary(self) -> Record:
-        """Progress and goals."""
+        """Final progress and goals, by record key."""
         return self.progress() | self.goals.summary()
 
     def closing_lines(self) -> list[str]:
-        """What the goals took."""
+        """Steps and examples to every goal, for the terminal."""
         return goal_lines(self.goals)
 
 
 def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator: np.random.Generator) -> Float64:
-    """[K, P]: the means over groups of so many examples each."""
+    """Mean gradients [K, P] of K = `NUM_GROUPS` groups of `group_size` examples each."""
     noise = generator.standard_normal((NUM_GROUPS, len(x)))
     return np.asarray(problem.h * x + np.sqrt(problem.c / group_size) * noise)
 
 
 def _parse(arguments: Sequence[str]) -> QuadraticConfig:
-    description = "Descend a noisy quadratic, whose losses, noise scale and critical batch size are known."
+    description = "Minimise a noisy quadratic, whose expected losses, noise scale and critical batch size are known."
     config = parse_flags(QuadraticConfig, arguments, description=description, program="rlgns train quadratic")
     if config.batch_size < NUM_GROUPS or config.batch_size % NUM_GROUPS:
-        near = NUM_GROUPS * max(1, round(config.batch_size / NUM_GROUPS))
-        raise ValueError(f"batch_size {config.batch_size} is no multiple of {NUM_GROUPS}; use --batch-size {near}")
+        nearest = NUM_GROUPS * max(1, round(config.batch_size / NUM_GROUPS))
+        raise ValueError(f"batch_size {config.batch_size} is no multiple of {NUM_GROUPS}; use --batch-size {nearest}")
     check_memory(
         8 * (NUM_GROUPS + 4) * config.num_dimensions,
         f"gradients of num_dimensions {config.num_dimensions:,}",

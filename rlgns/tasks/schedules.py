@@ -1,26 +1,37 @@
-"""What is the learning rate at this point of training?
+"""Learning-rate schedules as functions of the epoch.
 
-ε rises from that of the reference batch size to the one of the batch (warmup), and is divided by a constant at stated
-epochs. Source: Goyal et al. 2017, arXiv:1706.02677, section 2.2.
+`WarmupStepDecay` raises the rate from that of the reference batch size to that of the batch size in use (warmup) and
+divides it by a constant after given epochs, as in Goyal et al. 2017, arXiv:1706.02677, section 2.2. `LinearDecay`
+serves the small-batch phase of SWAP.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Warmup = Literal["none", "constant", "gradual"]
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The learning rate by epoch.
+class LearningRateSchedule(Protocol):
+    """The learning rate as a function of the training epoch."""
 
-    rate           of the batch size: where warmup leads to
-    first_rate     where it begins
-    warmup         "none"; "constant": first_rate, then at once rate; "gradual": linearly from one to the other
-    warmup_epochs  how long
-    decay_epochs   after each of which the rate is divided by decay_factor
+    def at(self, epoch: float) -> float:
+        """The learning rate of the update that begins after `epoch` passes over the training examples."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupStepDecay:
+    """A learning rate that warms up and is then divided by a constant after given epochs.
+
+    Attributes:
+        rate: Learning rate after the warmup.
+        first_rate: Learning rate at the beginning of the warmup.
+        warmup: "none"; "constant": `first_rate` throughout the warmup, then `rate`; "gradual": linear growth from
+            `first_rate` to `rate`.
+        warmup_epochs: Length of the warmup in epochs.
+        decay_epochs: Epochs after each of which the rate is divided by `decay_factor`.
+        decay_factor: Divisor of the rate.
     """
 
     rate: float
@@ -31,28 +42,34 @@ class Schedule:
     decay_factor: float = 10.0
 
     def at(self, epoch: float) -> float:
-        """The rate of the update that begins when so many epochs are behind it.
+        """The learning rate of the update that begins after `epoch` passes over the training examples.
 
-        >>> [Schedule(3.2, 0.1, "gradual", 5.0).at(epoch) for epoch in (0, 2.5, 5)]
+        >>> schedule = WarmupStepDecay(3.2, 0.1, "gradual", warmup_epochs=5.0)
+        >>> [round(schedule.at(epoch), 6) for epoch in (0, 2.5, 5)]
         [0.1, 1.65, 3.2]
         """
-        decays = sum(epoch >= one for one in self.decay_epochs)
-        return self._warm(epoch) / self.decay_factor**decays
+        num_decays = sum(epoch >= decay_epoch for decay_epoch in self.decay_epochs)
+        return self._before_decay(epoch) / self.decay_factor**num_decays
 
-    def _warm(self, epoch: float) -> float:
+    def _before_decay(self, epoch: float) -> float:
         if self.warmup == "none" or epoch >= self.warmup_epochs:
             return self.rate
-        share = epoch / self.warmup_epochs if self.warmup == "gradual" else 0.0
-        return self.first_rate + (self.rate - self.first_rate) * share
+        progress = epoch / self.warmup_epochs if self.warmup == "gradual" else 0.0
+        return self.first_rate + (self.rate - self.first_rate) * progress
 
 
 @dataclass(frozen=True, slots=True)
-class Falling:
-    """A rate that falls linearly to 0 within so many epochs."""
+class LinearDecay:
+    """A learning rate that falls linearly to zero.
+
+    Attributes:
+        rate: Learning rate at the beginning.
+        epochs: Epochs until the rate is zero.
+    """
 
     rate: float
     epochs: float
 
     def at(self, epoch: float) -> float:
-        """The rate of the update that begins when so many epochs are behind it."""
+        """The learning rate of the update that begins after `epoch` passes over the training examples."""
         return self.rate * max(0.0, 1 - epoch / self.epochs)

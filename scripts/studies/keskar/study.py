@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
+from sharpness import Float64, along_line, flat_parameters, sharpness
 
 from rlgns.report.style import PALETTE, STYLE
 from rlgns.runs.ranks import ALONE
@@ -23,7 +24,6 @@ from rlgns.study.csv_files import write_csv
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
-from rlgns.tasks.sharpness import Float64, along_line, flat_parameters, sharpness
 
 SMALL = 32
 RADII, SUBSPACES = (1e-3, 5e-4), (None, 100)
