@@ -24,9 +24,11 @@ from wandb_log import WandbLog, read_wandb_log
 from wandb_server import wandb_server
 
 import rlgns.runs.network
-import rlgns.runs.sinks
+import rlgns.runs.wandb_sink
 from rlgns.runs.records import columns, read_records
-from rlgns.runs.sinks import JsonLines, WandbOptions, WandbSink, open_wandb
+from rlgns.runs.sinks import JsonLines
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import WandbSink, open_wandb
 
 KEY = "k" * 40
 OFFLINE = WandbOptions(mode="offline")
@@ -99,7 +101,7 @@ def refuse(line: str) -> None:
 
 
 def test_importing_sinks_loads_no_wandb():
-    code = "import sys, rlgns.runs.sinks; assert not {'torch', 'wandb'} & set(sys.modules)"
+    code = "import sys, rlgns.runs.wandb_sink; assert not {'torch', 'wandb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -107,7 +109,8 @@ def test_disabled_writes_nothing_and_loads_no_wandb(run_dir):
     code = f"""
 import sys
 from pathlib import Path
-from rlgns.runs.sinks import WandbOptions, open_wandb
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 assert open_wandb(WandbOptions(mode="disabled"), Path({str(run_dir)!r}), {{}}, "id") is None
 assert "wandb" not in sys.modules
 """
@@ -140,7 +143,8 @@ def test_an_offline_run_holds_all_that_the_records_hold_and_more(run_dir, home, 
             each.log(record(step) | {"train/kind": "ppo", "train/nan": float("nan"), "train/flag": True}, step)
     for each in (file, sink):
         each.log_figure("figure/after", png, 3)
-        each.log_artifact(run_dir / "metrics.jsonl", "records-run-1", "records")
+    sink.log_artifact(run_dir / "metrics.jsonl", "records-run-1", "records")
+    for each in (file, sink):
         each.finish({"best/return": 21.0, "best/none": None}, exit_code=3)
 
     log = log_of(sink)
@@ -217,7 +221,7 @@ def test_without_key_or_network_the_run_is_offline_within_seconds_and_says_so_on
 
 
 def test_a_server_that_accepts_and_never_answers_means_offline(run_dir, monkeypatch, said):
-    monkeypatch.setattr(rlgns.runs.sinks, "INIT_TIMEOUT", 1.0)
+    monkeypatch.setattr(rlgns.runs.wandb_sink, "INIT_TIMEOUT", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -318,7 +322,8 @@ def test_no_key_on_a_terminal_asks_nothing(run_dir, home):
     code = f"""
 import sys
 from pathlib import Path
-from rlgns.runs.sinks import WandbOptions, open_wandb
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 assert sys.stdin.isatty() and sys.stderr.isatty()
 open_wandb(WandbOptions(), Path({str(run_dir)!r}), {{}}, "id").finish({{}})
 print("done")
@@ -403,7 +408,8 @@ def test_when_wandbs_own_process_is_killed_the_run_goes_on_and_says_so_once(run_
     code = f"""
 import os, signal, time
 from pathlib import Path
-from rlgns.runs.sinks import WandbOptions, open_wandb
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 sink = open_wandb(WandbOptions(mode="offline"), Path({str(run_dir)!r}), {{}}, "id", say=print)
 sink.log({{"progress/transitions": 1}}, 1)
 def is_alive(pid):
@@ -426,7 +432,7 @@ print("done")
     process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=HANG)
     offline, gone, done = process.stdout.splitlines()
     assert "as asked" in offline
-    assert "own process is gone" in gone
+    assert "own process has ended" in gone
     assert done == "done"
 
 
@@ -438,7 +444,9 @@ import os, signal, sys, time
 from pathlib import Path
 sys.path.append({str(Path(__file__).parent)!r})
 from wandb_log import read_wandb_log
-from rlgns.runs.sinks import JsonLines, WandbOptions, open_wandb
+from rlgns.runs.sinks import JsonLines
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 run_dir = Path({str(run_dir)!r})
 sinks = [JsonLines(run_dir / "metrics.jsonl"), open_wandb(WandbOptions(mode="offline"), run_dir, {{}}, "id")]
 for step in range(60):

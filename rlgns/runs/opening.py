@@ -22,8 +22,10 @@ from rlgns.runs.directory import (
 )
 from rlgns.runs.files import write_json
 from rlgns.runs.records import Record, read_records
-from rlgns.runs.sinks import EXAMPLES, TRANSITIONS, JsonLines, Sink, WandbOptions, open_wandb
+from rlgns.runs.sinks import JsonLines, Sink
 from rlgns.runs.task import State, Task
+from rlgns.runs.wandb_options import EXAMPLES, TRANSITIONS, WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 
 RUNS = Path("runs")
 """Where run directories are made unless one is named."""
