@@ -29,7 +29,8 @@ from rlgns.runs.options import as_mapping
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
-from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
+from rlgns.runs.summary import goal_lines, summary_lines
+from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import DivergenceError, Keeper, State, Task
 
 

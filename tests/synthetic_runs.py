@@ -22,7 +22,7 @@ from rlgns.runs.files import write_json
 from rlgns.runs.goals import Reached
 from rlgns.runs.goals import record_of as record_of_goal
 from rlgns.runs.records import RecordWriter
-from rlgns.runs.summary import summary_numbers
+from rlgns.runs.summary_numbers import summary_numbers
 
 LOSSES = ("policy", "value", "total", "trained")
 

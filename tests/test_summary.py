@@ -6,7 +6,9 @@ import pytest
 
 from rlgns import GradientMoments, PooledMoments
 from rlgns.noise.history import History
-from rlgns.runs.summary import Flags, _round, estimates, summary_lines, summary_numbers
+from rlgns.runs.batch_advice import Flags, rounded
+from rlgns.runs.summary import summary_lines
+from rlgns.runs.summary_numbers import estimates, summary_numbers
 
 
 def moments(sq_norm: float, error: float, trace: float = 1000.0) -> GradientMoments:
@@ -287,4 +289,4 @@ def test_numbers_of_the_three_states():
     ],
 )
 def test_advice_is_rounded_to_two_digits(value, words):
-    assert _round(value) == words
+    assert rounded(value) == words

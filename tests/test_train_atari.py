@@ -28,7 +28,7 @@ from rlgns.runs.directory import RunDirectory, read_config
 from rlgns.runs.goals import goals_of
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.records import columns, plain, read_lines, read_records
-from rlgns.runs.summary import summary_numbers
+from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.study.outcomes import outcome_of
 
 ONE_THREAD = ("--num-torch-threads", "1")

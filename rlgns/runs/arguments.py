@@ -17,7 +17,6 @@ class Argument:
     Attributes:
         python: In a script: `n_envs=4`.
         command: On the command line: `--num-envs 4`.
-
     """
 
     python: str
@@ -38,7 +37,6 @@ class ArgumentError(ValueError):
 
         Args:
             parts: Text, and the arguments in it.
-
         """
         super().__init__("".join(part if isinstance(part, str) else part.python for part in parts))
         self.in_flags = "".join(part if isinstance(part, str) else part.command for part in parts)

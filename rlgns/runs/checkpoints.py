@@ -53,7 +53,6 @@ def save_checkpoint(path: Path, state: State) -> None:
     Raises:
         OSError: If it cannot be written, for instance on a full disk; it names the file, and the old checkpoint is
             untouched.
-
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -81,7 +80,6 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
 
     Raises:
         CheckpointError: If the file is missing, damaged, or not a checkpoint of this project.
-
     """
     if not path.exists():
         raise CheckpointError(f"{path} is missing; the run stopped before its first checkpoint, start it anew")

@@ -37,7 +37,6 @@ def exit_code_of(work: Callable[[], int], *, prints_its_result: bool = False) ->
 
     Returns:
         The exit code, as the table at the head of this module has it.
-
     """
     with tolerant_output() as output:
         try:

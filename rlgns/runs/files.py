@@ -26,7 +26,6 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     Raises:
         ValueError: If a number is not finite; nothing is written then.
         OSError: If the file cannot be written; it names the file, and the old one stays.
-
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
@@ -40,7 +39,6 @@ def write_text(path: Path, content: str) -> None:
 
     Raises:
         OSError: If the file cannot be written; it names the file, and the old one stays.
-
     """
     write_bytes(path, content.encode())
 
@@ -54,7 +52,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises:
         OSError: If the file cannot be written; it names the file, and the old one stays.
-
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -72,7 +69,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: As the block or the replacement raises it, naming `path`; the old file stays.
-
     """
     with naming(path):
         if _is_stream(path):
@@ -101,7 +97,6 @@ def naming(path: Path) -> Iterator[None]:
 
     Raises:
         OSError: As the block raises it, with `path` as its `filename`.
-
     """
     try:
         yield

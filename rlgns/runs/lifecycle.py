@@ -60,7 +60,6 @@ class Plan:
         longer: The flag that makes a run longer.
         ranks: The processes that train together; None: this one alone.
         device: Where they train.
-
     """
 
     options: Mapping[str, Any]
@@ -101,7 +100,6 @@ def carry_out(plan: Plan, build: Callable[[], Task]) -> int:
     Raises:
         ValueError: On usage errors, before anything is trained or written.
         OSError: If the disk fails before training.
-
     """
     is_restarted = was_restarted(plan.out)
     if is_restarted:
@@ -137,7 +135,6 @@ class Run:
 
     Attributes:
         stop: Whether a signal has asked it to end.
-
     """
 
     def __init__(self, plan: Plan, task: Task, directory: RunDirectory | None, *, goes_on: bool) -> None:
@@ -148,7 +145,6 @@ class Run:
             task: At its start, or restored.
             directory: Where this process writes; None for ranks that do not.
             goes_on: Whether the task was restored.
-
         """
         facts = task.facts
         self.plan, self.task, self.directory = plan, task, directory
@@ -183,7 +179,6 @@ class Run:
 
         Raises:
             OSError: If the disk is full; it names the file.
-
         """
         if record is not None:
             for sink in self._sinks:
@@ -201,7 +196,6 @@ class Run:
 
         Raises:
             OSError: If it cannot be written; it names the file, and the one before stays.
-
         """
         if self.directory and (state := self.task.state()) is not None:
             from rlgns.runs.checkpoints import save_checkpoint
@@ -218,7 +212,6 @@ class Run:
 
         Returns:
             The exit code.
-
         """
         failure: str | None = None
         try:

@@ -45,7 +45,6 @@ def was_restarted(out: Path | None) -> bool:
 
     Raises:
         ValueError: If a count is no number.
-
     """
     return any(_count(name) for name in RESTART_COUNTS) and out is not None and (out / CHECKPOINT).exists()
 
@@ -70,7 +69,6 @@ def open_directory(out: Path | None, name: str) -> RunDirectory:
 
     Raises:
         ValueError: If it holds a run, is in use, or cannot be written to.
-
     """
     return RunDirectory(out) if out else RunDirectory.fresh(RUNS, name)
 
@@ -86,7 +84,6 @@ def check_unchanged(run: Path, options: Mapping[str, Any], task: str, changeable
 
     Raises:
         ValueError: If the task or another option differs; it names both values and the remedy.
-
     """
     config = read_config(run)
     saved = config["options"]
@@ -134,7 +131,6 @@ def load_state(path: Path) -> State:
 
     Raises:
         ValueError: In one line if the file is missing, damaged, or not a checkpoint of this project.
-
     """
     from rlgns.runs.checkpoints import load_checkpoint
 
@@ -155,7 +151,6 @@ def restored(task: Task, run: Path, state: State, reads_records: bool) -> str:
 
     Raises:
         ValueError: If the checkpoint is of something else, or lacks what the task needs; it names the file.
-
     """
     path = run / CHECKPOINT
     subject = state.get(SUBJECT)
@@ -175,7 +170,6 @@ def reading(path: Path | str) -> Iterator[None]:
 
     Raises:
         ValueError: As the block raises it, or in place of another error that unexpected content causes.
-
     """
     try:
         yield
@@ -210,7 +204,6 @@ def open_sinks(
     Raises:
         OSError: If the directory cannot be written to; it names the file.
         ValueError: On options that W&B does not allow.
-
     """
     saved = {} if resumed_at is None else read_config(directory.path)
     place = _place(directory.path)

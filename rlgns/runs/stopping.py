@@ -29,7 +29,6 @@ class StopRequest:
 
     Attributes:
         signal_number: The first signal that came; None before. A run's loop reads it after every step.
-
     """
 
     signal_number: int | None = None
@@ -43,7 +42,6 @@ class StopRequest:
 
         Raises:
             KeyboardInterrupt: On SIGINT once the grace is over.
-
         """
         asked_at = 0.0
 

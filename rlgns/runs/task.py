@@ -52,7 +52,6 @@ class Task(Protocol):
         facts: What config.json says beside the options: task, unit, goal_measure, batch_size, max_examples, ….
         steps: Number of updates made.
         is_over: Whether the budget is used up or the last goal reached.
-
     """
 
     title: str
@@ -80,7 +79,6 @@ class Task(Protocol):
 
         Raises:
             DivergenceError: If the update cannot be made with finite numbers.
-
         """
         name = type(self).__name__
         raise NotImplementedError(f"{name} has to implement step, or train")
@@ -107,7 +105,6 @@ class Task(Protocol):
 
         Returns:
             What a person should know about it; empty for nothing.
-
         """
         raise ValueError(f"{self.subject} cannot be gone on with; choose another --out")
 
@@ -132,7 +129,6 @@ class Task(Protocol):
 
         Returns:
             Whether they were written.
-
         """
         return False
 

@@ -21,7 +21,6 @@ class TolerantStream:
 
     Attributes:
         failure: The first error of the stream that it stands for; None while all went well.
-
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -29,7 +28,6 @@ class TolerantStream:
 
         Args:
             stream: The stream.
-
         """
         self._stream = stream
         self.failure: OSError | ValueError | None = None
@@ -45,7 +43,6 @@ class TolerantStream:
 
         Returns:
             The number of characters of `text`, whatever became of them.
-
         """
         if self.failure is None:
             try:
@@ -100,7 +97,6 @@ def tolerant_output() -> Iterator[TolerantStream]:
 
     Yields:
         Standard output, whose `failure` says whether everything has arrived. Both streams are flushed at the end.
-
     """
     if isinstance(sys.stdout, TolerantStream):
         yield sys.stdout

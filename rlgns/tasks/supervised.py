@@ -19,6 +19,7 @@ import torch
 
 from rlgns.noise.history import TRAINED, History, estimate_record, record_of
 from rlgns.noise.scale import PooledMoments
+from rlgns.runs.batch_advice import Flags
 from rlgns.runs.goals import MEASURES, GoalTracker, Reached
 from rlgns.runs.lifecycle import Plan, carry_out
 from rlgns.runs.machine import keep_freed_memory
@@ -26,7 +27,8 @@ from rlgns.runs.options import as_mapping
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
-from rlgns.runs.summary import Flags, goal_lines, summary_lines, summary_numbers
+from rlgns.runs.summary import goal_lines, summary_lines
+from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import DivergenceError, State, Task
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import CHANGEABLE_ON_RESUME, SupervisedConfig
