@@ -23,9 +23,10 @@ from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.goals import RETURN
-from rlgns.runs.lifecycle import Plan, carry_out
+from rlgns.runs.lifecycle import carry_out
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
+from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record

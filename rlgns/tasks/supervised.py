@@ -21,9 +21,10 @@ from rlgns.noise.history import TRAINED, History, estimate_record, record_of
 from rlgns.noise.scale import PooledMoments
 from rlgns.runs.batch_advice import Flags
 from rlgns.runs.goals import MEASURES, GoalTracker, Reached
-from rlgns.runs.lifecycle import Plan, carry_out
+from rlgns.runs.lifecycle import carry_out
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
+from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
