@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlgns.runs.goals import GoalTracker, Reached, goals_of, level_in_words, goal_record
+from rlgns.runs.goals import GoalTracker, Reached, goal_record, goals_of, level_in_words
 
 
 def progress(steps: int) -> dict[str, object]:
