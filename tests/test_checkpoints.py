@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_a_device_or_a_pipe_is_not_read(tmp_path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe")
     for name in ("zero", "pipe"):
-        with pytest.raises(CheckpointError, match="is no file"):
+        with pytest.raises(CheckpointError, match="is not a regular file"):
             load_checkpoint(tmp_path / name)
 
 

@@ -133,7 +133,7 @@ def test_directories_that_hold_packed_files_are_read_with_them(packed, sweep, tm
     said: list[str] = []
     assert names_in(tmp_path / "study", said) == names_in(sweep, [])
     (line,) = said
-    assert "other.zip is no file of packed runs" in line
+    assert "other.zip is not a file of packed runs" in line
     assert names_in(tmp_path, []) == names_in(sweep, [])
 
 
@@ -157,7 +157,7 @@ def test_a_member_whose_name_leaves_the_file_is_left_out_with_one_line(name, pac
     assert names_in(hostile, said) == names_in(packed, [])
     (line,) = said
     assert line.isprintable()
-    assert "is no path within the file" in line
+    assert "is not a path within the file" in line
 
 
 def test_a_member_that_would_unpack_to_too_much_is_left_out_unread_with_its_run(packed, tmp_path):
@@ -225,7 +225,7 @@ def test_a_file_that_is_cut_short_or_no_archive_is_named_in_one_line(cut, packed
     for command in ("fit", "report", "compare"):
         assert main([command, str(tmp_path / "cut.zip")]) == 2
         error = capsys.readouterr().err
-        assert f"{tmp_path / 'cut.zip'} is no file of packed runs" in error
+        assert f"{tmp_path / 'cut.zip'} is not a file of packed runs" in error
         assert error.count("\n") == 1
 
 

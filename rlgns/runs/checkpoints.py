@@ -87,7 +87,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> State:
     if not path.exists():
         raise CheckpointError(f"{path} is missing; the run stopped before its first checkpoint, start it anew")
     if not path.is_file():
-        raise _refused(path, "is no file")
+        raise _refused(path, "is not a regular file")
     if damage := _damage(path):
         raise _refused(path, f"is damaged ({damage})")
     try:

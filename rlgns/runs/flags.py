@@ -1,9 +1,10 @@
 """Command-line flags of a dataclass of options, and their help.
 
-Each field is a flag, its docstring is the flag's help, and `GROUPS` of the class gives the headings of the help. Flags
-are accepted as people write them (`--num-envs 8`, `--num_envs=8`, `--no-measure`) and as W&B's agents print them
-(`--measure=True`, `--wandb_tags=['a', 'b']`). Nothing is converted to the field's type here: `rlgns.runs.values` does
-that, so text means the same on the command line and in a YAML file.
+Each field is a flag, its docstring is the flag's help, and `GROUPS` of the class gives the headings of the help in
+order, each with the field or fields at which it begins. Flags are accepted as people write them (`--num-envs 8`,
+`--num_envs=8`, `--no-measure`) and as W&B's agents print them (`--measure=True`, `--wandb_tags=['a', 'b']`). Nothing is
+converted to the field's type here: `rlgns.runs.values` does that, so text means the same on the command line and in a
+YAML file.
 """
 
 from __future__ import annotations
@@ -115,10 +116,10 @@ def _add_flags(
 ) -> None:
     key: Any = kind
     texts, types = help_texts(key), types_of(kind)
-    groups: Mapping[str, str] = getattr(kind, "GROUPS", {})
-    headings = {first: heading for heading, first in groups.items()}
+    groups: Mapping[str, str | tuple[str, ...]] = getattr(kind, "GROUPS", {})
+    headings = {first: heading for heading, names in groups.items() for first in _as_tuple(names)}
     group = parser.add_argument_group("Options")
-    in_groups = {headings[name]: parser.add_argument_group(headings[name]) for name in types if name in headings}
+    in_groups = {heading: parser.add_argument_group(heading) for heading in groups}
     for name, declared in types.items():
         group = in_groups.get(headings.get(name, ""), group)
         visible = is_for(declared, circumstances)
@@ -133,6 +134,10 @@ def _add_flags(
     if config_file:
         last.add_argument(flag(CONFIG_FILE), metavar="FILE", help="YAML file with the same options by name; flags win.")
     last.add_argument("-h", "--help", action="help", help="Show this help.")
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
 
 
 def _help_of(text: str, default: object) -> str:

@@ -1,7 +1,8 @@
-"""Write the runs of one or more directories to one packed file (see `packed`), the same bytes for the same runs.
+"""Writing of packed files (see `rlgns.runs.packed`); the same runs always give the same bytes.
 
-A run is packed with what fits, pages and comparisons read: config.json, records, summary.json, and the sweep file above
-it. Checkpoints, figures and W&B's files are not. Names of this machine's directories are taken out of config.json.
+A run is packed with the files that fits, pages and comparisons read: config.json, the records, summary.json, and the
+sweep file in the directory above. Checkpoints, figures and W&B's files are left out. Names of this machine's
+directories are removed from config.json.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from rlgns.runs.packed import PackedPath, RunFolder, refusal, run_folders
 from rlgns.runs.records import read_lines
 
 RECORDS = (METRICS, METRICS + ".gz")
-"""Names under which a run's records may lie, as they are sought."""
+"""Possible names of a run's records file, in order of preference."""
 
 DERIVED = re.compile(r"train/|noise/(.*/)?(noise_scale|design_effect)|rollout/episode_length|time/transitions")
-"""Record keys that no fit and no page reads: noise scales and design effects are pooled anew from the moments."""
+"""Record keys that no fit and no page reads: noise scales and design effects are recomputed from the moments."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time stamp of all members, zip's earliest."""
+"""Time stamp of all members, the earliest that a ZIP archive can represent."""
 
 Members = dict[str, bytes]
 
@@ -34,49 +35,59 @@ def pack(folders: Sequence[Path], out: Path, say: Callable[[str], None], *, lean
 
     Args:
         folders: Directories of runs, or packed files.
-        out: The file; it appears once it is whole.
-        say: Is called with one line about every run that is left out.
-        lean: Leave out the record keys that fits, pages and comparisons do not read (`DERIVED`).
+        out: The packed file; it appears only when it is complete.
+        say: Called with one line about every run that is left out.
+        lean: Whether to leave out the record keys that fits, pages and comparisons do not read (`DERIVED`).
 
     Returns:
-        The numbers of runs packed and left out.
+        The number of runs packed, and the number of runs left out.
 
     Raises:
-        ValueError: There is no readable run, two runs have one name, or `out` cannot be written to.
+        ValueError: If there is no readable run, two runs have the same name, or `out` cannot be written to.
     """
-    runs, failures = _named_runs(folders, say), 0
+    runs = _named_runs(folders, say)
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-            for file, content in sorted(_sweep_files(runs).items()):
-                _write(archive, file, content)
-            for name, folder in sorted(runs.items(), key=lambda item: item[0].parts):
-                try:
-                    members = _members(folder, lean=lean)
-                except (OSError, ValueError, KeyError, TypeError) as error:
-                    say(f"{folder} holds a damaged run ({_words(error)}); it is left out")
-                    failures += 1
-                    continue
-                for file, content in members.items():
-                    _write(archive, str(name / file), content)
-        if failures == len(runs):
+        num_damaged = _write_archive(temporary, runs, say, lean=lean)
+        if num_damaged == len(runs):
             raise ValueError(f"no run can be read; {out} is not written")
         temporary.replace(out)
     except OSError as error:
         raise ValueError(f"{out} cannot be written to ({error.strerror}); choose another --out") from None
     finally:
-        with contextlib.suppress(OSError):  # where it could not be made either
+        with contextlib.suppress(OSError):  # the temporary file may not exist
             temporary.unlink()
-    return len(runs) - failures, failures
+    return len(runs) - num_damaged, num_damaged
+
+
+def _write_archive(path: Path, runs: dict[PurePosixPath, RunFolder], say: Callable[[str], None], *, lean: bool) -> int:
+    """Write sweep files and runs to a ZIP archive, and return the number of damaged runs, which are left out."""
+    num_damaged = 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for file, content in sorted(_sweep_files(runs).items()):
+            _write(archive, file, content)
+        for name, folder in sorted(runs.items(), key=lambda item: item[0].parts):
+            try:
+                members = _members(folder, lean=lean)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                say(f"{folder} holds a damaged run ({_reason(error)}); it is left out")
+                num_damaged += 1
+                continue
+            for file, content in members.items():
+                _write(archive, str(name / file), content)
+    return num_damaged
 
 
 def _named_runs(folders: Sequence[Path], say: Callable[[str], None]) -> dict[PurePosixPath, RunFolder]:
-    """The runs by their names in the packed file: their paths below the folder, after its name if there are several."""
+    """The folders of the runs by their names in the packed file.
+
+    A name is the run's path below its folder; if there are several folders, the folder's name stands in front.
+    """
     runs: dict[PurePosixPath, RunFolder] = {}
     for place in folders:
         prefix = PurePosixPath(place.resolve().stem if place.is_file() else place.resolve().name)
-        found = 0
+        num_runs = 0
         for folder in run_folders(place, say):
             if not any((folder / name).exists() for name in RECORDS):
                 say(f"{folder} has no records ({METRICS}); it is left out")
@@ -86,10 +97,10 @@ def _named_runs(folders: Sequence[Path], say: Callable[[str], None]) -> dict[Pur
             if name in runs:
                 raise ValueError(f"{folder} and {runs[name]} would both be called {name}; pack them into two files")
             runs[name] = folder
-            found += 1
-        if not found:
-            lies = "holds no runs" if place.exists() else "does not exist"
-            raise ValueError(f"{place} {lies} ({CONFIG} and {METRICS} are sought in and below it)")
+            num_runs += 1
+        if not num_runs:
+            reason = "holds no runs" if place.exists() else "does not exist"
+            raise ValueError(f"{place} {reason} ({CONFIG} and {METRICS} are sought in and below it)")
     return runs
 
 
@@ -101,13 +112,13 @@ def _path_below(place: Path, folder: RunFolder) -> PurePosixPath:
 
 
 def _sweep_files(runs: dict[PurePosixPath, RunFolder]) -> Members:
-    """The copies of sweep files above the runs, by their names in the packed file."""
+    """The contents of the sweep files above the runs, by their names in the packed file."""
     files = {str(name.parent / SWEEP_FILE): folder.parent / SWEEP_FILE for name, folder in runs.items()}
     return {name: file.read_bytes() for name, file in files.items() if file.exists()}
 
 
 def _members(folder: RunFolder, *, lean: bool) -> Members:
-    """What is kept of a run, by file name."""
+    """The contents of a run's files that are packed, by file name."""
     records = next(folder / name for name in RECORDS if (folder / name).exists())
     members = {CONFIG: _config(folder).encode(), METRICS: b"".join(_lines(records, lean=lean))}
     if (folder / SUMMARY).exists():
@@ -116,7 +127,7 @@ def _members(folder: RunFolder, *, lean: bool) -> Members:
 
 
 def _config(folder: RunFolder) -> str:
-    """config.json without the names of directories above the run and its data, where they are this machine's."""
+    """The text of config.json, with absolute paths of the run and of its data shortened to their last parts."""
     text = (folder / CONFIG).read_text()
     options = json.loads(text)["options"]
     out, data = Path(str(options.get("out") or "")), Path(str(options.get("data_dir") or ""))
@@ -142,5 +153,5 @@ def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
         raise ValueError(f"{name} cannot be packed: it {reason}")
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
