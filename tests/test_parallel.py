@@ -327,15 +327,15 @@ def test_a_shell_in_an_allocation_of_several_tasks_is_alone():
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"RANK": "5", "WORLD_SIZE": "2"}, r"RANK=5 is no integer in \[0, 2\); start with torchrun"),
-        ({"RANK": "-1", "WORLD_SIZE": "2"}, r"RANK=-1 is no integer in \[0, 2\)"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, r"LOCAL_RANK=2 is no integer in \[0, 2\)"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, r"RANK=one is no integer in"),
-        ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"WORLD_SIZE=2\.0 is no integer in \[1, inf\)"),
-        ({"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE=0 is no integer in \[1, inf\)"),
-        ({"RANK": "0"}, r"WORLD_SIZE= is no integer in"),
+        ({"RANK": "5", "WORLD_SIZE": "2"}, r"RANK=5 is not an integer in \[0, 2\); start with torchrun"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, r"RANK=-1 is not an integer in \[0, 2\)"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, r"LOCAL_RANK=2 is not an integer in \[0, 2\)"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, r"RANK=one is not an integer in"),
+        ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"WORLD_SIZE=2\.0 is not an integer in \[1, inf\)"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE=0 is not an integer in \[1, inf\)"),
+        ({"RANK": "0"}, r"WORLD_SIZE= is not an integer in"),
         ({"WORLD_SIZE": "4"}, r"WORLD_SIZE=4 is set but RANK is not; start with torchrun, or unset WORLD_SIZE"),
-        ({**STEP, "SLURM_PROCID": "8"}, r"SLURM_PROCID=8 is no integer in \[0, 8\)"),
+        ({**STEP, "SLURM_PROCID": "8"}, r"SLURM_PROCID=8 is not an integer in \[0, 8\)"),
     ],
 )
 def test_an_environment_that_cannot_be_is_named_in_one_line_with_the_remedy(variables, said):

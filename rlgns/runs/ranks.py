@@ -199,10 +199,10 @@ class Ranks:
     def _fresh_store(self, timeout: timedelta) -> PrefixStore:
         """Meet the other ranks in a key-value store, under a prefix that is new in every attempt.
 
-        torch's own rendezvous `env://` fails after a restart: torchrun keeps one store through all restarts of a job,
-        so the keys of a dead attempt are still there, and a rank of the new attempt can read the stale address of a
-        dead peer and wait for it until the timeout. TORCHELASTIC_RESTART_COUNT cannot serve as the prefix, because it
-        may differ between machines.
+        torch's own rendezvous `env://` can fail after a restart: it writes its keys into torchrun's store without a
+        prefix for the attempt, and torchrun keeps one store over restarts. The keys of a dead attempt are still there,
+        so a rank of the new attempt can read the stale address of a dead peer and wait for it until the timeout.
+        TORCHELASTIC_RESTART_COUNT cannot serve as the prefix, because it may differ between machines.
 
         So rank 0 draws a random prefix and publishes it as "first". Every other rank draws a random token, writes it to
         `<prefix>/<rank>`, and accepts the prefix only once rank 0 has answered by writing the token as a key. A stale
