@@ -142,7 +142,7 @@ def saved_run(
         facts=facts,
         task=_text(config, "task", _text(options, "task", "")),
         unit=_text(config, "unit", "transitions" if shape else "examples"),
-        measure=measure,
+        measure=_measure(config),
         batch_size=_integer(config, "batch_size", least=1),
         shape=shape,
         learning_rate=_positive(rate, "effective_learning_rate" if rate is config else "learning_rate"),
