@@ -1,4 +1,4 @@
-"""Runs that somebody else wrote: what their files say is shown as text, and neither drawn, run nor believed."""
+"""Runs from untrusted sources: texts in their files are shown as text and never interpreted or executed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SHAPES = ((4, 10), (16, 10), (64, 10))
 
 
 class Page(HTMLParser):
-    """Elements and attributes of a page, as a browser takes them."""
+    """The elements and attributes of a page as a browser parses them."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 
 def hostile(content: Any, payload: str) -> Any:
-    """The same with the payload in place of every string that no choice hangs on."""
+    """The same values with the payload in place of every string that does not select something."""
     match content:
         case dict():
             return {key: hostile(value, payload) for key, value in content.items()}
@@ -80,7 +80,7 @@ def hostile(content: Any, payload: str) -> Any:
 
 
 def write_hostile_sweep(folder: Path, payload: str) -> Path:
-    """A sweep in whose files every text is the payload."""
+    """A sweep whose files hold the payload in place of every text."""
     provenance = {
         "command": "rlgns train", "created": "2024-01-01T00:00:00", "git_commit": "abc", "python": "3",
         "platform": "Linux", "cpu_count": 2, "versions": {"torch": "2"},
@@ -116,7 +116,9 @@ def test_no_text_of_a_run_becomes_an_element_or_an_attribute_of_a_page(payload, 
         assert page.elements <= harmless[name].elements, name
         assert page.names <= harmless[name].names, name
         assert all(str(link).startswith(("#", "https://arxiv.org/")) for link in page.links), name
-        assert any(printable(payload)[:20].strip() in text for text in page.shown), name  # it is shown as what it is
+        assert any(printable(payload)[:20].strip() in text for text in page.shown), (
+            name
+        )  # the page shows the payload as text
     for figure in tmp_path.glob("page/figures/*.svg"):
         names = {element.tag.rpartition("}")[2] for element in ElementTree.parse(figure).iter()}
         assert not names & {"script", "foreignObject", "a", "img"}, figure.name

@@ -1,4 +1,4 @@
-"""Runs in one file: fits say the same of it as of the directory, and no file from elsewhere does harm."""
+"""Packed files: fits give the same results as for the directory, and files from untrusted sources do no harm."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def write_archive(file: Path, content: dict[str, bytes | str]) -> Path:
 
 
 def directory_of(raw: bytes) -> int:
-    """Where an archive's table of contents begins."""
+    """The offset of an archive's central directory."""
     end = raw.rindex(b"PK\x05\x06")
     return int.from_bytes(raw[end + 16 : end + 20], "little")
 
@@ -185,7 +185,7 @@ def test_a_name_that_stands_in_the_file_twice_costs_its_run_alone(packed, tmp_pa
 @pytest.mark.parametrize(("at", "value", "reason"), [(8, 1, "is encrypted"), (10, 14, "other than deflate")])
 def test_what_cannot_be_unpacked_plainly_costs_its_run_alone(at, value, reason, packed, tmp_path):
     raw = bytearray(packed.read_bytes())
-    entry = raw.index(b"4x10-lr1-seed0/summary.json", directory_of(raw)) - 46  # in the archive's table of contents
+    entry = raw.index(b"4x10-lr1-seed0/summary.json", directory_of(raw)) - 46  # in the archive's central directory
     raw[entry + at] = value
     (tmp_path / "a.zip").write_bytes(raw)
     said: list[str] = []
@@ -213,7 +213,7 @@ def test_members_that_share_bytes_are_refused_as_a_whole(packed, tmp_path, capsy
     raw = bytearray(file.read_bytes())
     first = directory_of(raw)
     second = raw.index(b"PK\x01\x02", first + 4)
-    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]  # the second member lies where the first does
+    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]  # the second member now lies where the first does
     file.write_bytes(raw)
     assert main(["fit", str(file)]) == 2
     assert "its members overlap" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The real W&B client throughout; what it logged is read back from its own log or from a server on loopback."""
+"""Sinks, with the real W&B client; tests read what it logged from its own log or from a server on loopback."""
 
 import errno
 import gc
@@ -33,12 +33,12 @@ from rlgns.runs.wandb_sink import WandbSink, open_wandb
 KEY = "k" * 40
 OFFLINE = WandbOptions(mode="offline")
 PROMPT = 60.0
-"""Seconds that are few against the 90 and more for which the client of W&B waits by itself, also on a slow machine."""
+"""Seconds; also on a slow machine far fewer than the 90 and more for which the client of W&B waits by default."""
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
-    """An empty home and no W&B or proxy setting of the machine: no test finds a key or leaves a trace."""
+    """An empty home directory without W&B or proxy settings: no test finds an API key or leaves files behind."""
     for name in list(os.environ):
         if name.startswith("WANDB_") or name.lower().endswith("_proxy") or name == "NETRC":
             monkeypatch.delenv(name)
@@ -64,7 +64,7 @@ def no_process_left() -> Iterator[None]:
 
 def children() -> set[str]:
     pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {pid for pid in pids if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}  # Z: ended, not waited for
+    return {pid for pid in pids if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}  # Z: a zombie process
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_an_offline_run_holds_all_that_the_records_hold_and_more(run_dir, home, 
     assert [row["_step"] for row in log.rows] == [1, 2, 3, 4]
     assert [row.get("figure/before", {}).get("_type") for row in log.rows] == ["image-file"] * 3 + [None]
     assert log.rows[3]["figure/after"]["_type"] == "image-file"
-    assert log.rows[3]["progress/transitions"] == 3 * 128  # its place on the axis
+    assert log.rows[3]["progress/transitions"] == 3 * 128  # its value on the x axis
     assert (sink.folder / "files" / log.rows[3]["figure/after"]["path"]).read_bytes() == png.read_bytes()
     assert {key: log.config[key] for key in config} == config
     assert (log.run.run_id, log.run.project, log.run.display_name) == ("run-1", "p", "nice")
@@ -261,7 +261,7 @@ ANSWERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # wandb waits for no crashed one
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # of wandb, after a crash
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_whatever_a_server_answers_the_run_is_offline_and_says_so_in_one_line(
     answer, run_dir, monkeypatch, said, capfd
@@ -397,7 +397,7 @@ def test_a_server_lost_in_mid_run_costs_a_bounded_wait_and_no_row(run_dir, monke
     assert len(said) == 1
     assert said[0].endswith(f"wandb sync --include-online {sink.folder}")
 
-    with wandb_server(KEY) as server:  # the command that it names delivers everything
+    with wandb_server(KEY) as server:  # the command in the message uploads everything
         environment = child_environment(WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
         command = [sys.executable, "-m", *sink.sync_command.split()]
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=HANG)
@@ -438,7 +438,7 @@ print("done")
 
 @pytest.mark.slow
 def test_kill_9_leaves_the_records_complete_and_wandbs_log_up_to_its_last_flush(run_dir):
-    """The first half of the rows is seen in W&B's log while the run goes on; of the second half, any may be lost."""
+    """The first half of the rows is in W&B's log while the run goes on; any rows of the second half may be lost."""
     code = f"""
 import os, signal, sys, time
 from pathlib import Path
