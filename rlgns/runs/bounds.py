@@ -20,11 +20,11 @@ MANY = 10**15
 
 PositiveInt = Annotated[int, Interval(ge=1, le=MANY)]
 CountOrZero = Annotated[int, Interval(ge=0, le=MANY)]
-LARGE = 1e30
+MAX_FLOAT = 1e30
 """Largest value of a floating-point option; with larger ones products of float32 numbers overflow."""
 
-PositiveFloat = Annotated[float, Interval(gt=0, le=LARGE)]
-FloatOrZero = Annotated[float, Interval(ge=0, le=LARGE)]
+PositiveFloat = Annotated[float, Interval(gt=0, le=MAX_FLOAT)]
+FloatOrZero = Annotated[float, Interval(ge=0, le=MAX_FLOAT)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 """A number from 0 to 1, both included."""
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]

@@ -33,7 +33,7 @@ COMMENT_SIZE = len(MARK) + 2 * hashlib.sha256().digest_size
 END_OF_ARCHIVE = b"PK\x05\x06"
 """Signature of the last record of a ZIP archive: 22 bytes, the last two the length of the comment that follows."""
 
-SMALL = 1 << 20
+MAX_EXPANDED_BYTES = 1 << 20
 """Size in bytes up to which a tensor may be larger than its storage, as an expanded tensor is."""
 
 State = dict[str, Any]
@@ -175,7 +175,7 @@ def _unusable(state: State) -> str | None:
         if isinstance(value, torch.Tensor):
             if value.is_nested or value.layout != torch.strided or value.is_meta or value.is_quantized:
                 return "a tensor that is nested, sparse, quantised or empty of values"
-            if value.numel() * value.element_size() > max(SMALL, value.untyped_storage().nbytes()):
+            if value.numel() * value.element_size() > max(MAX_EXPANDED_BYTES, value.untyped_storage().nbytes()):
                 return f"a tensor of shape {list(value.shape)} with fewer values than that"
         elif isinstance(value, dict | list | tuple):
             if id(value) in seen:

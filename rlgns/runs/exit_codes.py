@@ -59,7 +59,7 @@ def _code_of_failure(error: BaseException) -> int:
         case BrokenPipeError():
             code, reason = 141, None
         case OSError():
-            code, reason = 1, f"{in_words(error)}; what was recorded stays"
+            code, reason = 1, f"{error_in_words(error)}; what was recorded stays"
         case KeyboardInterrupt():  # before the command began to handle signals itself
             code, reason = 130, None
         case MemoryError():
@@ -69,7 +69,7 @@ def _code_of_failure(error: BaseException) -> int:
     return code if reason is None else _print_error(code, reason)
 
 
-def in_words(error: OSError) -> str:
+def error_in_words(error: OSError) -> str:
     """The reason of an error and the file that it concerns, as far as the error names them."""
     name = f": {error.filename}" if error.filename is not None else ""
     return f"{error.strerror or error}{name}"

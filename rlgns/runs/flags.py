@@ -23,7 +23,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from rlgns.runs.values import flag, is_for, is_list, members_of, shown, types_of
+from rlgns.runs.values import flag, is_applicable, is_list, plain_types_of, shown, types_of
 
 CONFIG_FILE = "config"
 """The flag that names a YAML file with options."""
@@ -122,10 +122,10 @@ def _add_flags(
     in_groups = {heading: parser.add_argument_group(heading) for heading in groups}
     for name, declared in types.items():
         group = in_groups.get(headings.get(name, ""), group)
-        visible = is_for(declared, circumstances)
+        visible = is_applicable(declared, circumstances)
         words = _help_of(texts.get(name, ""), getattr(defaults, name)) if visible else argparse.SUPPRESS
         keywords: dict[str, Any] = {"dest": name, "help": words}
-        if members_of(declared) == {bool}:
+        if plain_types_of(declared) == {bool}:
             group.add_argument(flag(name), **keywords, action=argparse.BooleanOptionalAction)
         else:
             keywords["metavar"] = _metavar(declared)
@@ -149,7 +149,7 @@ def _help_of(text: str, default: object) -> str:
 
 
 def _metavar(declared: Any) -> str:
-    members = members_of(declared) - {NoneType}
+    members = plain_types_of(declared) - {NoneType}
     choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
     names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "True|False"}
     return "|".join([name for member, name in names.items() if member in members] + choices)
@@ -173,7 +173,7 @@ def _in_one_spelling(kind: type[Any], arguments: Sequence[str]) -> list[str]:
     Names get hyphens, `--x=False` becomes `--no-x`, and a space in front of negative numbers keeps argparse from taking
     them for flags.
     """
-    switches = {flag(name) for name, declared in types_of(kind).items() if members_of(declared) == {bool}}
+    switches = {flag(name) for name, declared in types_of(kind).items() if plain_types_of(declared) == {bool}}
     known = {flag(name) for name in types_of(kind)} | {name.replace("--", "--no-") for name in switches}
     spelt = []
     for argument in arguments:
@@ -206,7 +206,7 @@ def _as_option(kind: type[Any], name: str, value: str | list[str] | None) -> Any
         return value
     if isinstance(value, list):
         return _list_items(name, value[0]) if len(value) == 1 and value[0].startswith("[") else tuple(value)
-    members = members_of(types_of(kind)[name])
+    members = plain_types_of(types_of(kind)[name])
     if value == "None" and NoneType in members:
         return None
     return value.strip() if members & {int, float} else value

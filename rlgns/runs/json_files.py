@@ -70,7 +70,7 @@ def read_json(path: RunFolder) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: it holds {kind_of(value)}, not a mapping")
+        raise ValueError(f"{path}: it holds {json_type_of(value)}, not a mapping")
     return value
 
 
@@ -107,7 +107,7 @@ def _bounded(content: bytes, limit: int) -> bytes:
     return content
 
 
-def kind_of(value: object) -> str:
+def json_type_of(value: object) -> str:
     """The type of a JSON value in words, with an article."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
     return names.get(type(value), "a number")

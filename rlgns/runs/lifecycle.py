@@ -20,17 +20,17 @@ from dataclasses import replace
 
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory, check_unused
-from rlgns.runs.exit_codes import in_words
+from rlgns.runs.exit_codes import error_in_words
 from rlgns.runs.files import write_json
 from rlgns.runs.opening import (
     SUBJECT,
     check_unchanged,
     has_ended_well,
-    load_state,
     open_directory,
     open_sinks,
+    read_state,
     records_of,
-    restored,
+    restore_task,
     was_restarted,
 )
 from rlgns.runs.plan import Plan
@@ -66,10 +66,10 @@ def carry_out(plan: Plan, build: Callable[[], Task]) -> int:
         plan = replace(plan, options={**plan.options, "resume": str(plan.out), "out": None})
     with ExitStack() as stack:
         directory = _checked_directory(plan, stack)
-        state = load_state(plan.resume / CHECKPOINT) if plan.resume else None
+        state = read_state(plan.resume / CHECKPOINT) if plan.resume else None
         task = build()
         stack.callback(task.close)
-        remark = restored(task, plan.resume, state, plan.is_first) if plan.resume and state else ""
+        remark = restore_task(task, plan.resume, state, plan.is_first) if plan.resume and state else ""
         if plan.resume and task.is_over and has_ended_well(plan.resume):
             return _already_complete(plan, task, is_restarted)
         if directory is None and plan.is_first:
@@ -78,7 +78,7 @@ def carry_out(plan: Plan, build: Callable[[], Task]) -> int:
             import torch
 
             stack.enter_context(plan.ranks.joined(torch.device(plan.device)))
-        return Run(plan, task, directory, is_resumed=state is not None).lead(remark)
+        return Run(plan, task, directory, is_resumed=state is not None).execute(remark)
 
 
 def _checked_directory(plan: Plan, stack: ExitStack) -> RunDirectory | None:
@@ -183,7 +183,7 @@ class Run:
             self._has_checkpoint = True
         self._saved = time.monotonic()
 
-    def lead(self, remark: str) -> int:
+    def execute(self, remark: str) -> int:
         """Train to the end, to a signal or to a failure; then write the final files and print the closing words.
 
         Args:
@@ -274,4 +274,4 @@ class Run:
 
 
 def _disk_failure(error: OSError) -> str:
-    return f"{in_words(error)}; what was recorded stays, continue with --resume"
+    return f"{error_in_words(error)}; what was recorded stays, continue with --resume"

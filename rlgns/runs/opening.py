@@ -123,7 +123,7 @@ def records_of(directory: RunDirectory | Path) -> list[Record]:
     return read_records(path) if path.exists() else []
 
 
-def load_state(path: Path) -> State:
+def read_state(path: Path) -> State:
     """Read a checkpoint; torch is imported only here, for runs that have one.
 
     Args:
@@ -140,7 +140,7 @@ def load_state(path: Path) -> State:
     return load_checkpoint(path)
 
 
-def restored(task: Task, run: Path, state: State, reads_records: bool) -> str:
+def restore_task(task: Task, run: Path, state: State, reads_records: bool) -> str:
     """Restore a task from a checkpoint of the same subject.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlgns.runs.flags import CONFIG_FILE, nearest, read_flags
-from rlgns.runs.values import flag, path_of, shown, validated
+from rlgns.runs.values import checked_path, checked_value, flag, shown
 from rlgns.runs.yaml_files import read_options
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def parse_flags(
     """
     base = kind() if default is None else default
     flags = read_flags(kind, arguments, defaults=base, description=description, program=program)
-    return _with(base, _validated(kind, flags, ""))
+    return _with(base, _checked_values(kind, flags, ""))
 
 
 def parse_run(
@@ -79,8 +79,8 @@ def parse_run(
         config_file=True,
     )  # fmt: skip
     file = flags.pop(CONFIG_FILE, None)
-    from_file = {} if file is None else _validated(kind, read_options(path_of(file, flag(CONFIG_FILE))), file)
-    changes = {**from_file, **_validated(kind, flags, "")}
+    from_file = {} if file is None else _checked_values(kind, read_options(checked_path(file, flag(CONFIG_FILE))), file)
+    changes = {**from_file, **_checked_values(kind, flags, "")}
     if (resume := changes.get("resume", getattr(default, "resume"))) is None:  # noqa: B009  # T has it by contract
         return _with(default, changes)
     return _resumed(kind, resume, changes, changeable)
@@ -117,7 +117,7 @@ def from_mapping(kind: type[T], options: Mapping[str, Any], source: str) -> T:
     Raises:
         ValueError: On unknown names (with the most similar one), wrong types and values out of range.
     """
-    return kind(**_validated(kind, options, source))
+    return kind(**_checked_values(kind, options, source))
 
 
 def as_mapping(options: Any) -> dict[str, Any]:
@@ -128,14 +128,14 @@ def as_mapping(options: Any) -> dict[str, Any]:
     }
 
 
-def _validated(kind: type[Any], options: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _checked_values(kind: type[Any], options: Mapping[str, Any], source: str) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     for name in options:
         if name not in names:
             near = nearest(name, names)
             hint = f"did you mean {near}?" if near else "--help lists the options"
             raise ValueError(f"unknown option {shown(name)} in {source}; {hint}")
-    return {name: validated(kind, name, value, source) for name, value in options.items()}
+    return {name: checked_value(kind, name, value, source) for name, value in options.items()}
 
 
 def _with(base: T, changes: Mapping[str, Any]) -> T:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rlgns.runs.json_files import LARGEST_RECORDS, is_number, kind_of, parse_json, read_file
+from rlgns.runs.json_files import LARGEST_RECORDS, is_number, json_type_of, parse_json, read_file
 from rlgns.runs.packed import RunFolder
 
 Value = float | int | str | bool | None
@@ -171,7 +171,7 @@ def _read(path: RunFolder) -> ReadRecords:
 def _parse(line: bytes) -> Record:
     value = parse_json(line)
     if not isinstance(value, dict):
-        raise ValueError(f"it holds {kind_of(value)}, not a mapping")
+        raise ValueError(f"it holds {json_type_of(value)}, not a mapping")
     check_record(value)
     return value
 
@@ -187,9 +187,9 @@ def check_record(record: Mapping[str, object]) -> None:
     """
     for key, value in record.items():
         if isinstance(value, (dict, list)):
-            raise ValueError(f"{key[:100]} is {kind_of(value)}, and records are flat")
+            raise ValueError(f"{key[:100]} is {json_type_of(value)}, and records are flat")
         if value is not None and key.startswith(NUMERIC) and not key.endswith(WORDS) and not is_number(value):
-            raise ValueError(f"{key[:100]} is {kind_of(value)} where a finite number belongs")
+            raise ValueError(f"{key[:100]} is {json_type_of(value)} where a finite number belongs")
 
 
 def read_records(path: RunFolder, *, events: bool = False) -> list[Record]:

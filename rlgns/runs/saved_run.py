@@ -13,7 +13,7 @@ from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS, SUMMARY
 from rlgns.runs.goals import MEASURES, RETURN, Reached, goals_of
-from rlgns.runs.json_files import is_number, kind_of, read_json
+from rlgns.runs.json_files import is_number, json_type_of, read_json
 from rlgns.runs.packed import RunFolder
 from rlgns.runs.records import Record, read_records_and_damage
 from rlgns.runs.values import shown
@@ -165,7 +165,7 @@ def _measure(config: Mapping[str, Any]) -> str:
 
 
 def _defect(values: Mapping[str, Any], key: str) -> str:
-    return f"is {kind_of(values[key])}" if key in values else "is missing"
+    return f"is {json_type_of(values[key])}" if key in values else "is missing"
 
 
 def _text(values: Mapping[str, Any], key: str, default: str) -> str:

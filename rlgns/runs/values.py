@@ -50,24 +50,24 @@ def _types_of(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def marks_of(declared: Any) -> Iterator[Any]:
+def annotations_of(declared: Any) -> Iterator[Any]:
     """The annotations of a type, including those inside unions and tuples: bounds and marks such as `OnlyWith`."""
     if get_origin(declared) is Annotated:
         yield from declared.__metadata__
-        yield from marks_of(declared.__origin__)
+        yield from annotations_of(declared.__origin__)
     elif get_origin(declared) is not Literal:
         for part in get_args(declared):
-            yield from marks_of(part)
+            yield from annotations_of(part)
 
 
-def members_of(declared: Any) -> set[Any]:
+def plain_types_of(declared: Any) -> set[Any]:
     """The plain types that make up a type: {int, NoneType} for an optional bounded integer."""
     if get_origin(declared) is Annotated:
-        return members_of(declared.__origin__)
+        return plain_types_of(declared.__origin__)
     parts = [part for part in get_args(declared) if part is not Ellipsis]
     if get_origin(declared) is Literal or not parts:
         return {declared}
-    return set().union(*(members_of(part) for part in parts))
+    return set().union(*(plain_types_of(part) for part in parts))
 
 
 def is_list(declared: Any) -> bool:
@@ -77,7 +77,7 @@ def is_list(declared: Any) -> bool:
     return get_origin(declared) is tuple
 
 
-def validated(kind: type[Any], name: str, value: object, source: str = "") -> Any:
+def checked_value(kind: type[Any], name: str, value: object, source: str = "") -> Any:
     """Check the value of one option and convert it to the declared type.
 
     Args:
@@ -109,16 +109,16 @@ def validated(kind: type[Any], name: str, value: object, source: str = "") -> An
 
 def _message(name: str, declared: Any, where: str, problem: str, value: object, reason: str) -> str:
     """One line about a value that pydantic has refused."""
-    allowed = range_of(declared)
+    allowed = range_in_words(declared)
     remedy = f"give {flag(name)} {allowed}" if allowed else f"give another {flag(name)}"
     if problem in OUT_OF_RANGE:
         return f"{name} {_number(value)}{where} is out of range; {remedy}"
     if problem.endswith(("_parsing", "_type", "_error", "_from_float")):
-        return f"{name} {shown(value)}{where} is not {words_of(declared)}; {remedy}"
+        return f"{name} {shown(value)}{where} is not {type_in_words(declared)}; {remedy}"
     return f"{name} {shown(value)}{where}: {reason.lower()}; give another {flag(name)}"
 
 
-def path_of(text: str, option: str) -> Path:
+def checked_path(text: str, option: str) -> Path:
     """Check the text of a path.
 
     Args:
@@ -146,7 +146,7 @@ def check_options(options: Any) -> None:
         ValueError: With one line that names the option, the value, and the allowed values.
     """
     for name in types_of(type(options)):
-        validated(type(options), name, getattr(options, name))
+        checked_value(type(options), name, getattr(options, name))
 
 
 def check_effect(options: Any, defaults: Any, circumstances: Mapping[str, str]) -> None:
@@ -164,7 +164,7 @@ def check_effect(options: Any, defaults: Any, circumstances: Mapping[str, str]) 
     """
     for name, declared in types_of(type(options)).items():
         value = getattr(options, name)
-        for mark in marks_of(declared):
+        for mark in annotations_of(declared):
             if not isinstance(mark, OnlyWith) or value == getattr(defaults, name):
                 continue
             present = circumstances.get(mark.option, getattr(options, mark.option, None))
@@ -175,16 +175,16 @@ def check_effect(options: Any, defaults: Any, circumstances: Mapping[str, str]) 
                 )
 
 
-def is_for(declared: Any, circumstances: Mapping[str, str]) -> bool:
+def is_applicable(declared: Any, circumstances: Mapping[str, str]) -> bool:
     """Whether an option has an effect under the circumstances, as far as they decide it."""
-    marks = [mark for mark in marks_of(declared) if isinstance(mark, OnlyWith) and mark.option in circumstances]
+    marks = [mark for mark in annotations_of(declared) if isinstance(mark, OnlyWith) and mark.option in circumstances]
     return all(circumstances[mark.option] in mark.values for mark in marks)
 
 
-def range_of(declared: Any) -> str:
+def range_in_words(declared: Any) -> str:
     """The allowed range in words: "from 1 to 16,384", "above 0"; empty if no bounds are declared."""
     low = high = ""
-    for mark in marks_of(declared):
+    for mark in annotations_of(declared):
         for part in mark if isinstance(mark, Interval) else [mark]:
             match part:
                 case Ge(ge):
@@ -200,13 +200,13 @@ def range_of(declared: Any) -> str:
     if low.startswith("above") and high:
         return f"{low}, up {high}"
     words = " ".join(part for part in (low, high) if part)
-    finite = "a finite number" if float in members_of(declared) else ""
+    finite = "a finite number" if float in plain_types_of(declared) else ""
     return words or finite
 
 
-def words_of(declared: Any) -> str:
+def type_in_words(declared: Any) -> str:
     """The type of an option in words: "an integer", "one of a2c, ppo"."""
-    members = members_of(declared)
+    members = plain_types_of(declared)
     names = {int: "an integer", float: "a number", bool: "True or False", Path: "a path", str: "text"}
     choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
     words = [name for member, name in names.items() if member in members]
@@ -224,7 +224,7 @@ def _adapter(kind: Any, name: str) -> Any:
 
 def _defect(value: object, declared: Any) -> str:
     """The defect of a value that types and bounds do not exclude, in words; empty if there is none."""
-    members = members_of(declared)
+    members = plain_types_of(declared)
     if isinstance(value, bool) and bool not in members and not _allows_text(members):
         return "is a truth value, not a number"
     if isinstance(value, (list, tuple)):
@@ -233,10 +233,10 @@ def _defect(value: object, declared: Any) -> str:
         text = str(value)
         if not text.strip():
             return "is empty"
-        limit = next((mark.max_length for mark in marks_of(declared) if isinstance(mark, MaxLen)), LONGEST_TEXT)
+        limit = next((mark.max_length for mark in annotations_of(declared) if isinstance(mark, MaxLen)), LONGEST_TEXT)
         if len(text) > (LONGEST_TEXT if is_list(declared) else limit):
             return f"is longer than {limit:,} characters"
-        breaks = any(isinstance(mark, Multiline) for mark in marks_of(declared))
+        breaks = any(isinstance(mark, Multiline) for mark in annotations_of(declared))
         if any(unicodedata.category(c) in {"Cc", "Cs"} and not (breaks and c in "\n\t") for c in text):
             return "holds control characters or bytes that are not UTF-8"
     return ""
