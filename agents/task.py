@@ -23,13 +23,15 @@ from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.goals import RETURN
-from rlgns.runs.lifecycle import Plan, carry_out
+from rlgns.runs.lifecycle import carry_out
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
+from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
-from rlgns.runs.summary import goal_lines, summary_lines, summary_numbers
+from rlgns.runs.summary import goal_lines, summary_lines
+from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import DivergenceError, Keeper, State, Task
 
 

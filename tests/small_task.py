@@ -10,7 +10,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from rlgns.runs.exit_codes import exit_code_of
-from rlgns.runs.lifecycle import Plan, carry_out
+from rlgns.runs.lifecycle import carry_out
+from rlgns.runs.plan import Plan
 from rlgns.runs.records import Record
 from rlgns.runs.task import State, Task
 

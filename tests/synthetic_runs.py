@@ -19,10 +19,9 @@ import numpy as np
 from rlgns.noise.history import History, Measurement, record_of
 from rlgns.noise.moments import GradientMoments
 from rlgns.runs.files import write_json
-from rlgns.runs.goals import Reached
-from rlgns.runs.goals import record_of as record_of_goal
+from rlgns.runs.goals import Reached, goal_record
 from rlgns.runs.records import RecordWriter
-from rlgns.runs.summary import summary_numbers
+from rlgns.runs.summary_numbers import summary_numbers
 
 LOSSES = ("policy", "value", "total", "trained")
 
@@ -100,7 +99,7 @@ def write_run(
             record = progress(update, B) | {measure: measured}
             for level, steps in steps_to.items():
                 if steps == update:
-                    record |= record_of_goal(level, _reached(update, B))
+                    record |= goal_record(level, _reached(update, B))
             if moments:
                 history.measurements.append(moments(update / last))
                 record |= record_of(history.measurements[-1])
@@ -109,7 +108,7 @@ def write_run(
         reached = {g: _reached(s, B) if s and s <= last else None for g, s in steps_to.items()}
         summary = progress(last, B) | {"exit_code": exit_code}
         for level, price in reached.items():
-            summary |= record_of_goal(level, price)
+            summary |= goal_record(level, price)
         if moments:
             summary |= summary_numbers(history, [x for x in LOSSES if history.moments(x)], B)
         write_json(folder / "summary.json", summary)

@@ -1,4 +1,4 @@
-"""A library's errors name its arguments, a command's its flags."""
+"""Errors of the library name arguments; errors of a command name flags."""
 
 import ast
 import re
@@ -26,13 +26,13 @@ LIBRARY = [
         )
     ),
 ]  # fmt: skip
-"""What scripts may import, which have none of the commands' flags."""
+"""Modules that scripts may import; scripts do not have the flags of the commands."""
 
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
 
 
 def text_in(path: Path) -> list[str]:
-    """The strings of a file that are not documentation, nor what `Argument` says to commands."""
+    """The strings of a file, without docstrings and without the command-line spelling in `Argument`."""
     tree = ast.parse(path.read_text())
     skipped = set()
     for node in ast.walk(tree):

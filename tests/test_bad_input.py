@@ -1,4 +1,4 @@
-"""Whatever is typed or lies in a file: an exit code of 0, 1 or 2, at most one line of error, and never a traceback."""
+"""Any command line and any file lead to exit code 0, 1 or 2, at most one line of error, and never a traceback."""
 
 import contextlib
 import io
@@ -44,7 +44,7 @@ def bounded(examples: int):
 
 
 def ends_in_one_line(work: Callable[[], object]) -> int:
-    """Do the work as a command does, and check what a user sees of it."""
+    """Run a command and check what its user sees."""
     errors = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
         try:
@@ -89,7 +89,7 @@ def test_any_flags_of_the_supervised_tasks(task, arguments):
 def test_any_words_after_a_command(tmp_path_factory, command, words):
     nowhere = tmp_path_factory.getbasetemp() / "nowhere"
     code = ends_in_one_line(lambda: main([command, str(nowhere), *words]) or True)
-    assert code == 0  # of the inner command, which has said its own line
+    assert code == 0  # the exit code of the inner command, which has printed its own line
 
 
 @bounded(100)
@@ -169,7 +169,7 @@ def test_any_text_as_a_runs_file_leaves_the_other_run_to_fit(two_runs, tmp_path,
     out, err = capsys.readouterr()
     assert "1 runs" in out or file == "metrics.jsonl"
     assert all(line.startswith("note: ") and str(tmp_path) in line for line in err.splitlines())
-    assert err or not content  # an empty file of records is that of a run that has just begun
+    assert err or not content  # a run that has just begun has an empty records file
 
 
 @bounded(60)

@@ -165,7 +165,7 @@ def test_the_checksum_is_the_archives_comment_and_covers_all_before_it(tmp_path)
     assert content[-77:] == b"rlgns sha256 " + hashlib.sha256(content[:-77]).hexdigest().encode()
     with zipfile.ZipFile(path) as archive:
         assert archive.comment == content[-77:]
-    assert torch.load(path)["num_updates"] == 3  # it stays a file that torch reads by itself
+    assert torch.load(path)["num_updates"] == 3  # torch alone can still read the file
 
 
 def test_a_checkpoint_from_before_there_was_a_checksum_loads_and_its_entries_are_verified(tmp_path):
@@ -174,7 +174,7 @@ def test_a_checkpoint_from_before_there_was_a_checksum_loads_and_its_entries_are
     whole = path.read_bytes()
     assert torch.equal(load_checkpoint(path)["weight"], weight)
     path.write_bytes(flipped(whole, whole.index(weight.numpy().tobytes()) + 1234))
-    assert not torch.equal(torch.load(path)["weight"], weight)  # torch does not look
+    assert not torch.equal(torch.load(path)["weight"], weight)  # torch does not detect the change
     with pytest.raises(CheckpointError, match=r"is damaged .the entry checkpoint/data/0 differs from its checksum"):
         load_checkpoint(path)
 
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_a_device_or_a_pipe_is_not_read(tmp_path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe")
     for name in ("zero", "pipe"):
-        with pytest.raises(CheckpointError, match="is no file"):
+        with pytest.raises(CheckpointError, match="is not a regular file"):
             load_checkpoint(tmp_path / name)
 
 
@@ -292,7 +292,7 @@ def config_of(kind: str, out: Path) -> ResolvedConfig:
 
 @pytest.fixture
 def walks(monkeypatch):
-    """Every run plays random walks; `walks.made` are those so far, `walks.make` chooses the kind of the next."""
+    """Every run trains on random walks; `walks.made` lists them, and `walks.make.options` configures the next."""
     made = []
 
     def make(config, seed):
@@ -305,7 +305,7 @@ def walks(monkeypatch):
 
 
 def cut_and_resume(walks, config, num_updates):
-    """The power fails in the rollout after update `num_updates`; what the checkpoint holds is gone on from."""
+    """Simulate a power failure in the rollout after update `num_updates`, then resume from the checkpoint."""
     walks.make.options = {"power_cut_after": num_updates * config.num_steps + 2}
     with pytest.raises(PowerCutError):
         rlgns.agents.task.run(config)
@@ -322,7 +322,9 @@ def without_clock(state):
 @pytest.mark.parametrize("num_updates", [1, 5, 11])
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_a_run_resumed_at_update_k_ends_where_the_uninterrupted_one_ends(kind, num_updates, walks, tmp_path, capsys):
-    """Parameters, optimiser, counters, random generators, environments: bitwise; records: all but the clock's."""
+    """Check that both runs are bitwise equal, except for the times in their records: parameters, optimiser, counters,
+    random generators, environments, records.
+    """
     assert rlgns.agents.task.run(config_of(kind, tmp_path / "whole")) == 0
     cut_and_resume(walks, config_of(kind, tmp_path / "cut"), num_updates)
     whole, cut = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "cut"))
@@ -347,7 +349,7 @@ def test_environments_that_cannot_be_saved_start_fresh_episodes_with_other_seeds
     first, second = (one.seeds_at_resets for one in walks.made)
     assert first == [7]
     assert len(second) == 1
-    assert second[0] not in {7, None}  # or the games of the first part would be played again
+    assert second[0] not in {7, None}  # otherwise the games of the first part would be played again
     steps = columns(read_records(tmp_path / "run" / "metrics.jsonl"), "progress/steps")[0]
     assert steps.tolist() == list(range(1, NUM_UPDATES + 1))
 
@@ -358,7 +360,7 @@ def test_a_run_stopped_inside_a_rollout_goes_on_from_its_last_update_with_fresh_
     assert rlgns.agents.task.run(config) == 143
     state = load_checkpoint(config.out / "checkpoint.pt")
     assert state["num_updates"] == 5
-    assert "environments" not in state  # they are three steps ahead of the parameters
+    assert "environments" not in state  # the environments are three steps ahead of the parameters
     walks.make.options = {}
     assert rlgns.agents.task.run(parse(["--resume", str(config.out)])) == 0
     said = capsys.readouterr().err
@@ -368,7 +370,7 @@ def test_a_run_stopped_inside_a_rollout_goes_on_from_its_last_update_with_fresh_
     steps, transitions, rates = columns(records, "progress/steps", "progress/transitions", "train/learning_rate")
     assert steps.tolist() == list(range(1, NUM_UPDATES + 1))
     assert transitions.tolist() == [64 * k for k in range(1, NUM_UPDATES + 1)]
-    np.testing.assert_allclose(rates, 3e-3 * (1 - steps / NUM_UPDATES), atol=1e-12)  # the schedule went on
+    np.testing.assert_allclose(rates, 3e-3 * (1 - steps / NUM_UPDATES), atol=1e-12)  # the schedule continued
 
 
 def test_resuming_adds_to_the_records_and_notes_itself(walks, tmp_path):

@@ -16,7 +16,7 @@ FLAGS = {f.name: "--" + f.name.replace("_", "-") for f in fields(TrainConfig)}
 
 
 def changed(config: TrainConfig) -> dict[str, object]:
-    """What differs from a run without any option."""
+    """The options that differ from those of a run without any flag."""
     plain = resolved(TrainConfig())
     names = [f.name for f in fields(config) if getattr(config, f.name) != getattr(plain, f.name)]
     return {name: getattr(config, name) for name in names}
@@ -159,7 +159,8 @@ assert not slow, slow
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
-    assert [int(line) for line in done.stdout.splitlines() if line.isdigit()] == [0, 2]  # the codes of both
+    exit_codes = [int(line) for line in done.stdout.splitlines() if line.isdigit()]
+    assert exit_codes == [0, 2]
 
 
 # Ranges
@@ -273,7 +274,7 @@ def test_the_whole_command_line_of_the_run_may_be_repeated(saved_run):
     ("arguments", "message"),
     [
         (["--num-envs", "8"], r"num_envs 8 cannot be changed .* \(it has 4\); leave out --num-envs or start a new run"),
-        (["--gamma", "0.99"], r"gamma 0.99 cannot be changed .* \(it has 0.9\)"),  # the default, not the run's
+        (["--gamma", "0.99"], r"gamma 0.99 cannot be changed .* \(it has 0.9\)"),  # 0.99 is the default
         (["--algo", "ppo"], "algo ppo cannot be changed"),
         (["--no-measure"], "measure False cannot be changed"),
     ],

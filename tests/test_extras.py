@@ -1,4 +1,4 @@
-"""What is not installed is named, with the extra that brings it."""
+"""An error about a missing library names the library and the extra that installs it."""
 
 import re
 import subprocess

@@ -5,7 +5,7 @@ import json
 import pytest
 from synthetic_runs import progress, write_run
 
-from rlgns.runs.goals import Reached, record_of
+from rlgns.runs.goals import Reached, goal_record
 from rlgns.study.outcomes import outcome_of
 from rlgns.sweeps.pruning import Follower, budget, is_hopeless
 
@@ -31,7 +31,7 @@ def test_records_are_taken_in_as_they_come_and_a_half_written_one_when_it_is_who
     append(run, progress(1, 80))
     follower.update()
     assert follower.examples == 80
-    append(run, progress(2, 80) | record_of(5.0, reached(2)), end="")
+    append(run, progress(2, 80) | goal_record(5.0, reached(2)), end="")
     follower.update()
     assert follower.examples == 80
     append(run, end="\n")
@@ -42,7 +42,7 @@ def test_records_are_taken_in_as_they_come_and_a_half_written_one_when_it_is_who
 
 def test_goals_that_a_resumed_run_had_reached_after_its_checkpoint_are_forgotten(tmp_path):
     run, follower = tmp_path / "run", Follower(tmp_path / "run")
-    append(run, progress(2, 80) | record_of(5.0, reached(2)), progress(9, 80) | record_of(6.0, reached(9)))
+    append(run, progress(2, 80) | goal_record(5.0, reached(2)), progress(9, 80) | goal_record(6.0, reached(9)))
     append(run, {"event": "resume", "progress/steps": 4}, progress(5, 80))
     follower.update()
     assert follower.goals == {5.0: reached(2)}
@@ -51,7 +51,7 @@ def test_goals_that_a_resumed_run_had_reached_after_its_checkpoint_are_forgotten
 
 def test_a_run_that_began_anew_is_read_anew(tmp_path):
     run, follower = tmp_path / "run", Follower(tmp_path / "run")
-    append(run, progress(8, 80) | record_of(5.0, reached(8)), progress(9, 80))
+    append(run, progress(8, 80) | goal_record(5.0, reached(8)), progress(9, 80))
     follower.update()
     (run / "metrics.jsonl").unlink()
     append(run, progress(1, 80))

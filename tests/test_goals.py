@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlgns.runs.goals import GoalTracker, Reached, goals_of, level_in_words, record_of
+from rlgns.runs.goals import GoalTracker, Reached, goal_record, goals_of, level_in_words
 
 
 def progress(steps: int) -> dict[str, object]:
@@ -65,8 +65,8 @@ def test_the_summary_holds_null_for_what_was_not_reached():
 @pytest.mark.parametrize("level", [5.0, -20.5, 0.1, 1e-5, 1234567.0, 0.123456789, 1e22, 1 / 3])
 def test_records_give_back_the_very_level(level):
     price = Reached(3, 12, 240, 1.5)
-    assert goals_of(record_of(level, price)) == {level: price}
-    assert goals_of(record_of(level, None)) == {level: None}
+    assert goals_of(goal_record(level, price)) == {level: price}
+    assert goals_of(goal_record(level, None)) == {level: None}
 
 
 def test_levels_are_written_as_people_write_them():

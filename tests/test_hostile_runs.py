@@ -118,7 +118,7 @@ def test_no_text_of_a_run_becomes_an_element_or_an_attribute_of_a_page(payload, 
         assert page.elements <= harmless[name].elements, name
         assert page.names <= harmless[name].names, name
         assert all(str(link).startswith(("#", "https://arxiv.org/")) for link in page.links), name
-        assert any(printable(payload)[:20].strip() in text for text in page.shown), name  # it is shown as what it is
+        assert any(printable(payload)[:20].strip() in text for text in page.shown), name  # it is shown as text
     for figure in tmp_path.glob("page/figures/*.svg"):
         names = {element.tag.rpartition("}")[2] for element in ElementTree.parse(figure).iter()}
         assert not names & {"script", "foreignObject", "a", "img"}, figure.name

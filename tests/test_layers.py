@@ -130,7 +130,7 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 def test_wandb_is_imported_in_one_file():
     importing = [path for room in ROOMS for path in sources(room) if "wandb" in top_level_packages(path)]
-    assert importing == [ROOT / "rlgns/runs/sinks.py"]
+    assert importing == [ROOT / "rlgns/runs/wandb_sink.py"]
 
 
 @pytest.mark.parametrize("room", ["noise", "study"])

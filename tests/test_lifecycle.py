@@ -1,4 +1,4 @@
-"""The life of a run by a small task; what all tasks owe it is tested in their own files."""
+"""The lifecycle of runs, tested with a small task; the other tasks are tested in their own files."""
 
 import inspect
 import json
@@ -127,7 +127,7 @@ def test_while_a_run_goes_on_no_earlier_summary_says_that_it_has_ended(tmp_path,
     assert summary_of(tmp_path / "run")["progress/steps"] == 60
 
 
-# What a run is may not change
+# Options that may not change on resumption
 
 
 @pytest.mark.parametrize("way", ["resume", "restart"])
@@ -168,7 +168,7 @@ def test_a_directory_of_another_task_is_refused(tmp_path, capsys):
     assert "holds a run of digits, not of logistic regression" in error_of(capsys)
 
 
-# Files before words
+# Files are written before the closing words
 
 
 @pytest.mark.parametrize("output", ["| true", "> /dev/full", ">&-", "> /dev/full 2>&1"])

@@ -1,4 +1,4 @@
-"""Runs in one file: fits say the same of it as of the directory, and no file from elsewhere does harm."""
+"""Packed files: fits give the same results as for the directory, and files from untrusted sources do no harm."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def write_archive(file: Path, content: dict[str, bytes | str]) -> Path:
 
 
 def directory_of(raw: bytes) -> int:
-    """Where an archive's table of contents begins."""
+    """The offset of an archive's central directory."""
     end = raw.rindex(b"PK\x05\x06")
     return int.from_bytes(raw[end + 16 : end + 20], "little")
 
@@ -134,7 +134,7 @@ def test_directories_that_hold_packed_files_are_read_with_them(packed, sweep, tm
     said: list[str] = []
     assert names_in(tmp_path / "study", said) == names_in(sweep, [])
     (line,) = said
-    assert "other.zip is no file of packed runs" in line
+    assert "other.zip is not a file of packed runs" in line
     assert names_in(tmp_path, []) == names_in(sweep, [])
 
 
@@ -158,7 +158,7 @@ def test_a_member_whose_name_leaves_the_file_is_left_out_with_one_line(name, pac
     assert names_in(hostile, said) == names_in(packed, [])
     (line,) = said
     assert line.isprintable()
-    assert "is no path within the file" in line
+    assert "is not a path within the file" in line
 
 
 def test_a_member_that_would_unpack_to_too_much_is_left_out_unread_with_its_run(packed, tmp_path):
@@ -186,7 +186,7 @@ def test_a_name_that_stands_in_the_file_twice_costs_its_run_alone(packed, tmp_pa
 @pytest.mark.parametrize(("at", "value", "reason"), [(8, 1, "is encrypted"), (10, 14, "other than deflate")])
 def test_what_cannot_be_unpacked_plainly_costs_its_run_alone(at, value, reason, packed, tmp_path):
     raw = bytearray(packed.read_bytes())
-    entry = raw.index(b"4x10-lr1-seed0/summary.json", directory_of(raw)) - 46  # in the archive's table of contents
+    entry = raw.index(b"4x10-lr1-seed0/summary.json", directory_of(raw)) - 46  # in the archive's central directory
     raw[entry + at] = value
     (tmp_path / "a.zip").write_bytes(raw)
     said: list[str] = []
@@ -214,7 +214,7 @@ def test_members_that_share_bytes_are_refused_as_a_whole(packed, tmp_path, capsy
     raw = bytearray(file.read_bytes())
     first = directory_of(raw)
     second = raw.index(b"PK\x01\x02", first + 4)
-    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]  # the second member lies where the first does
+    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]  # the second member now lies where the first does
     file.write_bytes(raw)
     assert main(["fit", str(file)]) == 2
     assert "its members overlap" in capsys.readouterr().err
@@ -226,7 +226,7 @@ def test_a_file_that_is_cut_short_or_no_archive_is_named_in_one_line(cut, packed
     for command in ("fit", "report", "compare"):
         assert main([command, str(tmp_path / "cut.zip")]) == 2
         error = capsys.readouterr().err
-        assert f"{tmp_path / 'cut.zip'} is no file of packed runs" in error
+        assert f"{tmp_path / 'cut.zip'} is not a file of packed runs" in error
         assert error.count("\n") == 1
 
 

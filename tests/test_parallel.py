@@ -1,4 +1,4 @@
-"""Several real processes against one that does all the work, and what becomes of the others when one dies.
+"""Several real processes compared with a single one, and the fate of the other ranks when one dies.
 
 Run as a script, this file is one rank: `test_parallel.py JOB FOLDER SECONDS` joins the others, does the job and saves
 what it returns.
@@ -41,7 +41,7 @@ def network(seed: int) -> nn.Sequential:
 
 
 def network_with_gradients(rank: int) -> nn.Sequential:
-    """Every rank's own gradients; odd ranks have theirs in another memory format, and none for one bias."""
+    """Different gradients on every rank; on odd ranks in another memory format, and without one for one bias."""
     model = network(seed=0)
     draws = torch.Generator().manual_seed(100 + rank)
     for parameter in model.parameters():
@@ -56,7 +56,7 @@ def network_with_gradients(rank: int) -> nn.Sequential:
 
 
 def tensors_of(rank: int) -> dict[str, torch.Tensor]:
-    """Of several types, equal in shape on all ranks; the transposed one is contiguous on rank 0 only."""
+    """Tensors of several types with equal shapes on all ranks; the transposed one is contiguous on rank 0 only."""
     draws = torch.Generator().manual_seed(200 + rank)
     turned = torch.randn(3, 4, generator=draws).T
     return {
@@ -68,7 +68,7 @@ def tensors_of(rank: int) -> dict[str, torch.Tensor]:
 
 
 def trained(ranks: Ranks) -> list[torch.Tensor]:
-    """Parameters after three steps of gradient descent on 12 examples, shared out among the ranks."""
+    """The parameters after three steps of gradient descent on 12 examples, divided among the ranks."""
     draws = torch.Generator().manual_seed(7)
     inputs = torch.randn(12, 3, generator=draws, dtype=torch.float64)
     targets = torch.randn(12, generator=draws, dtype=torch.float64)
@@ -88,7 +88,7 @@ def trained(ranks: Ranks) -> list[torch.Tensor]:
 
 def all_methods(ranks: Ranks) -> dict[str, object]:
     if ranks.size == 2:
-        torch.optim.SGD([nn.Parameter(torch.ones(1))])  # imports, slowly, modules that hold the group of the moment
+        torch.optim.SGD([nn.Parameter(torch.ones(1))])  # a slow import of modules that would keep the current group
     copy = network(seed=ranks.rank)
     ranks.broadcast(copy.state_dict().values())
     model = network_with_gradients(ranks.rank)
@@ -135,7 +135,7 @@ def leaves_at_once(ranks: Ranks) -> None:
 
 
 def dies_once(ranks: Ranks) -> list[int]:
-    """Rank 1 dies at the first attempt, in which rank 0 is too busy to notice; they meet at the second."""
+    """Rank 1 dies in the first attempt, while rank 0 is too busy to notice; the ranks meet in the second attempt."""
     attempts = Path(sys.argv[2]) / f"attempts_of_{ranks.rank}"
     with attempts.open("a") as file:
         file.write(os.environ["TORCHELASTIC_RESTART_COUNT"])
@@ -156,14 +156,14 @@ def free_port() -> int:
 
 
 def environment(**variables: object) -> dict[str, str]:
-    """A machine's without ranks, in which a warning is an error."""
+    """Environment variables of a process without ranks, in which warnings are errors."""
     return child_environment(PYTHONPATH=ROOT, PYTHONWARNINGS="error", **variables)
 
 
 def start(
     job: str, folder: Path, size: int, only: int | None = None, seconds: float = TIMEOUT
 ) -> list[subprocess.Popen]:
-    """One process a rank, or the one of rank `only`."""
+    """Start one process per rank, or only that of rank `only`."""
     port = free_port()
     command = [sys.executable, __file__, job, str(folder), str(seconds)]
     shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -174,7 +174,7 @@ def start(
 
 
 def end(process: subprocess.Popen, within: float = HANG) -> tuple[int, str]:
-    """Exit code and stderr; TimeoutExpired if it has not ended by then."""
+    """The exit code and standard error of a process; TimeoutExpired if it does not end in time."""
     try:
         err = process.communicate(timeout=within)[1]
     finally:
@@ -185,7 +185,7 @@ def end(process: subprocess.Popen, within: float = HANG) -> tuple[int, str]:
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{} ranks".format)
 def saved(request, tmp_path_factory) -> list[dict]:
-    """What every rank returned from `all_methods`."""
+    """The values that `all_methods` returned on every rank."""
     folder = tmp_path_factory.mktemp("ranks")
     assert [end(process) for process in start("all_methods", folder, request.param)] == [(0, "")] * request.param
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
@@ -276,7 +276,7 @@ def test_training_on_several_ranks_is_training_on_one_with_all_examples(saved):
             assert_equal_to_rounding(own, alone, updates=3)
 
 
-# --- alone ------------------------------------------------------------------------------------------------------------
+# --- a single process -------------------------------------------------------------------------------------------------
 
 
 def test_alone_every_method_is_the_identity_without_torch_distributed():
@@ -327,15 +327,15 @@ def test_a_shell_in_an_allocation_of_several_tasks_is_alone():
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"RANK": "5", "WORLD_SIZE": "2"}, r"RANK=5 is no integer in \[0, 2\); start with torchrun"),
-        ({"RANK": "-1", "WORLD_SIZE": "2"}, r"RANK=-1 is no integer in \[0, 2\)"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, r"LOCAL_RANK=2 is no integer in \[0, 2\)"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, r"RANK=one is no integer in"),
-        ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"WORLD_SIZE=2\.0 is no integer in \[1, inf\)"),
-        ({"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE=0 is no integer in \[1, inf\)"),
-        ({"RANK": "0"}, r"WORLD_SIZE= is no integer in"),
+        ({"RANK": "5", "WORLD_SIZE": "2"}, r"RANK=5 is not an integer in \[0, 2\); start with torchrun"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, r"RANK=-1 is not an integer in \[0, 2\)"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2"}, r"LOCAL_RANK=2 is not an integer in \[0, 2\)"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, r"RANK=one is not an integer in"),
+        ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"WORLD_SIZE=2\.0 is not an integer in \[1, inf\)"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE=0 is not an integer in \[1, inf\)"),
+        ({"RANK": "0"}, r"WORLD_SIZE= is not an integer in"),
         ({"WORLD_SIZE": "4"}, r"WORLD_SIZE=4 is set but RANK is not; start with torchrun, or unset WORLD_SIZE"),
-        ({**STEP, "SLURM_PROCID": "8"}, r"SLURM_PROCID=8 is no integer in \[0, 8\)"),
+        ({**STEP, "SLURM_PROCID": "8"}, r"SLURM_PROCID=8 is not an integer in \[0, 8\)"),
     ],
 )
 def test_an_environment_that_cannot_be_is_named_in_one_line_with_the_remedy(variables, said):
@@ -387,7 +387,7 @@ def test_without_an_address_the_error_names_what_is_missing(variables, missing):
         store_address(variables)
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("job", "exit_code"), [("dies", 3), ("raises", 1)])
@@ -443,7 +443,7 @@ def test_ranks_on_two_machines_meet_again_though_only_one_machine_counts_the_res
 if __name__ == "__main__":
     JOB, FOLDER, SECONDS = sys.argv[1:]
     RANKS = Ranks.from_environment()
-    if JOB == "hangs":  # the few seconds that it has are not for the other one's import of torch
+    if JOB == "hangs":  # its few seconds are not meant for the other rank's import of torch
         (Path(FOLDER) / f"here_{RANKS.rank}").touch()
         wait_until(lambda: len([*Path(FOLDER).glob("here_*")]) == RANKS.size)
     with RANKS.joined(torch.device("cpu"), timedelta(seconds=float(SECONDS))):

@@ -1,4 +1,4 @@
-"""Whole runs of two ranks on the CPU: what they record, and what becomes of them when they are stopped or killed.
+"""Whole runs of two ranks on the CPU: their records, and their end when they are stopped or killed.
 
 The truth is one process with the same flags: it plays in the same environments and draws the same actions, so that the
 records differ by rounding alone.
@@ -42,7 +42,7 @@ CARTPOLE = ("--env", "CartPole-v1", *A2C)
 
 
 def start_step(folder: Path, *arguments: str, size: int = 2) -> list[Started]:
-    """One process a rank, as srun starts them; each has a folder of its own, `rank0` and so on, to work in."""
+    """Start one process per rank as srun does; each works in a folder of its own, `rank0` and so on."""
     step = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": str(size), "MASTER_ADDR": "127.0.0.1"}
     step["MASTER_PORT"] = str(free_port())
     started = []
@@ -61,7 +61,7 @@ def run_step(folder: Path, *arguments: str) -> list[Ended]:
 
 
 def torchrun(folder: Path, *arguments: str, max_restarts: int = 0) -> "subprocess.Popen[str]":
-    """Two ranks in interpreters of their own, with `folder` to work in."""
+    """Run two ranks in separate interpreters that work in `folder`."""
     agent = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={max_restarts}"]
     return subprocess.Popen(
         [sys.executable, *agent, str(SCRIPT), *arguments],
@@ -78,7 +78,7 @@ def end(agent: "subprocess.Popen[str]") -> Ended:
 
 
 def ranks_of(agent: "subprocess.Popen[str]") -> list[int]:
-    """Process ids of torchrun's ranks."""
+    """The process ids of the ranks that torchrun started."""
     found = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True, check=True)
     return sorted(int(pid) for pid in found.stdout.split())
 
@@ -96,9 +96,9 @@ def has_records(run_dir: Path, count: int) -> bool:
 
 
 def assert_alike(run_dir: Path, other: Path) -> None:
-    """Records that are equal to rounding, speeds apart, parameters that are equal to rounding.
+    """Check that records, except for speeds, and parameters are equal up to rounding.
 
-    The fraction of ratios beyond the clipping range is a count: one of them may fall on the other side of its edge.
+    The fraction of ratios beyond the clipping range is a count: a single ratio may fall on the other side of the edge.
     """
     states = [load_checkpoint(path / "checkpoint.pt") for path in (run_dir, other)]
     steps = states[1]["num_optimizer_steps"]
@@ -131,7 +131,7 @@ def numbers(record: Record, prefix: str) -> dict[str, float]:
 
 
 def assert_moments_alike(moments: Moments, expected: Moments, steps: int) -> None:
-    """Equal to rounding; differences that can be next to zero to the rounding of what they are differences of."""
+    """Check equality up to rounding; differences near zero are compared on the scale of their terms."""
     own, other = PooledMoments.of(moments), PooledMoments.of(expected)
     trace, sq_norm = other.trace_covariance, other.trace_covariance * other.count / other.batch_size
     scales = {
@@ -200,7 +200,7 @@ def test_two_ranks_leave_one_run_directory_and_one_summary(under_torchrun):
         ),
         pytest.param((*CARTPOLE, "--total-transitions", "1000"), id="a2c on CartPole"),
         pytest.param((*CARTPOLE, "--total-transitions", "400", "--lr-batch-scale", "500"), id="a rate by batch size"),
-        pytest.param(  # the window holds all: which episode of an update came first, ranks do not know
+        pytest.param(  # the window holds all episodes, because ranks do not know the order of the episodes in an update
             (*CARTPOLE, "--num-envs", "64", "--total-transitions", "6400", "--episode-window", "9999"),
             id="a2c on kept forwards",
         ),
@@ -215,7 +215,8 @@ def test_two_ranks_of_srun_record_what_one_process_records(arguments, tmp_path):
     assert first.out.count("Gradient noise scale") == 1
     assert (second.out, second.err) == ("", "")
     assert read_config(tmp_path / "run")["num_ranks"] == 2
-    assert {path.name for path in (tmp_path / "rank1").iterdir()} == {"home", "out", "err"}  # it wrote nothing
+    files_of_rank_1 = {path.name for path in (tmp_path / "rank1").iterdir()}
+    assert files_of_rank_1 == {"home", "out", "err"}
 
 
 @pytest.mark.slow
@@ -240,7 +241,7 @@ def test_where_sb3_collects_ranks_act_apart_and_train_together(arguments, tmp_pa
 
 
 def test_episodes_of_both_ranks_are_counted(tmp_path):
-    """Records are ten updates apart: what ends between two of them counts, too."""
+    """Records are ten updates apart: episodes that end between two of them count, too."""
     arguments = (*CARTPOLE, "--no-measure", "--total-transitions", "1600")
     ranks = start_step(tmp_path, *arguments, "--out", str(tmp_path / "run"))
     assert run(tmp_path, *arguments, "--out", "alone").exit_code == 0
@@ -323,7 +324,7 @@ def test_a_signal_to_torchrun_stops_its_ranks_in_good_order(number, tmp_path):
     wait_until(lambda: has_records(run_dir, 3))
     os.kill(agent.pid, number)
     ended = end(agent)
-    assert ended.exit_code == 1  # torchrun's own, whatever its ranks ended with
+    assert ended.exit_code == 1  # torchrun's own exit code, whatever those of its ranks are
     stopped_at = load_checkpoint(run_dir / "checkpoint.pt")["num_updates"]
     assert steps_of(run_dir) == list(range(1, stopped_at + 1))
     assert ended.out.count("Gradient noise scale") == 1

@@ -76,7 +76,7 @@ def test_a_key_that_is_no_string_is_refused():
 
 def test_a_half_written_last_line_costs_that_line_only(path):
     write(path, {"a": 1}, {"a": 2})
-    path.write_bytes(path.read_bytes()[:-4])  # a crash amid the second line
+    path.write_bytes(path.read_bytes()[:-4])  # a crash while the second line was being written
     write(path, {"a": 3})
     assert read_records(path) == [{"a": 1}, {"a": 3}]
     assert read_lines(path) == ([{"a": 1}, {"a": 3}], 1)
@@ -87,7 +87,7 @@ def test_unreadable_lines_are_skipped_and_counted(path):
     with path.open("ab") as file:
         file.write(b'\0\0\0\0\n\xff\xfe\n[1, 2]\n"text"\n{"a": NaN}\n{"a": 2}\n\n{"a"')
     assert read_records(path) == [{"a": 1}, {"a": 2}]
-    assert read_lines(path)[1] == 6  # the empty line is no line
+    assert read_lines(path)[1] == 6  # the empty line does not count
 
 
 def test_a_run_killed_amid_writing_loses_at_most_the_line_being_written(path):
@@ -112,7 +112,7 @@ def test_a_full_disk_is_an_error_that_names_the_file():
 
 
 def test_a_line_cut_short_by_a_full_disk_spoils_no_later_line(path):
-    class AlmostFullDisk:  # takes three bytes, then refuses
+    class AlmostFullDisk:  # accepts three bytes, then fails
         def __init__(self):
             self.room = 3
 
@@ -140,7 +140,7 @@ def test_resumption_supersedes_the_records_after_its_checkpoint(path):
             writer.write({"progress/steps": steps, "try": 2})
     records = read_records(path)
     assert [(record["progress/steps"], record["try"]) for record in records] == [(1, 1), (2, 1), (3, 2), (4, 2)]
-    assert len(read_lines(path)[0]) == 7  # nothing is erased
+    assert len(read_lines(path)[0]) == 7  # no line is erased
 
 
 def test_two_resumptions_keep_the_last_record_of_every_update(path):

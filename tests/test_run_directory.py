@@ -34,7 +34,7 @@ def test_a_directory_whose_run_failed_before_its_first_result_can_be_used_again(
     (tmp_path / METRICS).touch()
     with RunDirectory(tmp_path) as directory, (tmp_path / ".lock").open() as lock:
         assert directory.path == tmp_path
-        with pytest.raises(BlockingIOError):  # it is ours now
+        with pytest.raises(BlockingIOError):  # this process holds the lock
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -70,7 +70,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     with RunDirectory(tmp_path), (tmp_path / ".lock").open() as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by us now
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this process holds the lock
 
 
 @pytest.mark.parametrize("place", ["under a file", "a file", "under /proc"])

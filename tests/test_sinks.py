@@ -1,4 +1,4 @@
-"""The real W&B client throughout; what it logged is read back from its own log or from a server on loopback."""
+"""Sinks, with the real W&B client; tests read what it logged from its own log or from a server on loopback."""
 
 import errno
 import gc
@@ -24,19 +24,21 @@ from wandb_log import WandbLog, read_wandb_log
 from wandb_server import wandb_server
 
 import rlgns.runs.network
-import rlgns.runs.sinks
+import rlgns.runs.wandb_sink
 from rlgns.runs.records import columns, read_records
-from rlgns.runs.sinks import JsonLines, WandbOptions, WandbSink, open_wandb
+from rlgns.runs.sinks import JsonLines
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import WandbSink, open_wandb
 
 KEY = "k" * 40
 OFFLINE = WandbOptions(mode="offline")
 PROMPT = 60.0
-"""Seconds that are few against the 90 and more for which the client of W&B waits by itself, also on a slow machine."""
+"""Seconds; also on a slow machine far fewer than the 90 and more for which the client of W&B waits by default."""
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
-    """An empty home and no W&B or proxy setting of the machine: no test finds a key or leaves a trace."""
+    """An empty home directory without W&B or proxy settings: no test finds an API key or leaves files behind."""
     for name in list(os.environ):
         if name.startswith("WANDB_") or name.lower().endswith("_proxy") or name == "NETRC":
             monkeypatch.delenv(name)
@@ -62,7 +64,7 @@ def no_process_left() -> Iterator[None]:
 
 def children() -> set[str]:
     pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {pid for pid in pids if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}  # Z: ended, not waited for
+    return {pid for pid in pids if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}  # Z: a zombie process
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def refuse(line: str) -> None:
 
 
 def test_importing_sinks_loads_no_wandb():
-    code = "import sys, rlgns.runs.sinks; assert not {'torch', 'wandb'} & set(sys.modules)"
+    code = "import sys, rlgns.runs.wandb_sink; assert not {'torch', 'wandb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -107,7 +109,8 @@ def test_disabled_writes_nothing_and_loads_no_wandb(run_dir):
     code = f"""
 import sys
 from pathlib import Path
-from rlgns.runs.sinks import WandbOptions, open_wandb
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 assert open_wandb(WandbOptions(mode="disabled"), Path({str(run_dir)!r}), {{}}, "id") is None
 assert "wandb" not in sys.modules
 """
@@ -140,7 +143,8 @@ def test_an_offline_run_holds_all_that_the_records_hold_and_more(run_dir, home, 
             each.log(record(step) | {"train/kind": "ppo", "train/nan": float("nan"), "train/flag": True}, step)
     for each in (file, sink):
         each.log_figure("figure/after", png, 3)
-        each.log_artifact(run_dir / "metrics.jsonl", "records-run-1", "records")
+    sink.log_artifact(run_dir / "metrics.jsonl", "records-run-1", "records")
+    for each in (file, sink):
         each.finish({"best/return": 21.0, "best/none": None}, exit_code=3)
 
     log = log_of(sink)
@@ -150,7 +154,7 @@ def test_an_offline_run_holds_all_that_the_records_hold_and_more(run_dir, home, 
     assert [row["_step"] for row in log.rows] == [1, 2, 3, 4]
     assert [row.get("figure/before", {}).get("_type") for row in log.rows] == ["image-file"] * 3 + [None]
     assert log.rows[3]["figure/after"]["_type"] == "image-file"
-    assert log.rows[3]["progress/transitions"] == 3 * 128  # its place on the axis
+    assert log.rows[3]["progress/transitions"] == 3 * 128  # its value on the x axis
     assert (sink.folder / "files" / log.rows[3]["figure/after"]["path"]).read_bytes() == png.read_bytes()
     assert {key: log.config[key] for key in config} == config
     assert (log.run.run_id, log.run.project, log.run.display_name) == ("run-1", "p", "nice")
@@ -217,7 +221,7 @@ def test_without_key_or_network_the_run_is_offline_within_seconds_and_says_so_on
 
 
 def test_a_server_that_accepts_and_never_answers_means_offline(run_dir, monkeypatch, said):
-    monkeypatch.setattr(rlgns.runs.sinks, "INIT_TIMEOUT", 1.0)
+    monkeypatch.setattr(rlgns.runs.wandb_sink, "INIT_TIMEOUT", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -257,7 +261,7 @@ ANSWERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # wandb waits for no crashed one
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # of wandb, after a crash
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_whatever_a_server_answers_the_run_is_offline_and_says_so_in_one_line(
     answer, run_dir, monkeypatch, said, capfd
@@ -318,7 +322,8 @@ def test_no_key_on_a_terminal_asks_nothing(run_dir, home):
     code = f"""
 import sys
 from pathlib import Path
-from rlgns.runs.sinks import WandbOptions, open_wandb
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 assert sys.stdin.isatty() and sys.stderr.isatty()
 open_wandb(WandbOptions(), Path({str(run_dir)!r}), {{}}, "id").finish({{}})
 print("done")
@@ -392,7 +397,7 @@ def test_a_server_lost_in_mid_run_costs_a_bounded_wait_and_no_row(run_dir, monke
     assert len(said) == 1
     assert said[0].endswith(f"wandb sync --include-online {sink.folder}")
 
-    with wandb_server(KEY) as server:  # the command that it names delivers everything
+    with wandb_server(KEY) as server:  # the command in the message uploads everything
         environment = child_environment(WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
         command = [sys.executable, "-m", *sink.sync_command.split()]
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=HANG)
@@ -403,7 +408,8 @@ def test_when_wandbs_own_process_is_killed_the_run_goes_on_and_says_so_once(run_
     code = f"""
 import os, signal, time
 from pathlib import Path
-from rlgns.runs.sinks import WandbOptions, open_wandb
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 sink = open_wandb(WandbOptions(mode="offline"), Path({str(run_dir)!r}), {{}}, "id", say=print)
 sink.log({{"progress/transitions": 1}}, 1)
 def is_alive(pid):
@@ -426,19 +432,21 @@ print("done")
     process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=HANG)
     offline, gone, done = process.stdout.splitlines()
     assert "as asked" in offline
-    assert "own process is gone" in gone
+    assert "own process has ended" in gone
     assert done == "done"
 
 
 @pytest.mark.slow
 def test_kill_9_leaves_the_records_complete_and_wandbs_log_up_to_its_last_flush(run_dir):
-    """The first half of the rows is seen in W&B's log while the run goes on; of the second half, any may be lost."""
+    """The first half of the rows is in W&B's log while the run goes on; any rows of the second half may be lost."""
     code = f"""
 import os, signal, sys, time
 from pathlib import Path
 sys.path.append({str(Path(__file__).parent)!r})
 from wandb_log import read_wandb_log
-from rlgns.runs.sinks import JsonLines, WandbOptions, open_wandb
+from rlgns.runs.sinks import JsonLines
+from rlgns.runs.wandb_options import WandbOptions
+from rlgns.runs.wandb_sink import open_wandb
 run_dir = Path({str(run_dir)!r})
 sinks = [JsonLines(run_dir / "metrics.jsonl"), open_wandb(WandbOptions(mode="offline"), run_dir, {{}}, "id")]
 for step in range(60):

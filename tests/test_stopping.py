@@ -14,7 +14,7 @@ ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def hangups_count(monkeypatch):
-    """Whatever this machine's shell does with them, as nohup or a background job."""
+    """Default signal handlers, even if the shell ignores signals, as nohup or a background job does."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)}
     before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -48,7 +48,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once_after_the_grace_alone(monkeypatch)
     stop = StopRequest()
     with pytest.raises(KeyboardInterrupt), stop.listening(lambda _: None):
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # a key that bounces
+        os.kill(os.getpid(), signal.SIGINT)  # a bouncing key
         monkeypatch.setattr(rlgns.runs.stopping, "GRACE_SECONDS", 0.0)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("it goes on")
@@ -76,7 +76,7 @@ def test_outside_the_main_thread_nothing_is_listened_to():
 
 
 def test_a_line_that_is_printed_while_another_is_being_printed_does_no_harm():
-    """A handler that prints into a buffered stream in use raises RuntimeError by itself."""
+    """Python raises RuntimeError if a signal handler prints to a buffered stream that is in use."""
     code = """
 import os, signal, sys, threading, time
 from rlgns.runs.stopping import StopRequest

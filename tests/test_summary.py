@@ -6,11 +6,13 @@ import pytest
 
 from rlgns import GradientMoments, PooledMoments
 from rlgns.noise.history import History
-from rlgns.runs.summary import Flags, _round, estimates, summary_lines, summary_numbers
+from rlgns.runs.batch_advice import Flags, rounded
+from rlgns.runs.summary import summary_lines
+from rlgns.runs.summary_numbers import estimates, summary_numbers
 
 
 def moments(sq_norm: float, error: float, trace: float = 1000.0) -> GradientMoments:
-    """The given |G|² with its jackknife error, and tr Σ without error, at K = 8 and B = 2 048 (16 × 128)."""
+    """Moments with this |G|² and its jackknife error, and tr Σ without error, at K = 8 and B = 2 048 (16 × 128)."""
     return GradientMoments(sq_norm + trace / 256, sq_norm + trace / 2048, 256, 2048, 8, error**2, 0.0, 0.0)
 
 
@@ -30,7 +32,7 @@ def lines(**losses: GradientMoments) -> list[str]:
 
 
 def words(text: list[str], about: str = "") -> str:
-    """The sentences below the table on one line, those about one loss if it is named."""
+    """The sentences below the table joined into one line; only those about one loss if it is named."""
     below = " ".join(text[next(i for i, one in enumerate(text) if one.startswith("This run")) :])
     below = " ".join(below.split())
     return below[below.index(f"{about}: ") :] if about else below
@@ -292,4 +294,4 @@ def test_numbers_of_the_three_states():
     ],
 )
 def test_advice_is_rounded_to_two_digits(value, words):
-    assert _round(value) == words
+    assert rounded(value) == words

@@ -28,7 +28,7 @@ sys.exit(exit_code_of(work, prints_its_result=len(sys.argv) > 2))
 
 
 def ended(tmp_path: Path, arguments: str, output: str, **environment: str) -> tuple[int, str]:
-    """Exit code and standard error of the program, its output going where the shell is told to send it."""
+    """The exit code and standard error of the program, with its output redirected by the shell."""
     command = f"{sys.executable} -c '{PROGRAM}' {arguments} {output}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -28,7 +28,7 @@ from rlgns.runs.directory import RunDirectory, read_config
 from rlgns.runs.goals import goals_of
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.records import columns, plain, read_lines, read_records
-from rlgns.runs.summary import summary_numbers
+from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.study.outcomes import outcome_of
 
 ONE_THREAD = ("--num-torch-threads", "1")
@@ -74,9 +74,9 @@ def test_a_run_leaves_its_files_and_prints_its_summary(whole):
     files = {"config.json", "metrics.jsonl", "checkpoint.pt", "summary.json", "noise_scale.png", "noise_scale.svg"}
     assert names == files | {".lock", "wandb"}
     assert ended.out.startswith("Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by environment\n")
-    counts = {line.split()[0]: line.split()[-1] for line in ended.out.splitlines()[2:6]}
+    counts = {line.split()[0]: line.split()[-1] for line in ended.out.splitlines()[3:7]}
     assert counts == {"policy": "13", "value": "13", "total": "13", TRAINED: "13"}  # the last in every fourth update
-    assert "This run's batch is 4 × 8 = 32 transitions:" in ended.out
+    assert "This run's batch is 4 × 8 = 32 transitions." in ended.out
     assert not list((run_dir.parent / "home").rglob("*.wandb"))
 
 

@@ -56,7 +56,7 @@ def server() -> Iterator[WandbServer]:
 
 @dataclass
 class Task:
-    """A task of a Slurm array, from start to start."""
+    """A task of a Slurm array over all its starts."""
 
     number: int
     folder: Path
@@ -88,7 +88,7 @@ class Task:
         return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
-        """All its processes at once, as a node does that fails."""
+        """Kill all processes of the task at once, as a failing node does."""
         if self.process:
             for pid in [self.process.pid, *descendants(self.process.pid)]:
                 with suppress(ProcessLookupError):
@@ -97,7 +97,7 @@ class Task:
 
 
 def descendants(pid: int) -> list[int]:
-    """Its processes, theirs, and so on."""
+    """The child processes of a process, their children, and so on."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):
@@ -106,7 +106,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def of_user(folder: Path, server: WandbServer) -> dict[str, str]:
-    """Environment variables of somebody with a key, the package's own environment, and a cluster's commands."""
+    """Environment variables with an API key, this package's virtual environment, and the commands of a cluster."""
     tools = folder / "bin"
     if not tools.exists():
         tools.mkdir()
@@ -133,7 +133,7 @@ def run_dir_of(folder: Path, run_id: str) -> Path | None:
 
 
 def is_on(folder: Path, run_id: str) -> bool:
-    """Whether it has made a checkpoint and some records."""
+    """Whether the run has made a checkpoint and some records."""
     run = run_dir_of(folder, run_id)
     return run is not None and (run / "checkpoint.pt").exists() and len(read_lines(run / "metrics.jsonl")[0]) > 20
 
@@ -151,7 +151,7 @@ def test_wandb_takes_every_sweep_file_as_it_is(tmp_path, server):
 
 @pytest.mark.slow
 def test_a_sweep_of_two_agents_survives_a_requeue_and_a_dead_node(tmp_path, server):
-    """Task 1 is told by Slurm that its time is up, task 2 loses its node; both come back and the grid is finished."""
+    """Task 1 reaches its time limit, task 2 loses its node; Slurm restarts both and the grid is finished."""
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(GRID))
     path = make_sweep(tmp_path, server, file)

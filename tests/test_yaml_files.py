@@ -1,4 +1,4 @@
-"""YAML files of options: read as people mean them, and refused in one line, at once, where they cannot be."""
+"""YAML files of options: valid ones have the values that people expect, others are refused at once in one line."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reader of W&B's local transaction log (`run-ID.wandb`), so that tests assert on what was really logged.
+"""Reader of W&B's local transaction log (`run-ID.wandb`), so that tests check what was really logged.
 
 The file is a LevelDB log: blocks of 32 KiB, in them chunks of a 7-byte header (checksum, length, kind) and data; a
 record is one whole chunk or a first, middle… and last one. After a crash the file just ends; what precedes is intact.
@@ -30,7 +30,7 @@ class WandbLog:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The rows without W&B's own columns (_step, _runtime, _timestamp)."""
+        """The rows without the columns that W&B adds (_step, _runtime, _timestamp)."""
         return [{key: value for key, value in row.items() if not key.startswith("_")} for row in self.rows]
 
 

@@ -32,7 +32,7 @@ class Run:
 
 @dataclass
 class Sweep:
-    """A grid whose every point is handed out once, whatever becomes of the run."""
+    """A grid sweep in which every point is handed out once, whatever happens to its run."""
 
     text: str
     todo: list[dict[str, Any]]
@@ -54,7 +54,7 @@ class WandbServer(ThreadingHTTPServer):
         self.runs: dict[str, Run] = {}
         self.sweeps: dict[str, Sweep] = {}
         self.agents: dict[str, str] = {}  # agent → sweep
-        self.unknown: list[str] = []  # GraphQL operations that it answered with nothing
+        self.unknown: list[str] = []  # GraphQL operations that were answered with an empty result
         self.lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
 

@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _log(table: list[dict[str, object]], options: CompareOptions) -> None:
     from rlgns.report.sweep_page import FIGURES
-    from rlgns.runs.sinks import WandbOptions, open_wandb
+    from rlgns.runs.wandb_options import WandbOptions
+    from rlgns.runs.wandb_sink import open_wandb
 
     place = WandbOptions(
         mode=options.log_to_wandb, project=options.wandb_project, job_type="report", name="comparison of tasks"

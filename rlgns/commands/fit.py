@@ -82,7 +82,7 @@ def outcomes_named(folders: Sequence[Path], wandb: str | None, command: str) -> 
 
     found = outcomes_of(folders, say)
     if wandb is not None:
-        from rlgns.runs.sinks import sweep_runs
+        from rlgns.runs.wandb_sink import sweep_runs
 
         found += outcomes_of_wandb(sweep_runs(wandb), say)
         if not found:

@@ -15,7 +15,7 @@ from rlgns.runs.bounds import Confidence, Goals, Name
 from rlgns.runs.options import parse_flags
 
 if TYPE_CHECKING:
-    from rlgns.runs.sinks import Mode
+    from rlgns.runs.wandb_options import Mode
     from rlgns.study.outcomes import Outcome
     from rlgns.study.study import Study
 
@@ -75,7 +75,8 @@ def _beside(folders: Sequence[Path]) -> Path:
 def _log(study: Study, out: Path, options: ReportOptions) -> None:
     """Figures, tables and the page to W&B, under one run that a later report of the same directory takes up again."""
     from rlgns.report.sweep_page import FIGURES, PAGE
-    from rlgns.runs.sinks import WandbOptions, open_wandb
+    from rlgns.runs.wandb_options import WandbOptions
+    from rlgns.runs.wandb_sink import open_wandb
     from rlgns.study.study import as_mapping, as_table
 
     mode = _mode(study.outcomes) if options.log_to_wandb == "auto" else options.log_to_wandb

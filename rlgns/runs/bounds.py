@@ -1,11 +1,11 @@
-"""Which values an option may have, declared on its type.
+"""Bounds of options, declared on their types.
 
     num_envs: Annotated[int, Interval(ge=1, le=16_384)] = 16
     clip_coef: Annotated[PositiveFloat, OnlyWith("algo", "ppo")] = 0.1
 
-Flags, YAML files, saved runs and objects made in Python are checked against the same declaration, by
-`rlgns.runs.values`. Upper bounds stand where a larger number would make a run hang or exhaust a machine's memory; what
-depends on several options is estimated by `rlgns.runs.memory`.
+`rlgns.runs.values` checks flags, YAML files, saved runs and objects made in Python against the same declarations. Upper
+bounds exclude numbers that would make a run hang or exhaust a machine's memory; needs that depend on several options
+are estimated by `rlgns.runs.memory`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Annotated
 from annotated_types import Interval, MaxLen
 
 MANY = 10**15
-"""More updates or examples than any run makes, and still an integer that JSON and float64 hold exactly."""
+"""More updates or examples than any run makes, yet an integer that JSON and float64 represent exactly."""
 
 PositiveInt = Annotated[int, Interval(ge=1, le=MANY)]
 CountOrZero = Annotated[int, Interval(ge=0, le=MANY)]
-LARGE = 1e30
-"""Beyond it products of two float32 numbers overflow."""
+MAX_FLOAT = 1e30
+"""Largest value of a floating-point option; with larger ones products of float32 numbers overflow."""
 
-PositiveFloat = Annotated[float, Interval(gt=0, le=LARGE)]
-FloatOrZero = Annotated[float, Interval(ge=0, le=LARGE)]
+PositiveFloat = Annotated[float, Interval(gt=0, le=MAX_FLOAT)]
+FloatOrZero = Annotated[float, Interval(ge=0, le=MAX_FLOAT)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-"""From 0 to 1, both included."""
+"""A number from 0 to 1, both included."""
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Confidence = Annotated[float, Interval(ge=0.01, le=0.9999)]
 """Nominal coverage of an interval."""
@@ -38,29 +38,29 @@ NumSteps = Annotated[int, Interval(ge=1, le=2**24)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**28)]
 LayerSize = Annotated[int, Interval(ge=1, le=2**16)]
 Name = Annotated[str, MaxLen(128)]
-"""What W&B takes for a name."""
+"""A name that W&B accepts."""
 Tag = Annotated[str, MaxLen(64)]
 Goals = Annotated[tuple[float, ...], MaxLen(1000)]
 
 
 @dataclass(frozen=True)
 class OnlyWith:
-    """Says that an option has an effect only with certain values of another.
+    """Mark of an option that has an effect only with certain values of another option.
 
     Attributes:
-        option: The name of the other option, or of a circumstance that the command states, such as its task.
-        values: Values of it with which the option means something.
+        option: Name of the other option, or of a circumstance that the command states, such as its task.
+        values: Values of the other option with which the marked option has an effect.
     """
 
     option: str
     values: tuple[str, ...]
 
     def __init__(self, option: str, *values: str) -> None:
-        """Name the other option and its values."""
+        """Store the name of the other option and its values."""
         object.__setattr__(self, "option", option)
         object.__setattr__(self, "values", values)
 
 
 @dataclass(frozen=True)
 class Multiline:
-    """Says that a text may hold line breaks."""
+    """Mark of a text option that may hold line breaks."""

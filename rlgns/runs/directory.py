@@ -1,6 +1,6 @@
-"""One run, one directory: who may write there, what describes the run, and files that are whole or not there.
+"""The directory of a run: the names of its files, the lock that keeps other processes out, and the run's provenance.
 
-config.json  metrics.jsonl  checkpoint.pt  summary.json  figures  wandb/
+A run's directory holds config.json, metrics.jsonl, checkpoint.pt, summary.json, the figures, and wandb/.
 """
 
 from __future__ import annotations
@@ -26,25 +26,36 @@ CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.json", "metrics.jsonl", "checkpoi
 LOCK = ".lock"
 
 FILES = (CONFIG, METRICS, CHECKPOINT, SUMMARY, LOCK, "noise_scale.png", "noise_scale.svg")
-"""What a run writes into its directory, beside W&B's own."""
+"""Files that a run writes into its directory, apart from those of W&B."""
 
 SWEEP_FILE = "sweep.yaml"
-"""In the directory above the runs of a sweep: a copy of what it was started from."""
+"""Name of the copy of the sweep's definition, in the directory above the runs of a sweep."""
 
 RESTART_COUNT = "RLGNS_RESTART_COUNT"
-"""Environment variable of a run that `rlgns sweep` has started before: how often."""
+"""Environment variable in which `rlgns sweep` tells a run how often it has been started before."""
 
 PACKAGES = ("rlgns", "torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "wandb")
+"""Packages whose versions are recorded as part of the provenance."""
 
 
 class RunDirectory:
-    """A directory that this process alone writes a run to, for as long as it is open.
+    """A run's directory, locked for this process until it is closed.
 
-    Raises ValueError, with the remedy, if the directory cannot be written to, already holds a run (unless resumed),
-    holds none (if resumed), or another process is at it.
+    Attributes:
+        path: The directory.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
+        """Make the directory if it is missing, and lock it.
+
+        Args:
+            path: The directory.
+            resume: Whether the run that it holds is to be continued.
+
+        Raises:
+            ValueError: With the remedy, if the directory cannot be written to, already holds a run (without `resume`),
+                holds none (with `resume`), or is in use by another process.
+        """
         self.path = path
         if resume and not (path / CONFIG).exists():
             raise ValueError(f"{path} holds no run to resume ({CONFIG} is missing); name a run directory")
@@ -64,7 +75,7 @@ class RunDirectory:
 
     @classmethod
     def fresh(cls, parent: Path, name: str) -> Self:
-        """A directory of its own under `parent`, named by the run and the time."""
+        """Make a new directory under `parent`, named after the run and the time, and lock it."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         for attempt in range(100):
             path = parent / (f"{name}-{stamp}" + (f"-{attempt}" if attempt else ""))
@@ -96,22 +107,26 @@ def check_unused(path: Path) -> None:
 
 
 def _check_no_links(path: Path) -> None:
-    """Raise ValueError if a file that the run writes is a link: in a foreign directory it may lead to any file."""
+    """Raise ValueError if a file that the run writes is a link: in a foreign directory it may point to any file."""
     for name in FILES:
         if (path / name).is_symlink():
             raise ValueError(f"{path / name} is a link, through which no run writes; put the file itself there")
 
 
 def _holds_results(path: Path) -> bool:
-    """Whether a run got as far as a record or a checkpoint there; what failed before may be written over."""
+    """Whether a run has left a record or a checkpoint there; a run that failed earlier may be overwritten."""
     records = path / METRICS
     return (path / CHECKPOINT).exists() or (records.exists() and records.stat().st_size > 0)
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """The run's config.json.
+    """Read a run's config.json.
 
-    Raises ValueError if there is none or it is damaged.
+    Args:
+        run: The run's directory.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
     """
     path = run / CONFIG
     try:
@@ -124,7 +139,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """What made the run: command, versions, git commit (with "-dirty" if changed), machine and time."""
+    """The origin of a run: command, versions, git commit (with "-dirty" after local changes), machine and time."""
     return {
         "command": _command(sys.argv),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -137,7 +152,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _command(argv: Sequence[str]) -> str:
-    """The command as a person would write it, without where this machine keeps its programs."""
+    """The command as a person would type it, without the directories of this machine's programs."""
     program = Path(argv[0])
     if program.name == "__main__.py":
         words = ["python", "-m", program.parent.name]
@@ -157,7 +172,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source tree that this package runs from; None where it is installed elsewhere."""
+    """The commit of the source tree that this package runs from; None if it does not run from a git checkout."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

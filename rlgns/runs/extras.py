@@ -1,6 +1,6 @@
-"""Which extra of the package brings a library that is not installed?
+"""The extra of the package that installs a missing library.
 
-`pip install rlgns` brings NumPy and SciPy, which is all that the estimators need. Everything else comes with extras.
+`pip install rlgns` installs NumPy and SciPy, which is all that the estimators need. Everything else comes with extras.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ EXTRAS = {
     "agents": {"ale_py", "gymnasium", "stable_baselines3"},
     "tasks": {"PIL", "cv2", "datasets", "pytorch_optimizer", "sklearn", "tokenizers"},
 }
-"""Top-level modules that each extra brings."""
+"""Top-level modules that each extra installs."""
 
 
 def remedy_for(error: ModuleNotFoundError) -> str | None:
-    """What to install.
+    """The command that installs a missing module.
 
     Args:
-        error: A failed import.
+        error: The error of the failed import.
 
     Returns:
-        One sentence that names the extra; None if no extra brings the module.
+        One sentence that names the extra; None if no extra installs the module.
     """
     module = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():

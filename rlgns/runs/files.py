@@ -1,8 +1,8 @@
-"""Files that are whole or not there: written beside the old one, brought to disk, then put in its place.
+"""Atomic writing of files: the content goes to a temporary file, is flushed to disk, and then replaces the old file.
 
-A reader, or a person after a crash or on a full disk, finds the old file or the new one and nothing between. Devices
-and pipes, which hold no earlier content (`--json /dev/stdout`), are written to as they are. Every failure is an OSError
-that names the file.
+A reader, or a person after a crash or on a full disk, finds either the old file or the new one. Devices and pipes,
+which hold no earlier content (`--json /dev/stdout`), are written to directly. Every failure is an OSError that names
+the file.
 """
 
 from __future__ import annotations
@@ -25,22 +25,20 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
 
     Raises:
         ValueError: If a number is not finite; nothing is written then.
-        OSError: If the file cannot be written; it names the file, and the old one stays.
-
+        OSError: If the file cannot be written; the error names the file, and the old file stays.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write text as UTF-8, line ends as they are.
+    """Write text as UTF-8 without changing line ends.
 
     Args:
         path: The file.
-        content: All that it is to hold.
+        content: The whole content of the file.
 
     Raises:
-        OSError: If the file cannot be written; it names the file, and the old one stays.
-
+        OSError: If the file cannot be written; the error names the file, and the old file stays.
     """
     write_bytes(path, content.encode())
 
@@ -50,11 +48,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Args:
         path: The file.
-        content: All that it is to hold.
+        content: The whole content of the file.
 
     Raises:
-        OSError: If the file cannot be written; it names the file, and the old one stays.
-
+        OSError: If the file cannot be written; the error names the file, and the old file stays.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -62,17 +59,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file that takes the place of `path` when the block ends well, for libraries that write by name.
+    """Provide a temporary file name, for libraries that write by name; the file replaces `path` after the block.
 
     Args:
-        path: The file that is to be written; its ending is the temporary file's too.
+        path: The file that is to be written; the temporary file has the same ending.
 
     Yields:
-        The file to write to: in the same directory and not there yet, or `path` itself where that is a device or pipe.
+        The file to write to: a name in the same directory that does not exist yet, or `path` itself if that is a
+        device or a pipe.
 
     Raises:
-        OSError: As the block or the replacement raises it, naming `path`; the old file stays.
-
+        OSError: If the block or the replacement fails; the error names `path`, and the old file stays.
     """
     with naming(path):
         if _is_stream(path):
@@ -80,10 +77,10 @@ def replacing(path: Path) -> Iterator[Path]:
             return
         target = path.resolve() if path.is_symlink() else path
         temporary = target.with_name(f".{target.stem[:150]}.{os.getpid()}.tmp{target.suffix}")
-        temporary.unlink(missing_ok=True)  # a link that lies there is not written through
+        temporary.unlink(missing_ok=True)  # never write through a link of that name
         try:
             yield temporary
-            _bring_to_disk(temporary)
+            _flush_to_disk(temporary)
             if target.exists():
                 shutil.copymode(target, temporary)
             temporary.replace(target)
@@ -94,14 +91,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let every OSError of the block name the file that it is about.
+    """Make every OSError of the block name the file; the operating system reports a full disk without a name.
 
     Args:
-        path: The file; a full disk, above all, is reported without a name.
+        path: The file that the block writes.
 
     Raises:
-        OSError: As the block raises it, with `path` as its `filename`.
-
+        OSError: If the block raises one, with `path` as its `filename`.
     """
     try:
         yield
@@ -111,10 +107,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether it is a device, a pipe or an open descriptor, which cannot be replaced."""
+    """Whether the path is a device, a pipe or an open descriptor, which cannot be replaced."""
     return (path.exists() and not path.is_file()) or Path("/dev") in path.absolute().parents
 
 
-def _bring_to_disk(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

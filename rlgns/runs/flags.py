@@ -1,8 +1,10 @@
-"""Flags of a dataclass of options: what was typed, as text by option name, and the help.
+"""Command-line flags of a dataclass of options, and their help.
 
-A field is a flag, its docstring the help, `GROUPS` of the class the headings that flags stand under. Flags are taken as
-people write them (`--num-envs 8`, `--num_envs=8`, `--no-measure`) and as W&B's agents print them (`--measure=True`,
-`--wandb_tags=['a', 'b']`). Nothing is converted here: text means the same on the command line and in a YAML file.
+Each field is a flag, its docstring is the flag's help, and `GROUPS` of the class gives the headings of the help in
+order, each with the field or fields at which it begins. Flags are accepted as people write them (`--num-envs 8`,
+`--num_envs=8`, `--no-measure`) and as W&B's agents print them (`--measure=True`, `--wandb_tags=['a', 'b']`). Nothing is
+converted to the field's type here: `rlgns.runs.values` does that, so text means the same on the command line and in a
+YAML file.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from rlgns.runs.values import flag, is_for, is_list, members_of, shown, types_of
+from rlgns.runs.values import flag, is_applicable, is_list, plain_types_of, shown, types_of
 
 CONFIG_FILE = "config"
 """The flag that names a YAML file with options."""
@@ -37,23 +39,24 @@ def read_flags(
     circumstances: Mapping[str, str] | None = None,
     config_file: bool = False,
 ) -> dict[str, Any]:
-    """Read flags into text by option name.
+    """Parse flags into text by option name.
 
     Args:
         kind: The dataclass that declares the options.
-        arguments: What was typed.
-        defaults: An instance whose values the help names as defaults.
-        description: The help's first lines.
-        program: How the command is called in its help.
-        circumstances: By name, what hides the options that mean nothing with it, as `OnlyWith` has it.
+        arguments: The command-line arguments.
+        defaults: An instance whose values the help shows as defaults.
+        description: The first lines of the help.
+        program: Name of the command in the help.
+        circumstances: Circumstances by name, such as the task; options that `OnlyWith` binds to other circumstances are
+            left out of the help.
         config_file: Whether `--config FILE` is among the flags.
 
     Returns:
-        Text, lists of text and truth values of the flags that are given, and nothing of the others.
+        Text, lists of text and truth values by option name, for the flags that are present in the arguments.
 
     Raises:
-        ValueError: With one line on a flag that there is not, or whose value is missing.
-        SystemExit: After the help, with code 0.
+        ValueError: With one line, if a flag is unknown or its value is missing.
+        SystemExit: With code 0, after the help was printed.
     """
     parser = _Parser(
         prog=program,
@@ -73,29 +76,29 @@ def read_flags(
 
 
 def nearest(name: str, names: Collection[str]) -> str | None:
-    """The one most like a name that is not among them, if any is like it."""
+    """The known name that is most similar to a misspelt one; None if none is similar."""
     return next(iter(difflib.get_close_matches(name[:100], sorted(names), n=1)), None)
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its errors raised instead of printed."""
+    """Argument parser that raises its errors instead of printing them."""
 
     def error(self, message: str) -> NoReturn:
         if message.endswith("expected one argument"):
             name = message.split()[1].rstrip(":")
-            raise ValueError(f"{name} needs a value, as in {name} {_example(name)}; --help lists the options")
+            raise ValueError(f"{name} needs a value, as in {name} {_example_value(name)}; --help lists the options")
         message = message.removeprefix("argument ")
         raise ValueError(f"{message if len(message) < 300 else message[:300] + '…'}; --help lists the options")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Flags in a column wide enough for most of them, on a terminal of any width."""
+    """Help formatter with a column that is wide enough for most flags, on a terminal of any width."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36, width=max(60, min(120, shutil.get_terminal_size().columns)))
 
 
-def _example(name: str) -> str:
+def _example_value(name: str) -> str:
     return "run.yaml" if name == flag(CONFIG_FILE) else "VALUE"
 
 
@@ -113,16 +116,16 @@ def _add_flags(
 ) -> None:
     key: Any = kind
     texts, types = help_texts(key), types_of(kind)
-    groups: Mapping[str, str] = getattr(kind, "GROUPS", {})
-    headings = {first: heading for heading, first in groups.items()}
+    groups: Mapping[str, str | tuple[str, ...]] = getattr(kind, "GROUPS", {})
+    headings = {first: heading for heading, names in groups.items() for first in _as_tuple(names)}
     group = parser.add_argument_group("Options")
-    in_groups = {headings[name]: parser.add_argument_group(headings[name]) for name in types if name in headings}
+    in_groups = {heading: parser.add_argument_group(heading) for heading in groups}
     for name, declared in types.items():
         group = in_groups.get(headings.get(name, ""), group)
-        visible = is_for(declared, circumstances)
+        visible = is_applicable(declared, circumstances)
         words = _help_of(texts.get(name, ""), getattr(defaults, name)) if visible else argparse.SUPPRESS
         keywords: dict[str, Any] = {"dest": name, "help": words}
-        if members_of(declared) == {bool}:
+        if plain_types_of(declared) == {bool}:
             group.add_argument(flag(name), **keywords, action=argparse.BooleanOptionalAction)
         else:
             keywords["metavar"] = _metavar(declared)
@@ -133,27 +136,31 @@ def _add_flags(
     last.add_argument("-h", "--help", action="help", help="Show this help.")
 
 
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
 def _help_of(text: str, default: object) -> str:
     words = " ".join(text.split())
-    if default not in (None, ()):  # where it is None, the text names in brackets what is taken
+    if default not in (None, ()):  # where the default is None, the help names the actual value in brackets
         shown_default = " ".join(map(str, default)) if isinstance(default, tuple) else default
         words = f"{words} (default: {shown_default})"
     return words.replace("%", "%%")
 
 
 def _metavar(declared: Any) -> str:
-    members = members_of(declared) - {NoneType}
-    choices = [str(choice) for one in members if get_origin(one) is Literal for choice in get_args(one)]
+    members = plain_types_of(declared) - {NoneType}
+    choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
     names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "True|False"}
-    return "|".join([word for one, word in names.items() if one in members] + choices)
+    return "|".join([name for member, name in names.items() if member in members] + choices)
 
 
 @cache
 def help_texts(kind: Any) -> dict[str, str]:
-    """The docstrings of a dataclass's fields, those of its bases included."""
+    """The docstrings of the fields of a dataclass and its bases, by field name."""
     texts: dict[str, str] = {}
-    for one in reversed(kind.__mro__[:-1]):
-        tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
+    for ancestor in reversed(kind.__mro__[:-1]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(ancestor)))
         for field, text in pairwise(tree.body[0].body):  # type: ignore[attr-defined]
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 texts[ast.unparse(field.target)] = str(text.value.value)
@@ -161,8 +168,12 @@ def help_texts(kind: Any) -> dict[str, str]:
 
 
 def _in_one_spelling(kind: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Hyphens in names of flags, `--x=False` as `--no-x`, and numbers below zero told from flags by a space."""
-    switches = {flag(name) for name, declared in types_of(kind).items() if members_of(declared) == {bool}}
+    """Normalise the spelling of flags.
+
+    Names get hyphens, `--x=False` becomes `--no-x`, and a space in front of negative numbers keeps argparse from taking
+    them for flags.
+    """
+    switches = {flag(name) for name, declared in types_of(kind).items() if plain_types_of(declared) == {bool}}
     known = {flag(name) for name in types_of(kind)} | {name.replace("--", "--no-") for name in switches}
     spelt = []
     for argument in arguments:
@@ -190,20 +201,20 @@ def _is_number(argument: str) -> bool:
 
 
 def _as_option(kind: type[Any], name: str, value: str | list[str] | None) -> Any:
-    """What was typed, with W&B's None, truth values and lists as what they stand for."""
+    """The text of an option, with None and lists as W&B's agents print them replaced by None and tuples."""
     if name == CONFIG_FILE or value is None:
         return value
-    members = members_of(types_of(kind)[name])
+    members = plain_types_of(types_of(kind)[name])
     if isinstance(value, list):
-        items = _items(name, value[0]) if len(value) == 1 and value[0].startswith("[") else tuple(value)
+        items = _list_items(name, value[0]) if len(value) == 1 and value[0].startswith("[") else tuple(value)
         return tuple(item.strip() for item in items) if members & {int, float} else items
     if value == "None" and NoneType in members:
         return None
     return value.strip() if members & {int, float} else value
 
 
-def _items(name: str, text: str) -> tuple[str, ...]:
-    """The items of a list that Python printed."""
+def _list_items(name: str, text: str) -> tuple[str, ...]:
+    """The items of a list in Python's notation."""
     try:
         items = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -1,4 +1,4 @@
-"""How is text that anybody may have written shown and passed on? Without control characters, and without keys."""
+"""Safe handling of text from untrusted sources: without control characters, and without keys and passwords."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, line feed and carriage return
-    "\ud800-\udfff\ufffe\uffff"  # no characters at all; UTF-8 and XML have no way to write them
-    "\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"  # invisible; they turn the direction in which a text is read
+    "\ud800-\udfff\ufffe\uffff"  # surrogates and noncharacters, which UTF-8 and XML cannot represent
+    "\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"  # invisible marks that change the direction of a text
 )
 
 
 def printable(text: str) -> str:
-    """The text with a mark (U+FFFD) in place of what is no character, or one that cannot be seen."""
+    """The text with U+FFFD in place of control characters, invisible direction marks and invalid characters."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
@@ -20,7 +20,7 @@ _SECRET = re.compile(r"(?i)([\w-]*(?:api[_-]?key|password|passwd|secret|[_-]toke
 
 
 def redacted(text: str) -> str:
-    """The text without keys and passwords, for records and pages, which are passed on.
+    """The text without keys and passwords, for records and pages that may be published.
 
     >>> redacted("env WANDB_API_KEY=0123abc rlgns train --hf-token hf_456 --seed 1")
     'env WANDB_API_KEY=[redacted] rlgns train --hf-token [redacted] --seed 1'

@@ -1,7 +1,8 @@
-"""When did a run reach which level of its performance, and at what price?
+"""Goals of a run: values of its performance measure, and what it takes to reach each of them.
 
-A goal is a level that a run's progress measure must reach: a mean return from below, a loss from above. What it took is
-recorded in the update that reached it; a goal that was not reached is censored, which is not a number.
+A goal is reached when the run's measure is at least as good for the first time: a mean return rises to it, a loss falls
+to it. The cost is recorded in the update that reaches the goal. A goal that is not reached is censored: its cost is
+null, not a number.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from dataclasses import dataclass
 from rlgns.runs.json_files import is_number
 from rlgns.runs.records import Record, Value
 
-PRICES = {
+COSTS = {
     "steps": "progress/steps",
     "optimizer_steps": "progress/optimizer_steps",
     "examples": "progress/examples",
     "seconds": "time/seconds",
 }
-"""What it took, by the quantity's name in `goal/<level>/<name>_to_goal`, and the record key that counts it."""
-
+"""Record key that counts each cost, by the name of the cost in `goal/<goal>/<name>_to_goal`."""
 
 MEASURES = {
     "rollout/episode_return": "episode return",
@@ -30,20 +30,21 @@ MEASURES = {
     "eval/test_loss": "test loss",
     "eval/test_error": "test error",
 }
-"""What goals are levels of: record key and words."""
+"""Description of each performance measure that goals may refer to, by record key."""
 
 RETURN = "rollout/episode_return"
-"""The only one that rises."""
+"""The only measure that is better when it is larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """What a goal took.
+    """The cost of a goal that was reached.
 
-    steps            updates
-    optimizer_steps  of the optimiser; more than updates in PPO
-    examples         fresh examples consumed; transitions in reinforcement learning
-    seconds          of wall-clock time
+    Attributes:
+        steps: Updates.
+        optimizer_steps: Steps of the optimiser; PPO makes more of them than updates.
+        examples: Fresh examples consumed; transitions in reinforcement learning.
+        seconds: Wall-clock time in seconds.
     """
 
     steps: int
@@ -53,84 +54,107 @@ class Reached:
 
 
 class GoalTracker:
-    """Finds, record by record, the goals that a run has reached for the first time.
+    """Finds the goals that a run reaches for the first time, record by record.
 
-    levels  in any order; each is a goal
-    rises   whether the measure is to rise (a return) or to fall (a loss)
-    reached what earlier records, before a resumption, have reached already
+    Attributes:
+        levels: The goals, the easiest first.
+        rises: Whether the measure is better when it is larger.
+        reached: The cost of every goal reached so far, by goal.
     """
 
     def __init__(self, levels: Sequence[float], *, rises: bool, reached: Mapping[float, Reached] | None = None) -> None:
+        """Start tracking.
+
+        Args:
+            levels: The goals in any order.
+            rises: Whether the measure is better when it is larger (a return) or when it is smaller (a loss).
+            reached: The goals that earlier records, before a resumption, have reached already.
+        """
         self.levels = sorted(set(levels), reverse=not rises)
         self.rises = rises
         self.reached: dict[float, Reached] = dict(reached or {})
 
     @property
     def all_reached(self) -> bool:
-        """Whether there are goals and none is left."""
-        return bool(self.levels) and all(level in self.reached for level in self.levels)
+        """Whether there are goals and all of them have been reached."""
+        return bool(self.levels) and all(goal in self.reached for goal in self.levels)
 
     def newly_reached(self, measure: float | None, progress: Mapping[str, object]) -> Record:
-        """Keys `goal/<level>/<price>_to_goal` of the goals that `measure` reaches, at the prices of `progress`."""
+        """Note the goals that the measure reaches for the first time.
+
+        Args:
+            measure: The value of the measure; None if it is not known.
+            progress: The record keys of `COSTS` with their values.
+
+        Returns:
+            The keys `goal/<goal>/<name>_to_goal` of the goals that are newly reached; empty if there are none.
+        """
         record: Record = {}
-        for level in self.levels:
-            if level in self.reached or measure is None:
+        for goal in self.levels:
+            if goal in self.reached or measure is None:
                 continue
-            if (measure >= level) if self.rises else (measure <= level):
-                prices = {name: progress[key] for name, key in PRICES.items()}
-                self.reached[level] = Reached(**prices)  # type: ignore[arg-type]
-                record |= record_of(level, self.reached[level])
+            if (measure >= goal) if self.rises else (measure <= goal):
+                costs = {name: progress[key] for name, key in COSTS.items()}
+                self.reached[goal] = Reached(**costs)  # type: ignore[arg-type]
+                record |= goal_record(goal, self.reached[goal])
         return record
 
     def summary(self) -> Record:
-        """The same keys for all goals, null where a goal was not reached."""
+        """The same keys for all goals, with null for goals that were not reached."""
         record: Record = {}
-        for level in self.levels:
-            record |= record_of(level, self.reached.get(level))
+        for goal in self.levels:
+            record |= goal_record(goal, self.reached.get(goal))
         return record
 
 
-def record_of(level: float, reached: Reached | None) -> Record:
-    """Flat keys of one goal; null where it was not reached."""
-    return {f"goal/{level_in_words(level)}/{name}_to_goal": _price(reached, name) for name in PRICES}
+def goal_record(goal: float, reached: Reached | None) -> Record:
+    """The record keys of one goal; their values are null if the goal was not reached."""
+    return {f"goal/{level_in_words(goal)}/{name}_to_goal": _cost(reached, name) for name in COSTS}
 
 
-def level_in_words(level: float) -> str:
-    """The level as keys and people write it, 20 or 0.5, with all the digits that it takes to read it back."""
-    short = f"{level:g}"
-    return short if float(short) == level else repr(float(level))
+def level_in_words(goal: float) -> str:
+    """The goal as it is written in record keys and texts, 20 or 0.5, with enough digits to read the same float back."""
+    short = f"{goal:g}"
+    return short if float(short) == goal else repr(float(goal))
 
 
 def goals_of(record: Mapping[str, object]) -> dict[float, Reached | None]:
-    """The goals that a record or a summary holds, by level; the inverse of `record_of`.
+    """Read the goals in a record or a summary; the inverse of `goal_record`.
 
-    Raises ValueError on a goal that is no number, or was reached at a price that is not all there.
+    Args:
+        record: Values by record key.
+
+    Returns:
+        What each goal took, by goal; None for a goal that was not reached.
+
+    Raises:
+        ValueError: If a goal is not a finite number, or was reached and one of its costs is missing or negative.
     """
     keys = [key for key in record if key.startswith("goal/") and key.endswith("/steps_to_goal") and key.count("/") == 2]
-    levels = [key.split("/")[1] for key in keys]
-    return {_level(level): _reached(record, level) for level in levels}
+    goals = [key.split("/")[1] for key in keys]
+    return {_goal(text): _reached(record, text) for text in goals}
 
 
-def _level(words: str) -> float:
+def _goal(text: str) -> float:
     try:
-        level = float(words)
+        goal = float(text)
     except ValueError:
-        level = math.nan
-    if not math.isfinite(level):
-        raise ValueError(f"goal {words[:50]!r} is not a finite number")
-    return level
+        goal = math.nan
+    if not math.isfinite(goal):
+        raise ValueError(f"goal {text[:50]!r} is not a finite number")
+    return goal
 
 
-def _price(reached: Reached | None, name: str) -> Value:
+def _cost(reached: Reached | None, name: str) -> Value:
     value: Value = None if reached is None else getattr(reached, name)
     return value
 
 
-def _reached(record: Mapping[str, object], level: str) -> Reached | None:
-    prices = {name: record.get(f"goal/{level}/{name}_to_goal") for name in PRICES}
-    if prices["steps"] is None:
+def _reached(record: Mapping[str, object], goal: str) -> Reached | None:
+    costs = {name: record.get(f"goal/{goal}/{name}_to_goal") for name in COSTS}
+    if costs["steps"] is None:
         return None
-    numbers = {name: float(value) for name, value in prices.items() if is_number(value) and value >= 0}  # type: ignore[arg-type, operator]
-    if missing := sorted(set(PRICES) - set(numbers)):
-        raise ValueError(f"goal {level} was reached, but its {missing[0]} are missing or no count")
+    numbers = {name: float(value) for name, value in costs.items() if is_number(value) and value >= 0}  # type: ignore[arg-type, operator]
+    if missing := sorted(set(COSTS) - set(numbers)):
+        raise ValueError(f"goal {goal} was reached, but its {missing[0]} are missing or no count")
     return Reached(int(numbers["steps"]), int(numbers["optimizer_steps"]), int(numbers["examples"]), numbers["seconds"])

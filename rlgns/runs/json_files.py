@@ -1,7 +1,7 @@
-"""JSON from files that anyone may have written: bounded, and finite numbers only.
+"""Reading of JSON from untrusted files, with bounds on size and nesting, and finite numbers only.
 
-Everything that cannot be used is a ValueError with a reason that fits into one line: text that is no JSON or nested
-beyond reason, `NaN`, `Infinity` and `1e999`, integers beyond 64 bits, files that are too large or are no files.
+Unusable content raises a ValueError with a reason of one line: text that is not JSON or is nested too deeply, `NaN`,
+`Infinity` and `1e999`, integers beyond 64 bits, files that are too large or are not regular files.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from typing import Any
 from rlgns.runs.packed import PackedPath, RunFolder
 
 LARGEST_FILE = 64 << 20
-"""Bytes of a JSON file; a run's configuration takes 10 KB."""
+"""Largest size of a JSON file in bytes; a run's configuration takes 10 KB."""
 
 LARGEST_RECORDS = 4 << 30
-"""Bytes of a file of records, unpacked."""
+"""Largest size of a records file in bytes, unpacked."""
 
 DEEPEST = 32
-"""Lists and mappings within one another."""
+"""Largest depth of lists and mappings within one another."""
 
 LARGEST_INTEGER = 2**63
+"""Integers have to be smaller than this in absolute value."""
 
 
 def parse_json(text: bytes | str) -> Any:
-    """Read strict JSON.
+    """Parse strict JSON.
 
     Args:
-        text: One JSON value, as UTF-8 if in bytes.
+        text: One JSON value; bytes are decoded as UTF-8.
 
     Returns:
-        Plain values.
+        The value in plain Python types.
 
     Raises:
-        ValueError: With the reason, where it is no JSON or holds what cannot be used.
+        ValueError: With the reason, if the text is not JSON or exceeds a bound of this module.
     """
     try:
         value = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse_constant)
@@ -58,33 +59,39 @@ def read_json(path: RunFolder) -> dict[str, Any]:
     Args:
         path: The file.
 
+    Returns:
+        The values of the mapping by key.
+
     Raises:
-        ValueError: With path and reason, where it cannot be read or used.
+        ValueError: With path and reason, if the file cannot be read or does not hold a mapping.
     """
     try:
         value = parse_json(read_file(path, LARGEST_FILE))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: it holds {kind_of(value)}, not a mapping")
+        raise ValueError(f"{path}: it holds {json_type_of(value)}, not a mapping")
     return value
 
 
 def read_file(path: RunFolder, limit: int) -> bytes:
-    """Read a file, unpacked if its name ends in .gz.
+    """Read a file, and unpack it if its name ends in .gz.
 
     Args:
         path: The file.
-        limit: The most bytes that are taken, unpacked.
+        limit: Largest size of the unpacked content in bytes.
+
+    Returns:
+        The unpacked content.
 
     Raises:
-        ValueError: With the reason, where it cannot be read, is no regular file, or is larger.
+        ValueError: With the reason, if the file cannot be read, is not a regular file, or is larger.
     """
     if isinstance(path, PackedPath):
         return _bounded(path.read_bytes(), limit)
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a regular file")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content: bytes = file.read(limit + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -100,14 +107,14 @@ def _bounded(content: bytes, limit: int) -> bytes:
     return content
 
 
-def kind_of(value: object) -> str:
-    """What JSON calls a value."""
+def json_type_of(value: object) -> str:
+    """The type of a JSON value in words, with an article."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number that fits into 64 bits, and no truth value."""
+    """Whether a value is a finite number that fits into 64 bits; truth values are not numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return math.isfinite(value) if isinstance(value, float) else abs(value) < LARGEST_INTEGER
@@ -117,14 +124,14 @@ def _check(value: object, depth: int = 0) -> None:
     if depth > DEEPEST:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
     if isinstance(value, dict):
-        for one in value.values():
-            _check(one, depth + 1)
+        for item in value.values():
+            _check(item, depth + 1)
     elif isinstance(value, list):
-        for one in value:
-            _check(one, depth + 1)
+        for item in value:
+            _check(item, depth + 1)
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and not is_number(value):
         raise ValueError("it holds a number that is not finite, or beyond 64 bits")
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")

@@ -1,7 +1,7 @@
-"""How much memory a machine has, and whether it holds what a run certainly needs.
+"""Check of a run's memory needs against the memory of the machine.
 
-Estimates are lower bounds, so that nothing is refused that could run; what exceeds the machine's whole memory would
-only be killed by the operating system minutes later, without a word.
+Estimates are lower bounds, so that no run is refused that would fit. A run that needs more than the whole memory would
+be killed by the operating system minutes later without a message.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux says what a container may use."""
+"""Files in which Linux states the memory limit of a container, in bytes."""
 
 
 def machine_memory() -> int | None:
-    """Bytes that this process may use at most: the machine's, or its container's; None where that is unknown."""
+    """The memory of the machine or of the container in bytes, whichever is smaller; None if it is unknown."""
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -29,21 +29,21 @@ def machine_memory() -> int | None:
 
 
 def check_memory(needed: float, what: str, remedy: str) -> None:
-    """Refuse what does not fit into this machine.
+    """Refuse a run that does not fit into the memory of this machine.
 
     Args:
-        needed: Bytes, a lower bound.
-        what: What needs them, with its values: "num_envs 16 of 128 steps".
-        remedy: The flag to lower.
+        needed: Lower bound of the needed memory in bytes.
+        what: Description of what needs it, with its values: "a rollout of num_envs 16 × num_steps 128".
+        remedy: What to do about it, with the flag to change: "use a smaller --num-envs".
 
     Raises:
-        ValueError: If it is more than the machine has.
+        ValueError: If more memory is needed than the machine has.
     """
     available = machine_memory()
     if available is not None and needed > available:
-        raise ValueError(f"{what} takes at least {_in_words(needed)} of memory, and this machine has "
-                         f"{_in_words(available)}; {remedy}")  # fmt: skip
+        raise ValueError(f"{what} takes at least {_size_in_words(needed)} of memory, and this machine has "
+                         f"{_size_in_words(available)}; {remedy}")  # fmt: skip
 
 
-def _in_words(size: float) -> str:
+def _size_in_words(size: float) -> str:
     return f"{size / 2**30:,.3g} GiB" if size < 2**50 else "a million GiB or more"

@@ -1,4 +1,4 @@
-"""Is a server there? Found within seconds, so that nobody waits for a network that does not exist."""
+"""Check whether a server can be reached, with an answer within seconds even if there is no network."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
 
 CONNECT_TIMEOUT = 3.0
-"""Seconds for a TCP connection to one address of the server."""
+"""Timeout of a TCP connection to one address of the server, in seconds."""
 
 
 def is_reachable(url: str, proxies: Mapping[str, str]) -> bool:
-    """Whether the server, or the proxy on the way to it, accepts a TCP connection."""
+    """Whether a server, or the proxy in front of it, accepts a TCP connection.
+
+    Args:
+        url: Any URL of the server.
+        proxies: URLs of proxies by the scheme that they serve ("http", "https").
+    """
     target = urlsplit(url)
     proxy = proxies.get(target.scheme)
     if proxy and not proxy_bypass(target.hostname or ""):
@@ -26,7 +31,7 @@ def is_reachable(url: str, proxies: Mapping[str, str]) -> bool:
         with suppress(OSError), socket.create_connection(address, CONNECT_TIMEOUT):
             connected.set()
 
-    # A thread, because looking up a name knows no timeout; three times, because a name may have several addresses.
+    # A thread, because a name lookup has no timeout; three timeouts, because a name may have several addresses.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(3 * CONNECT_TIMEOUT)

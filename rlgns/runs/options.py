@@ -1,7 +1,7 @@
-"""From flags, YAML files and saved runs to a dataclass of options, and back to plain values.
+"""Conversion of flags, YAML files and saved runs to a dataclass of options, and back to plain values.
 
-Every command describes its options as a frozen dataclass: a field a flag, its docstring the help, its type the values
-that it may have. Whatever the source, values pass the same check (`rlgns.runs.values`).
+Every command describes its options as a frozen dataclass: each field is a flag, its docstring is the help, and its type
+declares the allowed values. Values from every source pass the same check (`rlgns.runs.values`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlgns.runs.flags import CONFIG_FILE, nearest, read_flags
-from rlgns.runs.values import flag, path_of, shown, validated
+from rlgns.runs.values import checked_path, checked_value, flag, shown
 from rlgns.runs.yaml_files import read_options
 
 T = TypeVar("T")
@@ -27,18 +27,21 @@ def parse_flags(
 
     Args:
         kind: The dataclass of the options.
-        arguments: What was typed.
-        description: The help's first lines.
-        default: The options where there is no flag [those of the class].
-        program: How the command is called in its help.
+        arguments: The command-line arguments.
+        description: The first lines of the help.
+        default: Options that are used where there is no flag [the defaults of the class].
+        program: Name of the command in the help.
+
+    Returns:
+        The options.
 
     Raises:
-        ValueError: With one line on bad input, the nearest option suggested.
+        ValueError: With one line on bad input, which suggests the most similar option.
         SystemExit: After `--help`.
     """
     base = kind() if default is None else default
-    given = read_flags(kind, arguments, defaults=base, description=description, program=program)
-    return _changed(base, given)
+    flags = read_flags(kind, arguments, defaults=base, description=description, program=program)
+    return _with(base, _checked_values(kind, flags, ""))
 
 
 def parse_run(
@@ -50,31 +53,41 @@ def parse_run(
     program: str | None = None,
     circumstances: Mapping[str, str] | None = None,
 ) -> T:
-    """Read the options of a run: of `default`, of the run that is resumed, of a YAML file, of flags; the last wins.
+    """Read the options of a run from four sources: `default`, the run that is resumed, a YAML file, and flags.
+
+    Later sources in this order take precedence.
 
     Args:
-        arguments: What was typed.
-        default: The options of a run that nothing is said about; a dataclass with `resume` and `out`.
-        changeable: Names of what may differ in a run that is resumed.
-        description: The help's first lines.
-        program: How the command is called in its help.
-        circumstances: By name, what hides the options that mean nothing with it, as `OnlyWith` has it.
+        arguments: The command-line arguments.
+        default: The default options; a dataclass with the fields `resume` and `out`.
+        changeable: Names of options that may differ when a run is resumed.
+        description: The first lines of the help.
+        program: Name of the command in the help.
+        circumstances: Circumstances by name, such as the task; options that `OnlyWith` binds to other circumstances are
+            left out of the help.
+
+    Returns:
+        The options.
 
     Raises:
         ValueError: With one line on bad input.
         SystemExit: After `--help`.
     """
     kind = type(default)
-    given = read_flags(
+    flags = read_flags(
         kind, arguments, defaults=default, description=description, program=program, circumstances=circumstances,
         config_file=True,
     )  # fmt: skip
-    file = given.pop(CONFIG_FILE, None)
-    of_file = {} if file is None else _validated(kind, read_options(path_of(file, flag(CONFIG_FILE))), file)
-    of_flags = _validated(kind, given, "")
-    changes = {**of_file, **of_flags}
+    file = flags.pop(CONFIG_FILE, None)
+    from_file = {} if file is None else _checked_values(kind, read_options(checked_path(file, flag(CONFIG_FILE))), file)
+    changes = {**from_file, **_checked_values(kind, flags, "")}
     if (resume := changes.get("resume", getattr(default, "resume"))) is None:  # noqa: B009  # T has it by contract
         return _with(default, changes)
+    return _resumed(kind, resume, changes, changeable)
+
+
+def _resumed(kind: type[T], resume: Path, changes: dict[str, Any], changeable: Collection[str]) -> T:
+    """The options of the saved run with the permitted changes."""
     from rlgns.runs.directory import read_config
 
     saved = from_mapping(kind, read_config(resume)["options"], str(resume))
@@ -91,39 +104,38 @@ def parse_run(
 
 
 def from_mapping(kind: type[T], options: Mapping[str, Any], source: str) -> T:
-    """Make options from plain values by name, types and bounds checked.
+    """Make options from plain values by name, with types and bounds checked.
 
     Args:
         kind: The dataclass of the options.
         options: Values by name.
-        source: Names the file in errors.
+        source: Name of the file in errors.
+
+    Returns:
+        The options.
 
     Raises:
-        ValueError: On unknown names (nearest suggested), wrong types and values out of range.
+        ValueError: On unknown names (with the most similar one), wrong types and values out of range.
     """
-    return kind(**_validated(kind, options, source))
+    return kind(**_checked_values(kind, options, source))
 
 
 def as_mapping(options: Any) -> dict[str, Any]:
-    """Give plain values by name, for JSON and W&B; the inverse of `from_mapping`."""
+    """Convert options to plain values by name, for JSON and W&B; the inverse of `from_mapping`."""
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in asdict(options).items()
     }
 
 
-def _validated(kind: type[Any], options: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _checked_values(kind: type[Any], options: Mapping[str, Any], source: str) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     for name in options:
         if name not in names:
             near = nearest(name, names)
             hint = f"did you mean {near}?" if near else "--help lists the options"
             raise ValueError(f"unknown option {shown(name)} in {source}; {hint}")
-    return {name: validated(kind, name, value, source) for name, value in options.items()}
-
-
-def _changed(base: T, given: Mapping[str, Any]) -> T:
-    return _with(base, _validated(type(base), given, ""))
+    return {name: checked_value(kind, name, value, source) for name, value in options.items()}
 
 
 def _with(base: T, changes: Mapping[str, Any]) -> T:

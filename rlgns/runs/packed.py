@@ -1,10 +1,11 @@
-"""Runs in one file: a zip archive that is read wherever a directory of runs is.
+"""Packed files: runs in one ZIP archive, which commands read wherever they read a directory of runs.
 
     sweep.yaml  NAME/config.json  NAME/metrics.jsonl  NAME/summary.json
 
-`rlgns pack` writes it, `unzip -l FILE` lists it, `unzip -p FILE NAME/metrics.jsonl` prints a run's records. Such a
-file may come from anywhere, so nothing of it is ever written to disk, and what it unpacks to is bounded before it is
-read. A member that breaks a bound is left out, with one line, and its run with it.
+`rlgns pack` writes such a file, `unzip -l FILE` lists it, and `unzip -p FILE NAME/metrics.jsonl` prints a run's
+records. The file may come from an untrusted source, so nothing in it is ever written to disk, and the unpacked size of
+a member is checked before the member is read. A member that violates a bound is left out together with its run, and
+reported with one line.
 """
 
 from __future__ import annotations
@@ -25,20 +26,25 @@ READ = {CONFIG, METRICS, SUMMARY, SWEEP_FILE}
 """Names of the files that are read; others may lie in an archive and are not looked at."""
 
 MAX_BYTES = 2**30
-"""Largest size of an unpacked member: records of a hundred thousand updates take a tenth of it."""
+"""Largest size of an unpacked member in bytes; records of a hundred thousand updates take a tenth of it."""
 
 MAX_RATIO, FREE_BYTES = 200, 2**20
-"""A member beyond FREE_BYTES may unpack to this multiple of its packed size; records reach 5 to 20, a zip bomb 1000."""
+"""Largest ratio of unpacked to packed size for members above FREE_BYTES; records reach 5 to 20, a zip bomb 1000."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedPath:
-    """A run's folder, or a file in it, within a packed file; it answers to the names of `pathlib.Path`."""
+    """A run's folder, or a file in it, within a packed file; it has the methods of `pathlib.Path` that readers need.
+
+    Attributes:
+        archive: The packed file.
+        inside: The path within the packed file.
+        members: Names of the files in the archive that may be read.
+    """
 
     archive: Path
     inside: PurePosixPath
     members: frozenset[str] = field(compare=False, repr=False)
-    """Names of the files in the archive that may be read."""
 
     def __truediv__(self, name: str) -> Self:
         return type(self)(self.archive, self.inside / name, self.members)
@@ -62,19 +68,19 @@ class PackedPath:
         return type(self)(self.archive, self.inside.parent, self.members)
 
     def resolve(self) -> Self:
-        """The same path, the archive's own part absolute and without links."""
+        """The same path, with the path of the archive absolute and without links."""
         return type(self)(self.archive.resolve(), self.inside, self.members)
 
     def exists(self) -> bool:
-        """Whether the archive holds this file and it may be read."""
+        """Whether the archive holds this file and the file may be read."""
         return str(self.inside) in self.members
 
     def read_bytes(self) -> bytes:
         """The file's content.
 
         Raises:
-            FileNotFoundError: The archive does not hold the file.
-            ValueError: The archive is damaged there.
+            FileNotFoundError: If the archive does not hold the file.
+            ValueError: If this part of the archive is damaged.
         """
         if not self.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
@@ -90,18 +96,21 @@ class PackedPath:
 
 
 RunFolder = Path | PackedPath
-"""Where the files of one run lie."""
+"""The folder of one run, on disk or in a packed file."""
 
 
 def run_folders(place: Path, say: Callable[[str], None]) -> list[RunFolder]:
-    """The folders of all runs in and below a directory, those in packed files (*.zip) there too, or in a packed file.
+    """The folders of all runs in a packed file, or in and below a directory, including its packed files (*.zip).
 
     Args:
         place: A directory or a packed file.
-        say: Is called with one line about everything that is left out.
+        say: Called with one line about everything that is left out.
+
+    Returns:
+        The folders, those on disk before those in packed files.
 
     Raises:
-        ValueError: `place` is a file, and no packed file.
+        ValueError: If `place` is a file but not a packed file.
     """
     if place.is_file():
         return list(packed_runs(place, say))
@@ -119,10 +128,13 @@ def packed_runs(path: Path, say: Callable[[str], None]) -> list[PackedPath]:
 
     Args:
         path: The packed file.
-        say: Is called with one line about every member that is left out.
+        say: Called with one line about every member that is left out.
+
+    Returns:
+        The folders of the runs whose members may all be read.
 
     Raises:
-        ValueError: The file is no zip archive, or is damaged as a whole.
+        ValueError: If the file is not a ZIP archive, or is damaged as a whole.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -130,9 +142,9 @@ def packed_runs(path: Path, say: Callable[[str], None]) -> list[PackedPath]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from None
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no file of packed runs ({error})") from None
+        raise ValueError(f"{path} is not a file of packed runs ({error})") from None
     if overlapping(infos):
-        raise ValueError(f"{path} is no file of packed runs (its members overlap)")
+        raise ValueError(f"{path} is not a file of packed runs (its members overlap)")
     reasons = _refusals(infos)
     for name, reason in reasons.items():
         say(f"{path}: {name!r} {reason}; it is left out")
@@ -144,10 +156,10 @@ def packed_runs(path: Path, say: Callable[[str], None]) -> list[PackedPath]:
 
 
 def refusal(info: zipfile.ZipInfo) -> str | None:
-    """Why a member may not be read, in words that follow its name; None if it may."""
+    """The reason why a member may not be read, as words that follow its name; None if it may be read."""
     parts = info.filename.split("/")
     if not info.filename.isprintable() or "\\" in info.filename or {"", ".", ".."} & set(parts):
-        return "is no path within the file"
+        return "is not a path within the file"
     if info.flag_bits & 0x1:
         return "is encrypted"
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
@@ -158,13 +170,13 @@ def refusal(info: zipfile.ZipInfo) -> str | None:
 
 
 def overlapping(infos: Iterable[zipfile.ZipInfo]) -> bool:
-    """Whether two members share bytes of the file, which no honest archive does."""
+    """Whether two members share bytes of the file, which happens in malicious archives only."""
     spans = sorted((info.header_offset, info.header_offset + info.compress_size) for info in infos)
     return any(end > start for (_, end), (start, _) in pairwise(spans))
 
 
 def _refusals(infos: Iterable[zipfile.ZipInfo]) -> dict[str, str]:
-    """Reasons by name of the members that may not be read."""
+    """The reasons why members may not be read, by name of the member."""
     reasons: dict[str, str] = {}
     seen: set[str] = set()
     for info in infos:

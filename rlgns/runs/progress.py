@@ -1,4 +1,4 @@
-"""What a person at the terminal sees while a run goes on: one live line, or plain lines where there is no terminal."""
+"""Progress of a run or a sweep at the terminal: live output, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 PLAIN_SECONDS = 10.0
+"""Seconds from one plain line to the next where there is no terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a run stands.
+    """The progress of a run.
 
-    examples             seen so far
-    examples_per_second  of late
-    measure              how well it does, in words: "return 12.3"
-    noise_scale          in words, by loss
+    Attributes:
+        examples: Examples consumed so far.
+        examples_per_second: Recent speed.
+        measure: The performance measure in words: "return 12.3".
+        noise_scale: The noise scale of each loss in words.
     """
 
     examples: int
@@ -33,14 +35,27 @@ class Status:
     noise_scale: str
 
     def words(self, unit: str) -> str:
-        """In one line; `unit` is what an example is called."""
+        """The status in one line; `unit` is what an example is called, in the plural."""
         return f"{self.examples_per_second:,.0f} {unit}/s · {self.measure} · noise scale {self.noise_scale}"
 
 
 class ProgressDisplay:
-    """Shows the status of a run of `total` examples; `say` prints a line above it."""
+    """Live line with the status of a run; a context manager that shows it inside the block.
+
+    Attributes:
+        total: Number of examples in the whole run.
+        unit: What an example is called, in the plural.
+    """
 
     def __init__(self, total: int, unit: str, stream: TextIO | None = None, silent: bool = False) -> None:
+        """Prepare the display.
+
+        Args:
+            total: Number of examples in the whole run.
+            unit: What an example is called, in the plural.
+            stream: The stream to write to [standard error].
+            silent: Whether to write nothing.
+        """
         self.total, self.unit = total, unit
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=silent)
         self._bar: Progress | None = None
@@ -62,11 +77,11 @@ class ProgressDisplay:
             self._bar.stop()
 
     def say(self, line: str) -> None:
-        """Print one line."""
+        """Print one line above the live line."""
         self._console.print(line, markup=False)
 
     def show(self, status: Status) -> None:
-        """Bring the live line up to date, or print a plain one if the last is ten seconds old."""
+        """Update the live line, or print a plain line if the last one is ten seconds old."""
         if self._bar:
             self._bar.update(self._task, completed=status.examples, description=status.words(self.unit))
         elif time.monotonic() - self._printed >= PLAIN_SECONDS:
@@ -83,7 +98,15 @@ def _duration(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SweepRow:
-    """Where one active run of a sweep stands; None where it is not known yet."""
+    """The progress of one active run of a sweep.
+
+    Attributes:
+        name: The run's name.
+        examples: Examples consumed so far.
+        examples_per_second: Recent speed; None if it is not known yet.
+        measure: The performance measure; None if it is not known yet.
+        seconds_left: Longest remaining time in seconds; None if it is not known yet.
+    """
 
     name: str
     examples: float
@@ -93,9 +116,14 @@ class SweepRow:
 
 
 class SweepDisplay:
-    """Shows the active runs of a sweep in a live table; `say` prints a line above it, or plainly without a terminal."""
+    """Live table of the active runs of a sweep; a context manager that shows it inside the block."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        """Prepare the display.
+
+        Args:
+            stream: The stream to write to [standard error]; without a terminal there is no table.
+        """
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
 
@@ -111,15 +139,20 @@ class SweepDisplay:
             self._live.stop()
 
     def say(self, line: str) -> None:
-        """Print one line."""
+        """Print one line above the table."""
         self._console.print(line, markup=False)
 
     def show(self, rows: Sequence[SweepRow], counts: Mapping[str, int]) -> None:
-        """Bring the table up to date."""
+        """Update the table.
+
+        Args:
+            rows: The active runs.
+            counts: Number of runs by state, for the title of the table.
+        """
         if self._live is None:
             return
-        counted = " · ".join(f"{number} {state}" for state, number in counts.items() if number)
-        table = Table("run", "examples", "per second", "measure", "left at most", title=counted, title_justify="left")
+        title = " · ".join(f"{number} {state}" for state, number in counts.items() if number)
+        table = Table("run", "examples", "per second", "measure", "left at most", title=title, title_justify="left")
         for row in rows:
             speed = "" if row.examples_per_second is None else f"{row.examples_per_second:,.0f}"
             measure = "" if row.measure is None else f"{row.measure:,.4g}"

@@ -1,10 +1,11 @@
-"""Which of several processes that train one model is this, and how do they add, share and agree?
+"""Data-parallel training: the rank of this process, and the collective operations of all ranks.
 
-The processes ("ranks") are started by torchrun or by srun, one a GPU, or several a machine without one. Each plays in
-environments of its own and holds a whole copy of the model: `broadcast` makes the copies equal at the start, and
-`sum_gradients` keeps them so, because every rank receives the same bits. For `ALONE`, one process, all do nothing.
+Several processes ("ranks") train one model. torchrun or srun starts them: one per GPU, or several on a machine without
+GPUs. Each rank steps its own environments and holds a complete copy of the model. `broadcast` makes the copies equal at
+the start, and `sum_gradients` keeps them equal, because every rank receives the same bits. For `ALONE`, a single
+process, all operations are the identity.
 
-A rank that dies ends the others with an error, at once if its machine lives, else after the timeout of `joined`.
+A rank that dies ends the others with an error: at once if its machine is alive, else after the timeout of `joined`.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which of how many processes this one is; alone, every method is the identity.
+    """The rank of this process among the processes that train one model; for a single process, methods do nothing.
 
-    rank        0 … size − 1; rank 0 writes the files
-    size        processes that train the model together
-    local_rank  the same among those on this machine: the GPU that it uses
+    Attributes:
+        rank: Number of this process, from 0 to size − 1; rank 0 writes the files.
+        size: Number of processes that train the model together.
+        local_rank: Number of this process among those on the same machine, which is the number of its GPU.
     """
 
     rank: int = 0
@@ -46,14 +48,23 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Ranks:
-        """The ranks that torchrun, or else a step of srun, started (not a shell in an allocation); alone under neither.
+        """Read the ranks from the environment of torchrun, or else of a Slurm step that srun started.
 
-        Raises ValueError on values that cannot be.
+        A shell in a Slurm allocation is not a step, so a process started from it is a single process.
+
+        Args:
+            environment: Environment variables by name.
+
+        Returns:
+            The ranks; `ALONE` if neither torchrun nor srun started this process.
+
+        Raises:
+            ValueError: If a variable is missing or has an impossible value.
         """
         if "RANK" in environment:
             names = "RANK", "WORLD_SIZE", "LOCAL_RANK"
         elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
-            # an interactive step (salloc) keeps SLURM_NTASKS of its allocation, and is one task
+            # an interactive step (salloc) is one task, although SLURM_NTASKS of its allocation may be larger
             size_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
             names = "SLURM_PROCID", size_name, "SLURM_LOCALID"
         elif (size := environment.get("WORLD_SIZE", "1")) == "1":
@@ -66,11 +77,21 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """True for rank 0, and alone."""
+        """Whether this is rank 0, which a single process is, too."""
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device of a name; "auto" is each rank's own GPU, or the CPU. ValueError if it is not there."""
+        """Resolve the name of a device.
+
+        Args:
+            name: A device as torch names it; "auto" stands for the GPU of this rank, or for the CPU without GPUs.
+
+        Returns:
+            The name of a device that exists.
+
+        Raises:
+            ArgumentError: If the device is not available.
+        """
         if name == "auto":
             if not torch.cuda.is_available():
                 return "cpu"
@@ -85,12 +106,17 @@ class Ranks:
 
     @contextmanager
     def joined(self, device: torch.device, timeout: timedelta = timedelta(minutes=5)) -> Iterator[None]:
-        """Inside, all ranks are in touch: on the CPU by gloo, on a GPU by NCCL as well. Once in the life of a process.
+        """Connect all ranks inside the block: through gloo on the CPU, and through NCCL on GPUs as well.
 
-        timeout  of a rank that waits for the others, here and in every method, before it gives up with an error; longer
-                 than one rank ever keeps the others waiting (rank 0 while it writes a checkpoint, say)
+        The ranks meet on the machine of rank 0, at `store_address`. A process can do this only once.
 
-        Raises TimeoutError if a rank does not come. They meet on rank 0's machine, at `store_address`.
+        Args:
+            device: The device of this rank.
+            timeout: How long a rank waits for the others, here and in every method, before it fails. It has to be
+                longer than one rank ever keeps the others waiting, for instance rank 0 while it writes a checkpoint.
+
+        Raises:
+            TimeoutError: If a rank does not arrive in time.
         """
         if self.size == 1:
             yield
@@ -99,15 +125,19 @@ class Ranks:
         store = self._fresh_store(timeout)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout)
         try:
-            self.largest(0)  # none leaves, and rank 0 not with the store, before all have come
+            self.largest(0)  # no rank leaves before all have arrived; rank 0 would take the store with it
             yield
         finally:
             dist.destroy_process_group()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Σ over ranks of every trained parameter's gradient, in place, in one message; no gradient counts as zeros.
+        """Sum the gradients of all trained parameters over ranks, in place and in one message.
 
-        Every rank gets the same bits, gradients keep their memory format, and every trained parameter has one after.
+        Every rank receives the same bits, and gradients keep their memory format. A missing gradient counts as zeros;
+        afterwards every trained parameter has a gradient.
+
+        Args:
+            parameters: The model's parameters, the same on every rank.
         """
         trained = [p for p in parameters if p.requires_grad]
         if self.size == 1 or not trained:
@@ -120,7 +150,7 @@ class Ranks:
             parameter.grad = gradient.copy_(total.view_as(gradient))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Σ over ranks, without a graph; alone, the tensor itself."""
+        """The sum of a tensor over ranks, detached from its graph; for a single process, the detached tensor itself."""
         if self.size == 1:
             return tensor.detach()
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -128,16 +158,23 @@ class Ranks:
         return total
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """[R·n, …] of every rank's [n, …] in rank order, of equal shapes, without a graph; alone, the tensor itself."""
+        """Concatenate the tensors of all ranks in rank order, detached from their graphs.
+
+        Args:
+            tensor: The tensor of this rank, of shape [n, …], the same on every rank.
+
+        Returns:
+            The concatenation over R ranks, of shape [R·n, …]; for a single process, the detached tensor itself.
+        """
         if self.size == 1:
             return tensor.detach()
-        own = tensor.detach().contiguous()
-        everyones = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(everyones, own)
-        return torch.cat(everyones)
+        local_part = tensor.detach().contiguous()
+        parts = [torch.empty_like(local_part) for _ in range(self.size)]
+        dist.all_gather(parts, local_part)
+        return torch.cat(parts)
 
     def gather_objects(self, value: T) -> list[T]:
-        """Every rank's value in rank order, whatever pickles; for small things such as statistics of episodes."""
+        """The values of all ranks in rank order; any small object that pickles, such as statistics of episodes."""
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
@@ -145,55 +182,88 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast(self, parameters: Iterable[Tensor]) -> None:
-        """Rank 0's values to all, in place; memory formats are kept."""
+        """Copy the values of rank 0 to all ranks, in place; memory formats are kept."""
         for parameter in parameters if self.size > 1 else ():
             values = parameter.detach().contiguous()
             dist.broadcast(values, src=0)
             parameter.copy_(values)
 
     def largest(self, number: int) -> int:
-        """The largest of all ranks' numbers: the signal that asks one of them to stop, say, and 0 if none is."""
+        """The largest of the numbers of all ranks: for instance the number of a stop signal, where 0 means none."""
         if self.size == 1:
             return number
-        of_all = torch.tensor(number)
-        dist.all_reduce(of_all, dist.ReduceOp.MAX)
-        return int(of_all)
+        maximum = torch.tensor(number)
+        dist.all_reduce(maximum, dist.ReduceOp.MAX)
+        return int(maximum)
 
     def _fresh_store(self, timeout: timedelta) -> PrefixStore:
-        """The store where the ranks find each other, under a name that rank 0 chooses and answers the others by.
+        """Meet the other ranks in a key-value store, under a prefix that is new in every attempt.
 
-        For torchrun keeps one store through its restarts, and machines may differ in TORCHELASTIC_RESTART_COUNT.
+        torch's own rendezvous `env://` can fail after a restart: it writes its keys into torchrun's store without a
+        prefix for the attempt, and torchrun keeps one store over restarts. The keys of a dead attempt are still there,
+        so a rank of the new attempt can read the stale address of a dead peer and wait for it until the timeout.
+        TORCHELASTIC_RESTART_COUNT cannot serve as the prefix, because it may differ between machines.
+
+        So rank 0 draws a random prefix and publishes it as "first". Every other rank draws a random token, writes it to
+        `<prefix>/<rank>`, and accepts the prefix only once rank 0 has answered by writing the token as a key. A stale
+        prefix is never answered, because its rank 0 is dead; the other ranks keep reading "first" until rank 0 of this
+        attempt has replaced it.
+
+        Args:
+            timeout: How long a rank waits for the others.
+
+        Returns:
+            The store under the prefix of this attempt.
+
+        Raises:
+            TimeoutError: If a rank does not arrive in time.
         """
         host, port = store_address(os.environ)
         serves = self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         store = TCPStore(host, port, is_master=serves, wait_for_workers=False, timeout=timeout)
-        name = first = uuid.uuid4().hex
-        if self.is_first:
-            store.set("first", name)
-            for rank in range(1, self.size):
-                try:
-                    store.set(store.get(f"{name}/{rank}").decode(), "welcome")
-                except dist.DistStoreError as error:
-                    raise TimeoutError(f"rank {rank} of {self.size} did not come within {timeout}") from error
-            return PrefixStore(name, store)
+        return self._announce(store, timeout) if self.is_first else self._await_answer(store, timeout)
+
+    def _announce(self, store: TCPStore, timeout: timedelta) -> PrefixStore:
+        """On rank 0: publish a new prefix, and answer every other rank."""
+        prefix = uuid.uuid4().hex
+        store.set("first", prefix)
+        for rank in range(1, self.size):
+            try:
+                token = store.get(f"{prefix}/{rank}").decode()
+                store.set(token, "welcome")
+            except dist.DistStoreError as error:
+                raise TimeoutError(f"rank {rank} of {self.size} did not come within {timeout}") from error
+        return PrefixStore(prefix, store)
+
+    def _await_answer(self, store: TCPStore, timeout: timedelta) -> PrefixStore:
+        """On other ranks: offer a token under the published prefix until rank 0 answers it."""
+        token = prefix = uuid.uuid4().hex
         deadline = time.monotonic() + timeout.total_seconds()
-        while not store.check([name]):
+        while not store.check([token]):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"rank 0 did not answer rank {self.rank} of {self.size} within {timeout}")
             if store.check(["first"]):
-                first = store.get("first").decode()
-                store.set(f"{first}/{self.rank}", name)
+                prefix = store.get("first").decode()
+                store.set(f"{prefix}/{self.rank}", token)
             time.sleep(0.05)
-        return PrefixStore(first, store)
+        return PrefixStore(prefix, store)
 
 
 ALONE = Ranks()
+"""A single process."""
 
 
 def store_address(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Host and port where rank 0 is met: MASTER_ADDR and MASTER_PORT, else made up from Slurm's variables.
+    """The host and port of rank 0, where all ranks meet.
 
-    The host is the first of the step's, the port follows from the numbers of job and step. ValueError if none is set.
+    They are MASTER_ADDR and MASTER_PORT, or else follow from Slurm's variables: the host is the first of the step, and
+    the port is derived from the numbers of job and step.
+
+    Args:
+        environment: Environment variables by name.
+
+    Raises:
+        ValueError: If neither is set.
     """
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
     host = environment.get("MASTER_ADDR") or first_host(nodes)
@@ -204,7 +274,7 @@ def store_address(environment: Mapping[str, str]) -> tuple[str, int]:
 
 
 def first_host(node_list: str) -> str:
-    """The first host of a list as Slurm writes it: node01 of "node[01-03,7],other"."""
+    """The first host of a node list in Slurm's notation: node01 of "node[01-03,7],other"."""
     first = re.match(r"((\[\d[^]]*\]|[^,[])+)(,|$)", node_list)
     if first is None:
         raise ValueError(f"no host can be read from the node list '{node_list}'; set MASTER_ADDR to rank 0's host")
@@ -212,8 +282,8 @@ def first_host(node_list: str) -> str:
 
 
 def _integer(environment: Mapping[str, str], name: str, least: int, below: float = math.inf) -> int:
-    """The value of a variable; ValueError if it is not set, no integer, or out of [least, below)."""
+    """The integer value of a variable; ValueError if it is not set, not an integer, or outside [least, below)."""
     text = environment.get(name, "")
     if re.fullmatch(r"-?\d+", text) and least <= (value := int(text)) < below:
         return value
-    raise ValueError(f"{name}={text} is no integer in [{least}, {below}); start with torchrun or srun, or unset it")
+    raise ValueError(f"{name}={text} is not an integer in [{least}, {below}); start with torchrun or srun, or unset it")

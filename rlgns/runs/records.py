@@ -1,8 +1,8 @@
-"""Records: what a run measured, one flat dictionary `{"group/quantity": number | str | bool | None}` per update.
+"""Records of a run: one flat dictionary `{"group/quantity": number | str | bool | None}` per update.
 
-A run's `metrics.jsonl` holds one record a line as strict JSON, appended and handed to the operating system at once, so
-that a crash costs the line being written at most. The file is only ever appended to. A run that is continued from a
-checkpoint writes a mark instead of erasing what came after that checkpoint; the reader drops what the mark supersedes.
+A run's `metrics.jsonl` holds one record per line as strict JSON, handed to the operating system at once, so that a
+crash loses at most the line that is being written. The file is only ever appended to. A run that is resumed from a
+checkpoint writes a mark instead of erasing the records after that checkpoint, and the reader drops the superseded ones.
 Every figure and report is made from these records alone.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rlgns.runs.json_files import LARGEST_RECORDS, is_number, kind_of, parse_json, read_file
+from rlgns.runs.json_files import LARGEST_RECORDS, is_number, json_type_of, parse_json, read_file
 from rlgns.runs.packed import RunFolder
 
 Value = float | int | str | bool | None
@@ -24,16 +24,22 @@ Record = dict[str, Value]
 STEPS = "progress/steps"
 
 NUMERIC = ("progress/", "time/", "goal/", "noise/", "eval/", "rollout/episode_return", "train/loss")
-"""Beginnings of keys whose values are numbers, or null where there is none; callbacks may record text under others."""
+"""Beginnings of keys whose values are numbers or null; callbacks may record text under other keys."""
 
 WORDS = ("_state", "noise/unit")
-"""Endings of keys that say in a word what a number is worth, and what was taken as independent."""
+"""Endings of keys whose values are words all the same: the state of an estimate, and the independent sampling unit."""
 
 
 def plain(record: Mapping[str, object]) -> Record:
-    """The record in plain Python values: scalars of NumPy or torch unwrapped, NaN and infinities replaced by None.
+    """Convert a record to plain Python values.
 
-    Raises TypeError if a key is no string, or a value is nested or of a type that JSON does not have.
+    Scalars of NumPy and torch are unwrapped; NaN and infinities become None.
+
+    Args:
+        record: Values by key.
+
+    Raises:
+        TypeError: If a key is not a string, or a value is nested or of a type that JSON does not have.
     """
     return {_plain_key(key): _plain_value(key, value) for key, value in record.items()}
 
@@ -57,12 +63,16 @@ def _plain_value(key: str, value: Any) -> Value:
 
 
 class RecordWriter:
-    """Appends records to a JSON Lines file; one `write`, one line, in the file when `write` returns.
+    """Writer that appends records to a JSON Lines file; a record is in the file when `write` returns.
 
-    A last line that a crash left half-written is closed first, so that it spoils no other.
+    A last line that a crash left unfinished is terminated first, so that it damages no other record.
+
+    Attributes:
+        path: The file.
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the file for appending; it and its directory are made if they are missing."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._at_line_start = _ends_a_line(path)
@@ -71,8 +81,12 @@ class RecordWriter:
     def write(self, record: Mapping[str, object]) -> None:
         """Append one record.
 
-        Raises TypeError if a key or value is not allowed in a record (see `plain`), and writes nothing then; OSError
-        that names the file if the line could not be written whole, for instance on a full disk.
+        Args:
+            record: Values by key.
+
+        Raises:
+            TypeError: If a key or value is not allowed in a record (see `plain`); nothing is written then.
+            OSError: If the line could not be written completely, for instance on a full disk; the error names the file.
         """
         line = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
         if not self._at_line_start:
@@ -87,11 +101,11 @@ class RecordWriter:
         self._at_line_start = True
 
     def mark_resumed(self, steps: int) -> None:
-        """Note that the run continues from its checkpoint at update `steps`: later records so far are superseded."""
+        """Mark that the run is resumed from its checkpoint at update `steps`; this supersedes later records so far."""
         self.write({"event": "resume", STEPS: steps})
 
     def close(self) -> None:
-        """Close the file; every record is in it already."""
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -110,12 +124,12 @@ def _ends_a_line(path: Path) -> bool:
 
 
 class ReadRecords(NamedTuple):
-    """The records of a file.
+    """The content of a records file.
 
     Attributes:
-        records: In order.
-        num_damaged: Lines that cannot be used.
-        damage: What is wrong with the first of these.
+        records: The records in order.
+        num_damaged: Number of damaged lines.
+        damage: Description of the damage in the first of these lines; empty if there is none.
     """
 
     records: list[Record]
@@ -124,16 +138,16 @@ class ReadRecords(NamedTuple):
 
 
 def read_lines(path: RunFolder) -> tuple[list[Record], int]:
-    """Read every usable line of a records file as it was written, events included.
+    """Read every undamaged line of a records file as it was written, including events.
 
     Args:
-        path: The file; one whose name ends in .gz, as studies keep them, is unpacked.
+        path: The file; it is unpacked if its name ends in .gz.
 
     Returns:
-        The records, and the number of lines that cannot be used.
+        The records, and the number of damaged lines.
 
     Raises:
-        ValueError: With path and reason, where the file cannot be read.
+        ValueError: With path and reason, if the file cannot be read.
     """
     read = _read(path)
     return read.records, read.num_damaged
@@ -157,38 +171,45 @@ def _read(path: RunFolder) -> ReadRecords:
 def _parse(line: bytes) -> Record:
     value = parse_json(line)
     if not isinstance(value, dict):
-        raise ValueError(f"it holds {kind_of(value)}, not a mapping")
+        raise ValueError(f"it holds {json_type_of(value)}, not a mapping")
     check_record(value)
     return value
 
 
 def check_record(record: Mapping[str, object]) -> None:
-    """Refuse what is no record: nested values, and text or truth values where a number belongs.
+    """Check that a dictionary is a record: no nested values, and numbers where numbers belong.
 
     Args:
         record: Values by key.
 
     Raises:
-        ValueError: With the key.
+        ValueError: If it is not a record; the message names the key.
     """
     for key, value in record.items():
         if isinstance(value, (dict, list)):
-            raise ValueError(f"{key[:100]} is {kind_of(value)}, and records are flat")
+            raise ValueError(f"{key[:100]} is {json_type_of(value)}, and records are flat")
         if value is not None and key.startswith(NUMERIC) and not key.endswith(WORDS) and not is_number(value):
-            raise ValueError(f"{key[:100]} is {kind_of(value)} where a finite number belongs")
+            raise ValueError(f"{key[:100]} is {json_type_of(value)} where a finite number belongs")
 
 
 def read_records(path: RunFolder, *, events: bool = False) -> list[Record]:
-    """The records of a run in order, without what a later resumption superseded and without unreadable lines.
+    """Read the records of a run in order, without superseded records and damaged lines.
 
     A line `{"event": "resume", "progress/steps": k}` drops the records before it whose `progress/steps` exceed k.
-    With `events=True` the event lines stay in the list; `read_records_and_damage` says what cannot be used.
+    `read_records_and_damage` reports the damaged lines.
+
+    Args:
+        path: The file; it is unpacked if its name ends in .gz.
+        events: Whether the event lines stay in the list.
+
+    Raises:
+        ValueError: With path and reason, if the file cannot be read.
     """
     return _without_superseded(_read(path).records, events=events)
 
 
 def read_records_and_damage(path: RunFolder) -> ReadRecords:
-    """Read the same, with the number of lines that cannot be used."""
+    """Read the records as `read_records` does, and report the damaged lines."""
     read = _read(path)
     return read._replace(records=_without_superseded(read.records, events=False))
 
@@ -204,14 +225,22 @@ def _without_superseded(lines: Iterable[Record], *, events: bool) -> list[Record
 
 
 def _is_after(record: Record, steps: Value) -> bool:
-    own = record.get(STEPS)
-    return isinstance(own, int | float) and isinstance(steps, int | float) and own > steps
+    record_steps = record.get(STEPS)
+    return isinstance(record_steps, int | float) and isinstance(steps, int | float) and record_steps > steps
 
 
 def columns(records: Iterable[Record], *keys: str) -> tuple[NDArray[np.float64], ...]:
-    """One float array per key, shape [number of records], with NaN where a record lacks the key or holds null.
+    """The values of some keys as arrays.
 
-    Raises ValueError if a value is text that is no number.
+    Args:
+        records: The records of a run.
+        keys: The record keys.
+
+    Returns:
+        One float array per key, of shape [number of records], with NaN where a record lacks the key or holds null.
+
+    Raises:
+        ValueError: If a value is text that is not a number.
     """
     rows = list(records)
     return tuple(np.array([math.nan if (x := row.get(key)) is None else float(x) for row in rows]) for key in keys)

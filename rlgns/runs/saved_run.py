@@ -1,8 +1,8 @@
-"""A run as its directory has it, typed and checked in one place.
+"""Reading of a run's directory, with every value checked in one place.
 
-Configurations, records and summaries are written by this project, but copied, edited, cut off and damaged by anyone.
-Whoever reads a run (fit, report, compare, the launcher) gets a `SavedRun` whose every value is what its type says, or
-one ValueError with path and reason, so that one bad run never takes the others down.
+This project writes configurations, records and summaries, but people copy, edit, truncate and damage them. A reader of
+a run (fit, report, compare, the launcher) gets a `SavedRun` whose values all have the declared types, or one ValueError
+with path and reason, so that a damaged run does not affect the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS, SUMMARY
 from rlgns.runs.goals import MEASURES, RETURN, Reached, goals_of
-from rlgns.runs.json_files import is_number, kind_of, read_json
+from rlgns.runs.json_files import is_number, json_type_of, read_json
 from rlgns.runs.packed import RunFolder
 from rlgns.runs.records import Record, read_records_and_damage
 from rlgns.runs.values import shown
@@ -25,25 +25,25 @@ STEPS, EXAMPLES, SECONDS = "progress/steps", "progress/examples", "time/seconds"
 
 @dataclass(frozen=True, slots=True)
 class SavedRun:
-    """What a run was asked for, and how far it came.
+    """The options and the results of a run.
 
     Attributes:
         options: All options by name.
-        facts: What follows from the options: data, num_train, provenance, …
-        task: What was trained.
-        unit: What an example is called.
-        measure: The record key that goals are levels of, one of `goals.MEASURES`.
+        facts: Values that follow from the options and the machine: data, num_train, provenance, …
+        task: Name of the task.
+        unit: What an example is called, in the plural.
+        measure: Record key of the performance measure that the goals refer to, one of `goals.MEASURES`.
         batch_size: Examples behind one update.
-        shape: (num_envs, num_steps); None where examples are independent.
-        learning_rate: At the start of the run, at its batch size.
-        seed: Of everything random in it.
-        goals: By level, what each took; None where it was not reached.
+        shape: The pair (num_envs, num_steps); None where examples are independent.
+        learning_rate: Learning rate at the start of the run, at its batch size.
+        seed: Seed of the run.
+        goals: What each goal took, by goal; None for a goal that was not reached.
         steps: Updates made.
         examples: Examples consumed.
-        seconds: Of wall-clock time.
-        exit_code: That of its summary; None while it runs.
-        num_damaged: Lines of its records that could not be used.
-        damage: What was wrong with the first of these.
+        seconds: Wall-clock time in seconds.
+        exit_code: Exit code in the summary; None while the run is in progress.
+        num_damaged: Number of damaged lines in the records file.
+        damage: Description of the damage in the first of these lines; empty if there is none.
     """
 
     options: Mapping[str, Any]
@@ -65,7 +65,7 @@ class SavedRun:
 
 
 def records_path(run: RunFolder) -> RunFolder | None:
-    """The file with the records of a run; None if it has none."""
+    """The records file of a run; None if there is none."""
     return next((run / name for name in RECORDS if (run / name).exists()), None)
 
 
@@ -76,10 +76,10 @@ def read_run(run: RunFolder) -> SavedRun:
         run: The directory, on disk or in a packed file.
 
     Returns:
-        What its configuration, records and summary say.
+        The content of its configuration, records and summary.
 
     Raises:
-        ValueError: With path and reason, where something is missing or is not what it has to be.
+        ValueError: With path and reason, if something is missing or invalid.
     """
     try:
         return _read_run(run)
@@ -96,7 +96,7 @@ def _read_run(run: RunFolder) -> SavedRun:
     read = read_records_and_damage(path)
     options = config.get("options")
     if not isinstance(options, dict):
-        raise ValueError(f"options {_fault(config, 'options')}, not a mapping")
+        raise ValueError(f"options {_defect(config, 'options')}, not a mapping")
     return saved_run(options, config, read.records, summary, read.num_damaged, read.damage)
 
 
@@ -108,18 +108,21 @@ def saved_run(
     num_damaged: int = 0,
     damage: str = "",
 ) -> SavedRun:
-    """Check plain values.
+    """Make a `SavedRun` from plain values, and check them.
 
     Args:
-        options: What was asked for: learning_rate, seed, goals, and num_envs and num_steps.
-        config: What follows from the options: task, batch_size, unit, goal_measure, effective_learning_rate.
-        records: Those of the run, each as `rlgns.runs.records` reads it.
-        summary: What the run ended with; None while it runs.
-        num_damaged: Lines of its records that could not be used.
-        damage: What was wrong with the first of these.
+        options: Options by name: learning_rate, seed, goals, num_envs and num_steps are read.
+        config: Values that follow from the options: task, batch_size, unit, goal_measure, effective_learning_rate.
+        records: The records of the run, as `rlgns.runs.records` reads them.
+        summary: The summary of the run; None while the run is in progress.
+        num_damaged: Number of damaged lines in the records file.
+        damage: Description of the damage in the first of these lines.
+
+    Returns:
+        The run.
 
     Raises:
-        ValueError: With the name of what is missing or is not what it has to be.
+        ValueError: With the name of a value that is missing or invalid.
     """
     shape = _shape(options)
     goals: dict[float, Reached | None] = dict.fromkeys(_goals(options))
@@ -127,14 +130,11 @@ def saved_run(
         goals.update(goals_of(record))
     last: Mapping[str, Any] = records[-1] if records else {}
     if summary is not None and _count(summary, STEPS) >= _count(last, STEPS):
-        goals |= {level: reached for level, reached in goals_of(summary).items() if reached or level not in goals}
+        goals |= {goal: reached for goal, reached in goals_of(summary).items() if reached or goal not in goals}
         last = summary
-    else:  # resumed since
+    else:  # the run has been resumed since the summary was written
         summary = None
     rate = config if config.get("effective_learning_rate") is not None else options
-    measure = _text(config, "goal_measure", RETURN)
-    if measure not in MEASURES:
-        raise ValueError(f"goal_measure {shown(measure)} is none of {', '.join(MEASURES)}")
     facts = {key: value for key, value in config.items() if key != "options"}
     _check_provenance(facts)
     return SavedRun(
@@ -142,7 +142,7 @@ def saved_run(
         facts=facts,
         task=_text(config, "task", _text(options, "task", "")),
         unit=_text(config, "unit", "transitions" if shape else "examples"),
-        measure=measure,
+        measure=_measure(config),
         batch_size=_integer(config, "batch_size", least=1),
         shape=shape,
         learning_rate=_positive(rate, "effective_learning_rate" if rate is config else "learning_rate"),
@@ -157,8 +157,15 @@ def saved_run(
     )
 
 
-def _fault(values: Mapping[str, Any], key: str) -> str:
-    return f"is {kind_of(values[key])}" if key in values else "is missing"
+def _measure(config: Mapping[str, Any]) -> str:
+    measure = _text(config, "goal_measure", RETURN)
+    if measure not in MEASURES:
+        raise ValueError(f"goal_measure {shown(measure)} is none of {', '.join(MEASURES)}")
+    return measure
+
+
+def _defect(values: Mapping[str, Any], key: str) -> str:
+    return f"is {json_type_of(values[key])}" if key in values else "is missing"
 
 
 def _text(values: Mapping[str, Any], key: str, default: str) -> str:
@@ -166,7 +173,7 @@ def _text(values: Mapping[str, Any], key: str, default: str) -> str:
     if value is None:
         return default
     if not isinstance(value, str):
-        raise ValueError(f"{key} {_fault(values, key)}, not text")
+        raise ValueError(f"{key} {_defect(values, key)}, not text")
     return value
 
 
@@ -194,7 +201,7 @@ def _integer(values: Mapping[str, Any], key: str, *, least: int) -> int:
 
 
 def _count(values: Mapping[str, Any], key: str) -> float:
-    """0 where there is none: a run that has not made its first record."""
+    """A count that is 0 where the key is missing, as in a run that has not made its first record."""
     if values.get(key) is None:
         return 0.0
     number = _number(values, key)
@@ -221,7 +228,7 @@ def _shape(options: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _check_provenance(facts: Mapping[str, Any]) -> None:
-    made_by = facts.get("provenance")
-    versions = made_by.get("versions") if isinstance(made_by, dict) else None
-    if not isinstance(made_by, (dict, type(None))) or not isinstance(versions, (dict, type(None))):
+    provenance = facts.get("provenance")
+    versions = provenance.get("versions") if isinstance(provenance, dict) else None
+    if not isinstance(provenance, (dict, type(None))) or not isinstance(versions, (dict, type(None))):
         raise ValueError("provenance is not a mapping with the mapping versions")

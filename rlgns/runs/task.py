@@ -1,7 +1,7 @@
-"""What a task is to the lifecycle of runs: its updates, its state, its numbers and its closing words.
+"""The protocol between a task and the lifecycle of runs: updates, state, numbers and closing words.
 
-`rlgns.runs.lifecycle.carry_out` leads a task from its options to its exit code. A task says nothing of directories,
-signals, sinks, checkpoints or exit codes.
+`rlgns.runs.lifecycle.carry_out` executes a task. A task does not deal with directories, signals, sinks, checkpoint
+files or exit codes.
 """
 
 from __future__ import annotations
@@ -18,41 +18,43 @@ State = dict[str, Any]
 
 
 class DivergenceError(RuntimeError):
-    """Training has come to numbers that are not finite; the message says which."""
+    """Training has reached numbers that are not finite; the message says which."""
 
 
 class Keeper(Protocol):
-    """Takes what a task makes between two updates; `rlgns.runs.lifecycle.Run` is one.
+    """The run as a task sees it: it takes the records and decides whether to go on.
+
+    `rlgns.runs.lifecycle.Run` implements it.
 
     Attributes:
-        stop: Whether a signal has asked the run to end.
+        stop: Whether a signal has requested the run to stop.
     """
 
     stop: StopRequest
 
     def goes_on(self) -> bool:
-        """Whether another update is to be made; all ranks ask together and get the same answer."""
+        """Whether another update is to be made; all ranks call this together and get the same answer."""
 
     def asked_to_stop(self) -> bool:
-        """Whether a signal has reached any of the ranks, which ask together."""
+        """Whether a signal has reached any of the ranks; all ranks call this together."""
 
     def take(self, record: Mapping[str, object] | None) -> None:
-        """Take note of an update, and of its record if it leaves one."""
+        """Register an update that has been made, with its record if it has one."""
 
     def save(self) -> None:
         """Write a checkpoint."""
 
 
 class Task(Protocol):
-    """What is trained, as the lifecycle sees it; subclasses inherit what they do not define.
+    """A task that a run can train; subclasses inherit the methods that they do not define.
 
     Attributes:
         title: Heading of the run at the terminal and in its figure.
-        subject: What a checkpoint of it is of, for instance "A2C on breakout"; another subject's is refused.
-        facts: What config.json says beside the options: task, unit, goal_measure, batch_size, max_examples, ….
+        subject: Identity of the task in its checkpoints, for instance "A2C on breakout"; a checkpoint with another
+            subject is refused.
+        facts: Content of config.json beside the options: task, unit, goal_measure, batch_size, max_examples, …
         steps: Number of updates made.
-        is_over: Whether the budget is used up or the last goal reached.
-
+        is_over: Whether the budget is used up or the last goal has been reached.
     """
 
     title: str
@@ -69,54 +71,52 @@ class Task(Protocol):
 
     @property
     def caveat(self) -> str:
-        """What a person should know about the run from its start."""
+        """A remark that is printed when the run starts; empty for none."""
         return ""
 
     def step(self) -> Mapping[str, object] | None:
         """Make one update, or another small part of the work.
 
         Returns:
-            The record of the update, if it is to leave one.
+            The record of the update; None if it has none.
 
         Raises:
             DivergenceError: If the update cannot be made with finite numbers.
-
         """
         name = type(self).__name__
         raise NotImplementedError(f"{name} has to implement step, or train")
 
     def train(self, run: Keeper) -> None:
-        """Make updates as long as the run goes on; for tasks whose loop belongs to somebody else."""
+        """Make updates until the run is to end; overridden by tasks whose training loop belongs to a library."""
         run.save()
         while run.goes_on():
             run.take(self.step())
 
     def progress(self) -> Record:
-        """How far the run has come, by record key; `progress/steps` among them."""
+        """The progress of the run by record key, including `progress/steps`."""
 
     def state(self) -> State | None:
-        """All that the task needs to go on, in tensors and plain values; None: it starts anew."""
+        """Everything that is needed to resume, in tensors and plain values; None if the task cannot be resumed."""
         return None
 
     def restore(self, state: State, records: Sequence[Record]) -> str:
-        """Go on from there.
+        """Resume from a checkpoint.
 
         Args:
-            state: What `state` gave.
-            records: All records up to then; none on ranks that do not write.
+            state: A state that `state` returned.
+            records: All records up to the checkpoint; empty on ranks that write no files.
 
         Returns:
-            What a person should know about it; empty for nothing.
-
+            A remark for the person at the terminal; empty for none.
         """
-        raise ValueError(f"{self.subject} cannot be gone on with; choose another --out")
+        raise ValueError(f"{self.subject} cannot be resumed; choose another --out")
 
     def status(self) -> Status | None:
-        """What the live line shows."""
+        """The status for the live line; None if there is none yet."""
         return None
 
     def finish(self) -> None:
-        """Do what comes once, after the last update of a run that is over and its checkpoint."""
+        """Do the work that follows the last update and its checkpoint, once the run is over."""
         return
 
     def summary(self) -> Mapping[str, object]:
@@ -124,22 +124,21 @@ class Task(Protocol):
         return self.progress()
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
-        """Draw the figure of the run to the paths, if there is anything to show.
+        """Draw the figure of the run, if there is anything to show.
 
         Args:
-            records: Of the whole run, in order.
-            paths: Their endings choose the formats.
+            records: The records of the whole run, in order.
+            paths: Files to write; their endings choose the formats.
 
         Returns:
-            Whether they were written.
-
+            Whether the files were written.
         """
         return False
 
     def closing_lines(self) -> list[str]:
-        """What a person can act on, a line each."""
+        """Lines that are printed at the end of the run."""
         return []
 
     def close(self) -> None:
-        """Let go of what the task holds."""
+        """Release the resources of the task."""
         return

@@ -1,9 +1,10 @@
-"""Standard output and error that never fail what prints to them.
+"""Standard output and error streams that never raise an error in the program that prints to them.
 
-A reader may go away (`| head -1`), a disk may be full (`> /dev/full`), a stream may be closed (`>&-`) or know no "Σ"
-(`PYTHONIOENCODING=ascii`). Inside `tolerant_output` what an encoding lacks is replaced by "?", and the first failure of
-a stream is remembered, not raised: from then on the stream leads to the null device. Whether a failure matters is for
-`rlgns.runs.exit_codes` to say: never to a run, whose product is its files, always to a command that prints its result.
+A reader may close the pipe (`| head -1`), a disk may be full (`> /dev/full`), a stream may be closed (`>&-`) or lack
+the character "Σ" (`PYTHONIOENCODING=ascii`). Inside `tolerant_output`, characters that the encoding lacks are replaced
+by "?", and the first failure of a stream is stored, not raised; from then on the stream writes to the null device.
+`rlgns.runs.exit_codes` decides whether a failure matters: never to a run, whose product is its files, and always to a
+command whose product is its printed text.
 """
 
 from __future__ import annotations
@@ -17,19 +18,17 @@ from typing import Any, TextIO, cast
 
 
 class TolerantStream:
-    """A text stream whose writing never raises.
+    """Wrapper of a text stream whose methods for writing never raise an error.
 
     Attributes:
-        failure: The first error of the stream that it stands for; None while all went well.
-
+        failure: The first error of the wrapped stream; None while there was none.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """Stand for a stream.
+        """Wrap a stream.
 
         Args:
             stream: The stream.
-
         """
         self._stream = stream
         self.failure: OSError | ValueError | None = None
@@ -38,14 +37,13 @@ class TolerantStream:
             reconfigure(errors="replace")
 
     def write(self, text: str) -> int:
-        """Write what can be written.
+        """Write as much of a text as possible.
 
         Args:
-            text: What to write.
+            text: The text.
 
         Returns:
-            The number of characters of `text`, whatever became of them.
-
+            The number of characters of `text`, even if they could not be written.
         """
         if self.failure is None:
             try:
@@ -54,17 +52,17 @@ class TolerantStream:
                 self.write(text.encode("ascii", "replace").decode())
             except RuntimeError:  # a signal handler prints while the stream is being written to
                 pass
-            except (OSError, ValueError) as error:  # ValueError: it was closed
+            except (OSError, ValueError) as error:  # ValueError: the stream was closed
                 self._give_up(error)
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Write several texts, as `write` does."""
+        """Write several texts in the way of `write`."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand over what is buffered, as far as it can be."""
+        """Flush the stream as far as possible."""
         if self.failure is None:
             try:
                 self._stream.flush()
@@ -74,11 +72,11 @@ class TolerantStream:
                 self._give_up(error)
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal that still works."""
         return self.failure is None and not self._stream.closed and self._stream.isatty()
 
     def _give_up(self, error: OSError | ValueError) -> None:
-        """Remember the failure, and lead the descriptor to the null device, where what is still buffered goes too."""
+        """Store the failure, and redirect the descriptor to the null device, which takes what is still buffered."""
         self.failure = error
         with suppress(OSError, ValueError, AttributeError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -87,36 +85,35 @@ class TolerantStream:
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the stream's own: `encoding`, `fileno`, `buffer`, …"""
+        """Forward all other attributes to the wrapped stream: `encoding`, `fileno`, `buffer`, …"""
         return getattr(self._stream, name)
 
 
 @contextmanager
 def tolerant_output() -> Iterator[TolerantStream]:
-    """Make `sys.stdout` and `sys.stderr` tolerant inside; once more within itself it changes nothing.
+    """Replace `sys.stdout` and `sys.stderr` by tolerant streams inside the block; nested blocks change nothing.
 
-    Descriptors 0 to 2 that are closed are opened to the null device, or the next file that a run opens would take their
-    number, and with it all that libraries and child processes print.
+    Descriptors 0 to 2 that are closed are opened on the null device. Otherwise the next file that a run opens would get
+    one of these numbers, and with it everything that libraries and child processes print.
 
     Yields:
-        Standard output, whose `failure` says whether everything has arrived. Both streams are flushed at the end.
-
+        Standard output; its `failure` is None if everything could be written. Both streams are flushed at the end.
     """
     if isinstance(sys.stdout, TolerantStream):
         yield sys.stdout
         sys.stdout.flush()
         return
     _open_closed_descriptors()
-    before: tuple[TextIO | None, TextIO | None] = sys.stdout, sys.stderr  # None if it was closed from the start
+    previous: tuple[TextIO | None, TextIO | None] = sys.stdout, sys.stderr  # None if closed from the start
     with Path(os.devnull).open("w", encoding="utf-8") as null:
-        out, err = (TolerantStream(stream or null) for stream in before)
+        out, err = (TolerantStream(stream or null) for stream in previous)
         sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
         try:
             yield out
         finally:
             out.flush()
             err.flush()
-            sys.stdout, sys.stderr = cast(tuple[TextIO, TextIO], before)
+            sys.stdout, sys.stderr = cast(tuple[TextIO, TextIO], previous)
 
 
 def _open_closed_descriptors() -> None:

@@ -1,8 +1,9 @@
-"""How is a YAML file that a person wrote read, without being misled, stopped or kept waiting by what it holds?
+"""Safe reading of YAML files with options, without YAML's surprises and with bounds on what a file may expand to.
 
-The language is the part of YAML that people use for options: text, numbers, lists and mappings. A name that stands
-twice, nesting without end and aliases that expand to billions of nodes are refused before anything is built, from the
-events of PyYAML's parser, which does not recurse. Numbers are those of YAML 1.2 and Python: `1e-3` is one.
+Accepted is the part of YAML that people use for options: text, numbers, lists and mappings. Duplicate names, unlimited
+nesting, and aliases that expand to billions of nodes are refused. Nesting and aliases are checked before any value is
+built, from the events of PyYAML's parser, which does not recurse. Numbers are those of YAML 1.2 and Python: `1e-3` is a
+number.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 import yaml
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1 << 20, 32, 100_000
-"""Largest file, deepest nesting, and largest number of nodes after aliases are expanded."""
+"""Largest file in bytes, largest depth of nesting, and largest number of nodes after aliases are expanded."""
 
 TAGS = {None, "!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null"))}
-"""Explicit types that may be written, as in `!!float 1`."""
+"""Explicit types that are accepted, as in `!!float 1`."""
 
 FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$"
@@ -31,13 +32,13 @@ def read_options(path: Path, option: str = "--config") -> dict[str, Any]:
 
     Args:
         path: The file, in UTF-8.
-        option: How errors call the file, for instance the flag that named it.
+        option: Name of the file's purpose in errors, for instance the flag that named it.
 
     Returns:
-        The values by name, dashes in the outermost names replaced by underscores; empty for an empty file.
+        The values by name, with dashes in the outermost names replaced by underscores; empty for an empty file.
 
     Raises:
-        ValueError: The file cannot be read, is not YAML, or holds something other than options by name.
+        ValueError: If the file cannot be read, is not YAML, or holds something other than options by name.
     """
     return parse_options(read_text(path, option), f"{option} {path}")
 
@@ -78,14 +79,17 @@ def parse_options(text: str, source: str) -> dict[str, Any]:
 
 
 def parse_mapping(text: str, source: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds, empty for an empty text.
+    """Parse a YAML text that holds one mapping.
 
     Args:
         text: The YAML text.
-        source: How errors call it.
+        source: Name of the text in errors.
+
+    Returns:
+        The mapping; empty for an empty text.
 
     Raises:
-        ValueError: It is not YAML, exceeds a limit of this module, or is no mapping.
+        ValueError: If the text is not YAML, exceeds a limit of this module, or is not a mapping.
     """
     content = parse_yaml(text, source)
     if content is None:
@@ -96,14 +100,17 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The plain value of a YAML text: None, bool, int, float, str, and lists and mappings of them.
+    """Parse a YAML text.
 
     Args:
         text: The YAML text.
-        source: How errors call it.
+        source: Name of the text in errors.
+
+    Returns:
+        A plain value: None, bool, int, float, str, or lists and mappings of them.
 
     Raises:
-        ValueError: It is not YAML, or exceeds a limit of this module.
+        ValueError: If the text is not YAML, or exceeds a limit of this module.
     """
     try:
         _check_size(yaml.parse(text, Loader=yaml.SafeLoader))
@@ -115,10 +122,17 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def with_underscores(options: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The options with underscores in their names, as Python has them.
+    """Replace the dashes in the names of options by underscores.
+
+    Args:
+        options: Values by name.
+        source: Name of the file in errors.
+
+    Returns:
+        The same values by the names that Python uses.
 
     Raises:
-        ValueError: Two names differ in dashes and underscores only.
+        ValueError: If two names differ in dashes and underscores only.
     """
     renamed: dict[str, Any] = {}
     for name, value in options.items():
@@ -130,11 +144,11 @@ def with_underscores(options: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 class _RefusedError(Exception):
-    """What a file holds that is YAML and yet not taken; the words follow the file's name."""
+    """Content that is YAML but not accepted; the message follows the name of the file."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with unique names that are text, and numbers as in YAML 1.2."""
+    """PyYAML's safe loader, restricted to names that are unique text, and with the numbers of YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names: set[str] = set()
@@ -152,15 +166,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def number(self, node: yaml.ScalarNode) -> float:
-        """A floating-point number; sexagesimal ones (1:30) are not among them."""
+        """Construct a floating-point number; sexagesimal numbers (1:30) are not accepted."""
         text = str(self.construct_scalar(node)).replace("_", "")
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
     def plain(self, node: yaml.ScalarNode) -> Any:
-        """A scalar of any other type, named in the error where its text does not fit its type."""
+        """Construct a scalar of another type; the error names the text if it does not fit the type."""
         try:
             return _CONSTRUCTORS[node.tag](self, node)
-        except (ValueError, KeyError) as error:  # KeyError: !!bool of something else
+        except (ValueError, KeyError) as error:  # KeyError: !!bool of another text
             raise _RefusedError(
                 f"has '{str(node.value)[:40]}' in line {node.start_mark.line + 1}, which is no "
                 f"{node.tag.rpartition(':')[2]} ({error})"
@@ -183,16 +197,23 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+01234567
 
 
 def _check_size(events: Iterator[yaml.Event]) -> None:
-    """Refuse, event by event, what would be too deep or too large, aliases counted as what they stand for."""
+    """Refuse a text with too many nodes or too deep nesting; an alias counts as the nodes that it stands for.
+
+    Args:
+        events: The events of PyYAML's parser, which are checked one by one.
+
+    Raises:
+        _RefusedError: If a bound is exceeded, an alias lies within itself, or a type is not accepted.
+    """
     depth = total = 0
-    sizes: dict[str, int] = {}  # of what is anchored and complete
-    open_nodes: list[tuple[str | None, int]] = []  # anchor, and number of nodes before it
+    sizes: dict[str, int] = {}  # number of nodes of every complete node that has an anchor
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and number of nodes before the node
     for event in events:
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in {anchor for anchor, _ in open_nodes}:
                 raise _RefusedError(f"has an alias *{event.anchor} within itself in line {line}; write it out")
-            total += sizes.get(event.anchor or "", 1)  # an undefined one is told of by the loader
+            total += sizes.get(event.anchor or "", 1)  # the loader reports an undefined anchor
         elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             if event.tag not in TAGS:
                 raise _RefusedError(f"has a type of its own, {event.tag}, in line {line}; write plain values")

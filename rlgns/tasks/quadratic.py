@@ -24,9 +24,10 @@ from rlgns.noise.moments import moments_from_groups
 from rlgns.runs.bounds import Goals, Name, PositiveFloat, PositiveInt, Seed
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.goals import GoalTracker
-from rlgns.runs.lifecycle import Plan, carry_out
+from rlgns.runs.lifecycle import carry_out
 from rlgns.runs.memory import check_memory
 from rlgns.runs.options import as_mapping, parse_flags
+from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
 from rlgns.runs.summary import goal_lines

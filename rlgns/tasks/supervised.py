@@ -10,9 +10,10 @@ import math
 
 import torch
 
-from rlgns.runs.lifecycle import Plan, carry_out
+from rlgns.runs.lifecycle import carry_out
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
+from rlgns.runs.plan import Plan
 from rlgns.runs.ranks import Ranks
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import SupervisedConfig

@@ -16,10 +16,12 @@ from typing import Any
 
 from rlgns.noise.history import TRAINED, History, estimate_record, record_of
 from rlgns.noise.scale import PooledMoments
+from rlgns.runs.batch_advice import Flags
 from rlgns.runs.goals import MEASURES, GoalTracker, Reached
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-from rlgns.runs.summary import Flags, goal_lines, summary_lines, summary_numbers
+from rlgns.runs.summary import goal_lines, summary_lines
+from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import State, Task
 from rlgns.tasks.data import Examples
 from rlgns.tasks.facts import run_facts
