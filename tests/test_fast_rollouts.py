@@ -19,7 +19,8 @@ from support.tolerances import assert_equal_to_rounding, assert_same_training
 
 from rlgns.agents import A2C, PPO, AtariVecEnv
 from rlgns.agents.collecting import act
-from rlgns.agents.rollouts import DeviceRolloutBuffer, Frames
+from rlgns.agents.observations import Frames
+from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import Step, in_parts
 from rlgns.runs.machine import release_cores
 
@@ -214,7 +215,7 @@ def test_advantages_are_stable_baselines3s(gamma, gae_lambda):
     last = torch.as_tensor(rng.normal(size=N).astype(np.float32))
     stock.rewards[:], stock.values[:], stock.episode_starts[:] = rewards, values, starts[:-1]
     stock.compute_returns_and_advantage(last, starts[-1])
-    for mine, its in ((ours.of_rewards, rewards), (ours.of_values, values), (ours.of_starts, starts)):
+    for mine, its in ((ours.device_rewards, rewards), (ours.device_values, values), (ours.device_starts, starts)):
         mine.copy_(torch.from_numpy(its))
     ours.compute_returns_and_advantage(last)
     for name in ("advantages", "returns"):

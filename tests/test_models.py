@@ -87,5 +87,5 @@ def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(m
         return list(model.policy.parameters())
 
     kept = parameters_after_three_updates()
-    monkeypatch.setattr(rlgns.agents.collecting, "_casts_kept", lambda _: nullcontext())
+    monkeypatch.setattr(rlgns.agents.collecting, "_cached_parameter_casts", lambda _: nullcontext())
     assert all(torch.equal(a, b) for a, b in zip(kept, parameters_after_three_updates(), strict=True))
