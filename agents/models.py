@@ -1,4 +1,4 @@
-"""The agent that a configuration describes; CleanRL's names become Stable-Baselines3's here and nowhere else."""
+"""The agent that a configuration describes; only here are CleanRL's names translated to Stable-Baselines3's."""
 
 from __future__ import annotations
 
@@ -20,16 +20,25 @@ from rlgns.agents.rollouts import DeviceRolloutBuffer
 
 
 def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C | PPO:
-    """A2C or PPO with a CNN for images, an MLP for vectors, several inputs for dicts, seeded by the configuration.
+    """A2C or PPO with a CNN for images, an MLP for vectors, or SB3's MultiInputPolicy for dicts.
 
-    Convolutions keep their weights channels last in memory, where they are fastest, and ReLUs work in place; numbers
-    are the same to rounding.
+    Weights of convolutions are channels last in memory, where they are fastest, and ReLUs work in place; numbers are
+    the same to rounding.
 
-    Raises ValueError where the action space is none that the algorithm takes.
+    Args:
+        config: Options of the run; its seed seeds the parameters.
+        environments: The environments that are trained on.
+        device: Where the network runs.
+
+    Returns:
+        The model, not yet trained.
+
+    Raises:
+        ValueError: If the algorithm does not take the action space, or precision is bfloat16 without images.
     """
     common: dict[str, Any] = {
         "policy": _policy(environments.observation_space),
-        **_rollouts(config, environments),
+        **_buffer_arguments(config, environments),
         "env": environments,
         "learning_rate": _schedule(config.effective_learning_rate, config.anneal_learning_rate),
         "n_steps": config.num_steps,
@@ -44,7 +53,7 @@ def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C
     }
     try:
         model: A2C | PPO = _a2c(config, common) if config.algo == "a2c" else _ppo(config, common)
-    except AssertionError as error:  # SB3's word for an action space it does not take
+    except AssertionError as error:  # SB3 asserts that it takes the action space
         raise ValueError(f"{config.task} cannot be trained by {config.algo}: {' '.join(str(error).split())}") from None
     model.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.policy.modules():
@@ -53,8 +62,8 @@ def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C
     return model
 
 
-def _rollouts(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
-    """Which rollout buffer: ours for what it takes, if it is wanted."""
+def _buffer_arguments(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
+    """Arguments that select the rollout buffer: ours with --fast, for the spaces that it takes."""
     observations, actions = environments.observation_space, environments.action_space
     if not (config.fast and isinstance(observations, spaces.Box) and isinstance(actions, spaces.Discrete)):
         return {}
@@ -63,10 +72,14 @@ def _rollouts(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
 
 
 def _features(config: ResolvedConfig, policy: str | type[ActorCriticPolicy]) -> dict[str, Any]:
+    """Policy arguments that select the features extractor."""
     if config.precision == "float32":
         return {}
     if policy is not ImagePolicy:
-        raise ValueError(f"precision {config.precision} is for images, which {config.task} has none of; leave it out")
+        raise ValueError(
+            f"precision {config.precision} is for image observations, which {config.task} does not have; leave out "
+            "--precision"
+        )
     # Behind any extractor that is not NatureCNN itself Stable-Baselines3 would put two hidden layers.
     return {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
 
@@ -97,5 +110,5 @@ def _policy(space: spaces.Space[Any]) -> str | type[ActorCriticPolicy]:
 
 
 def _schedule(start: float, anneal: bool) -> float | Schedule:
-    """`start`, or its product with the share of training that remains."""
+    """`start`, or a schedule that lowers it linearly to 0 over training."""
     return (lambda progress_remaining: progress_remaining * start) if anneal else start

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
-from rlgns.agents.algorithms import A2C, TrainingDivergedError
+from rlgns.agents.algorithms import A2C
 from rlgns.agents.atari import find_game
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig
 from rlgns.agents.environments import make_environments
 from rlgns.agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
 from rlgns.agents.models import make_model
+from rlgns.agents.on_policy import TrainingDivergedError
 from rlgns.agents.recorder import Recorder, restore
 from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
