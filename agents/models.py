@@ -15,8 +15,10 @@ from torch import nn
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import ResolvedConfig
+from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.noise.grouping import MIN_NUM_GROUPS
 
 
 def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C | PPO:
@@ -60,6 +62,20 @@ def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C
         if isinstance(module, nn.ReLU):
             module.inplace = True
     return model
+
+
+def group_updates(model: A2C | PPO, measurer: RolloutMeasurer, *, measure: bool) -> None:
+    """Let A2C compute the gradient of every fourth update by group, if its environments can be split into groups.
+
+    Args:
+        model: The model; PPO is not changed.
+        measurer: How rollouts are split.
+        measure: Whether to measure these updates.
+    """
+    has_groups = measurer.unit == "environment" and model.n_envs * model.ranks.size >= MIN_NUM_GROUPS
+    if isinstance(model, A2C) and has_groups:
+        model.num_groups = measurer.groups_of_environments(model.n_envs, model.ranks)
+        model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, measure
 
 
 def _buffer_arguments(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
