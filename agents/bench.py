@@ -176,7 +176,7 @@ def _print_figures(config: ResolvedConfig, num_rounds: int, figures: Mapping[str
 
 
 def _table_of_parts(figures: Mapping[str, float]) -> Table:
-    table = Table("part", box=None)
+    table = Table("part", box=None, pad_edge=False)
     for heading in ("share", "µs a transition"):
         table.add_column(heading, justify="right")
     for part in PARTS:

@@ -118,7 +118,7 @@ class Training(Task):
             self.model = make_model(rank_config, self._environments, device)
             self.model.ranks = ranks
             group_updates(self.model, measurer, measure=config.measure)
-            self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded them with the seed of rank 0
+            self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded all ranks alike
             self.recorder = self._make_recorder(None)
         except BaseException:
             self.close()
