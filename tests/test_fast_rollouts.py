@@ -93,10 +93,10 @@ def test_any_vecenv_is_one_part_that_tells_the_same():
         assert np.array_equal(step.observations, observations)
         assert np.array_equal(step.rewards, rewards)
         assert np.array_equal(step.dones, dones)
-        for i, told in enumerate(step.infos()):
-            assert told.get("TimeLimit.truncated", False) == infos[i].get("TimeLimit.truncated", False)
-            assert np.array_equal(told.get("terminal_observation", 0), infos[i].get("terminal_observation", 0))
-            lengths = [info.get("episode", {}).get("l") for info in (told, infos[i])]
+        for i, info in enumerate(step.infos()):
+            assert info.get("TimeLimit.truncated", False) == infos[i].get("TimeLimit.truncated", False)
+            assert np.array_equal(info.get("terminal_observation", 0), infos[i].get("terminal_observation", 0))
+            lengths = [each.get("episode", {}).get("l") for each in (info, infos[i])]
             assert lengths[0] == lengths[1]
         truncated += int(step.truncated.sum())
     assert truncated > 0
@@ -106,31 +106,31 @@ def test_any_vecenv_is_one_part_that_tells_the_same():
 def test_rollouts_in_two_parts_train_as_rollouts_in_one(kind, num_steps):
     """The network acts for two halves or for the whole: nothing else may differ, and that by rounding alone."""
     options = {"n_steps": num_steps} | ({"batch_size": 32, "n_epochs": 1} if kind is PPO else {})
-    start, one, two = (
+    start, one_part, two_parts = (
         trained(kind, "CnnPolicy", AtariVecEnv("skiing", 4, seed=5, num_parts=n), updates, fast=True, **options)
         for n, updates in ((1, 0), (1, 4), (2, 4))  # every step of Skiing has a reward: no advantage is rounding
     )
-    assert np.array_equal(one.rollout_buffer.actions, two.rollout_buffer.actions)
-    assert np.array_equal(one.rollout_buffer.rewards, two.rollout_buffer.rewards)
-    steps = one.num_optimizer_steps
-    values = (torch.as_tensor(model.rollout_buffer.values) for model in (two, one))
+    assert np.array_equal(one_part.rollout_buffer.actions, two_parts.rollout_buffer.actions)
+    assert np.array_equal(one_part.rollout_buffer.rewards, two_parts.rollout_buffer.rewards)
+    steps = one_part.num_optimizer_steps
+    values = (torch.as_tensor(model.rollout_buffer.values) for model in (two_parts, one_part))
     assert_equal_to_rounding(*values, updates=steps)
-    assert_same_training([parameters(two)], [parameters(one)], [parameters(start)], steps)
+    assert_same_training([parameters(two_parts)], [parameters(one_part)], [parameters(start)], steps)
 
 
 def test_the_order_in_which_parts_are_ready_changes_nothing():
-    """Bit by bit: one part's emulators are held up at random, and the numbers of threads differ."""
+    """Bitwise, though the emulators of one run are delayed at random and the numbers of threads differ."""
 
-    class HeldUp(AtariVecEnv):
+    class Delayed(AtariVecEnv):
         def receive(self, part):
-            if held.random() < 0.3:
+            if delays.random() < 0.3:
                 torch.ones(200, 200).exp().sum()
             return super().receive(part)
 
-    held = np.random.default_rng(1)
+    delays = np.random.default_rng(1)
     runs = [
         trained(A2C, "CnnPolicy", kind("breakout", 4, seed=5, num_parts=2, num_threads=threads), 6, fast=True)
-        for kind, threads in ((AtariVecEnv, 1), (HeldUp, 2))
+        for kind, threads in ((AtariVecEnv, 1), (Delayed, 2))
     ]
     assert torch.equal(*map(parameters, runs))
 
@@ -196,7 +196,7 @@ def test_older_frames_of_a_restart_that_are_not_blank_are_kept(keep):
 
 @pytest.mark.parametrize(("num_steps", "num_envs"), [(5, 16), (128, 8), (128, 1024)])
 def test_a_transition_takes_little_more_than_its_own_frame(num_steps, num_envs):
-    """Of the long rollouts at most 7.5 KB; a short one also holds the three frames before its first."""
+    """At most 7.5 KB in long rollouts; a short rollout also holds the three frames before its first."""
     buffer = DeviceRolloutBuffer(num_steps, IMAGES, spaces.Discrete(4), "meta", n_envs=num_envs, frames_once=True)
     frames = buffer.observations.num_bytes / (num_steps * num_envs)
     scalars = 6 * 4 + 8
@@ -215,8 +215,8 @@ def test_advantages_are_stable_baselines3s(gamma, gae_lambda):
     last = torch.as_tensor(rng.normal(size=N).astype(np.float32))
     stock.rewards[:], stock.values[:], stock.episode_starts[:] = rewards, values, starts[:-1]
     stock.compute_returns_and_advantage(last, starts[-1])
-    for mine, its in ((ours.device_rewards, rewards), (ours.device_values, values), (ours.device_starts, starts)):
-        mine.copy_(torch.from_numpy(its))
+    for tensor, array in ((ours.device_rewards, rewards), (ours.device_values, values), (ours.device_starts, starts)):
+        tensor.copy_(torch.from_numpy(array))
     ours.compute_returns_and_advantage(last)
     for name in ("advantages", "returns"):
         assert_equal_to_rounding(torch.as_tensor(getattr(ours, name)), torch.as_tensor(getattr(stock, name)))
@@ -319,7 +319,7 @@ def test_ending_idle_threads_changes_no_number():
 
 
 def test_freed_memory_is_not_faulted_in_again_however_large():
-    """100 MB are 25,600 pages; in a process of its own, since the habit stays."""
+    """100 MB are 25,600 pages; in a separate process, since the setting cannot be taken back."""
     code = """
         import resource
         import torch

@@ -145,7 +145,7 @@ def explicit_moments(model, groups, weights):
     A = torch.tensor(buffer.advantages)
     if model.normalize_advantage:
         A = (A - A.mean()) / (A.std() + 1e-8)
-    found = {"policy": [], "value": [], "total": []}
+    rows_by_loss = {"policy": [], "value": [], "total": []}
     for environments in groups:
         observations = torch.tensor(buffer.observations[:, environments].reshape(-1, *buffer.obs_shape))
         actions = torch.tensor(buffer.actions[:, environments].reshape(-1)).long()
@@ -156,11 +156,11 @@ def explicit_moments(model, groups, weights):
         policy_loss = -(advantages * (torch.exp(log_prob - old) if is_ppo else log_prob)).mean()
         value_loss = functional.mse_loss(torch.tensor(buffer.returns[:, environments].reshape(-1)), values.flatten())
         total = policy_loss + weights["entropy"] * -entropy.mean() + weights["value"] * value_loss
-        for loss, of in (("policy", policy_loss), ("value", value_loss), ("total", total)):
-            gradients = torch.autograd.grad(of, list(policy.parameters()), retain_graph=True, allow_unused=True)
-            found[loss].append(torch.cat([g.flatten() for g in gradients if g is not None]).double().numpy())
+        for loss, scalar in (("policy", policy_loss), ("value", value_loss), ("total", total)):
+            gradients = torch.autograd.grad(scalar, list(policy.parameters()), retain_graph=True, allow_unused=True)
+            rows_by_loss[loss].append(torch.cat([g.flatten() for g in gradients if g is not None]).double().numpy())
     moments = {}
-    for loss, rows in found.items():
+    for loss, rows in rows_by_loss.items():
         G = np.array(rows)
         K, b = len(groups), T * N // len(groups)
         mean = G.mean(0)
@@ -194,9 +194,9 @@ def test_moments_are_those_of_group_losses_written_out_with_advantages_normalise
         for loss, numbers in expected.items():
             m = measured[loss]
             assert (m.num_groups, m.large_batch_size) == (4, 8 * model.n_steps)
-            found = (m.small_sq_norm, m.large_sq_norm, m.sq_norm, m.trace_covariance)
-            for number, its, unit in zip(found, numbers, (1, 1, 1, m.small_batch_size), strict=True):
-                assert number == rounded(its, factor=2 * MIXED_SIGNS, scale=unit * m.small_sq_norm)
+            numbers_of_moments = (m.small_sq_norm, m.large_sq_norm, m.sq_norm, m.trace_covariance)
+            for actual, reference, unit in zip(numbers_of_moments, numbers, (1, 1, 1, m.small_batch_size), strict=True):
+                assert actual == rounded(reference, factor=2 * MIXED_SIGNS, scale=unit * m.small_sq_norm)
         num_checked += 1
 
     at_rollout_end(kind, options, cartpole(8), check, num_updates=3)

@@ -13,10 +13,17 @@ from rlgns.agents.policies import ImagePolicy
 
 
 def configured(algo, precision):
-    told = {"algo": algo, "precision": precision, "num_envs": 8, "num_steps": 5, "num_threads": 1, "wandb": "disabled"}
+    options = {
+        "algo": algo,
+        "precision": precision,
+        "num_envs": 8,
+        "num_steps": 5,
+        "num_threads": 1,
+        "wandb": "disabled",
+    }
     if algo == "ppo":
-        told |= {"num_minibatches": 1, "num_epochs": 1}
-    return resolved(TrainConfig(game="breakout", total_transitions=40, **told))
+        options |= {"num_minibatches": 1, "num_epochs": 1}
+    return resolved(TrainConfig(game="breakout", total_transitions=40, **options))
 
 
 def first_gradients(algo, precision):
@@ -77,8 +84,8 @@ def test_numbers_that_are_no_bytes_are_left_to_stable_baselines3():
     assert torch.equal(images, before)
 
 
-def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(monkeypatch):
-    """Three updates in bfloat16, with casts kept and without, bit by bit."""
+def test_casts_of_parameters_that_are_cached_over_a_rollout_are_of_the_present_parameters(monkeypatch):
+    """Three updates in bfloat16, bitwise the same with and without cached casts."""
 
     def parameters_after_three_updates():
         with closing(make_environments(config := configured("a2c", "bfloat16"), seed=0)) as environments:
@@ -86,6 +93,6 @@ def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(m
             model.learn(120)
         return list(model.policy.parameters())
 
-    kept = parameters_after_three_updates()
+    cached = parameters_after_three_updates()
     monkeypatch.setattr(rlgns.agents.collecting, "_cached_parameter_casts", lambda _: nullcontext())
-    assert all(torch.equal(a, b) for a, b in zip(kept, parameters_after_three_updates(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(cached, parameters_after_three_updates(), strict=True))

@@ -59,7 +59,7 @@ class AnySpaces(TestVecEnv):
     def reset(self):
         drawn = [self.observation_space.sample() for _ in range(self.num_envs)]
         if isinstance(self.observation_space, spaces.Dict):
-            return {key: np.stack([one[key] for one in drawn]) for key in self.observation_space}
+            return {key: np.stack([sample[key] for sample in drawn]) for key in self.observation_space}
         return np.stack(drawn)
 
     def step_wait(self):
@@ -74,8 +74,8 @@ def policy_of(observations: spaces.Space) -> str:
 
 
 def make(algorithm: str, environments, policy="MlpPolicy", **options):
-    kind, own = STOCK[algorithm]
-    return kind(policy, environments, seed=1, device="cpu", **own, **options)
+    kind, defaults = STOCK[algorithm]
+    return kind(policy, environments, seed=1, device="cpu", **defaults, **options)
 
 
 class AtRolloutEnd(BaseCallback):
@@ -117,8 +117,8 @@ def plain_moments(model, num_groups):
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         total = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
         for name, loss in (("policy", policy_loss), ("value", value_loss), ("total", total)):
-            found = torch.autograd.grad(loss, list(model.policy.parameters()), retain_graph=True, allow_unused=True)
-            gradients[name].append(torch.cat([g.to_dense().flatten() for g in found if g is not None]).double())
+            grads = torch.autograd.grad(loss, list(model.policy.parameters()), retain_graph=True, allow_unused=True)
+            gradients[name].append(torch.cat([g.to_dense().flatten() for g in grads if g is not None]).double())
     moments = {}
     for name, rows in gradients.items():
         G = torch.stack(rows).numpy()
@@ -129,7 +129,7 @@ def plain_moments(model, num_groups):
 
 
 @pytest.mark.parametrize("algorithm", STOCK)
-@pytest.mark.parametrize(("observations", "actions", "options"), [one[1:] for one in EVERYTHING], ids=NAMES)
+@pytest.mark.parametrize(("observations", "actions", "options"), [case[1:] for case in EVERYTHING], ids=NAMES)
 def test_every_space_that_stable_baselines3_takes_is_measured_as_by_plain_autograd(
     algorithm, observations, actions, options
 ):
@@ -214,20 +214,20 @@ class Notes(FlattenExtractor):
 
 def everything(root):
     """Whatever can be reached from an object, by path: values of plain things, contents of arrays, identities."""
-    found, seen = {}, set()
+    state, seen = {}, set()
 
     def visit(path, value):
         if isinstance(value, torch.Tensor):
-            found[path] = (id(value), value.requires_grad, value.grad_fn is not None, value.detach().numpy().copy())
+            state[path] = (id(value), value.requires_grad, value.grad_fn is not None, value.detach().numpy().copy())
             if value.is_leaf and value.grad is not None:
                 visit(f"{path}.grad", value.grad)
         elif isinstance(value, np.ndarray):
-            found[path] = value.copy()
+            state[path] = value.copy()
         elif isinstance(value, bool | int | float | str | bytes | None | np.generic | torch.dtype | torch.device):
-            found[path] = value
+            state[path] = value
         elif id(value) not in seen:
             seen.add(id(value))
-            found[path] = (id(value), type(value).__name__)
+            state[path] = (id(value), type(value).__name__)
             if isinstance(value, dict):
                 for key, item in value.items():
                     visit(f"{path}[{key if isinstance(key, str | int) else id(key)}]", item)
@@ -242,8 +242,8 @@ def everything(root):
         return callable(value) and not isinstance(value, torch.nn.Module) and not vars(value)
 
     visit("model", root)
-    found["generators"] = (random.getstate(), np.random.get_state(), torch.get_rng_state().numpy().copy())  # noqa: NPY002
-    found["process"] = (
+    state["generators"] = (random.getstate(), np.random.get_state(), torch.get_rng_state().numpy().copy())  # noqa: NPY002
+    state["process"] = (
         Distribution._validate_args,
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -254,7 +254,7 @@ def everything(root):
         torch.are_deterministic_algorithms_enabled(),
         torch.is_anomaly_enabled(),
     )
-    return found
+    return state
 
 
 @pytest.mark.parametrize("algorithm", STOCK)
@@ -310,7 +310,7 @@ def test_a_callback_after_ours_reads_the_distribution_that_was_acted_by(kind, op
     assert len(measured) == 5
     assert all(torch.equal(a, b) for a, b in zip(measured, read, strict=True))
     if kind in (A2C, PPO):
-        assert not any(one.requires_grad for one in measured), "no graph is kept until the next call"
+        assert not any(tensor.requires_grad for tensor in measured), "no graph is kept until the next call"
 
 
 # What cannot be measured

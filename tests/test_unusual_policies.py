@@ -18,21 +18,21 @@ def on_short_rollouts(algorithm, **options):
 @pytest.mark.filterwarnings("ignore")  # of torch.compile, about itself
 def test_a_policy_with_a_compiled_part_is_measured_as_it_is_without():
     torch._dynamo.reset()
-    found = []
+    histories = []
     for compiled in (False, True):
         model = on_short_rollouts(stable_baselines3.PPO)
         if compiled:
             model.policy.mlp_extractor = torch.compile(model.policy.mlp_extractor, backend="eager")
         noise = NoiseScaleCallback(measure_every=1)
         model.learn(2 * 8 * 8, callback=noise)
-        found.append(noise.history.measurements)
-    for plain, other in zip(*found, strict=True):
+        histories.append(noise.history.measurements)
+    for plain, other in zip(*histories, strict=True):
         for loss, moments in plain.items():
             assert other[loss].sq_norm == pytest.approx(moments.sq_norm, rel=1e-4, abs=1e-6 * moments.small_sq_norm)
 
 
 class CallsForward(FlattenExtractor):
-    """A features extractor whose layer is not called but asked for its forward."""
+    """A features extractor that calls the `forward` of its layer, and not the layer."""
 
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__(observation_space)
