@@ -333,9 +333,9 @@ def test_a_run_resumed_at_update_k_ends_where_the_uninterrupted_one_ends(kind, n
         for name in ("whole", "cut")
     )
     assert cut == whole
-    printed = capsys.readouterr()
-    assert f"resuming after update {num_updates}" in printed.err
-    assert "fresh episodes" not in printed.err
+    said = capsys.readouterr()
+    assert f"resuming after update {num_updates}" in said.err
+    assert "fresh episodes" not in said.err
 
 
 def test_environments_that_cannot_be_saved_start_fresh_episodes_with_other_seeds_and_the_run_says_so(
@@ -344,7 +344,7 @@ def test_environments_that_cannot_be_saved_start_fresh_episodes_with_other_seeds
     walks.make.kind = RandomWalks
     cut_and_resume(walks, config_of("a2c", tmp_path / "run"), 5)
     assert "resuming after update 5; environments start fresh episodes" in capsys.readouterr().err
-    first, second = (environment.seeds_at_resets for environment in walks.made)
+    first, second = (one.seeds_at_resets for one in walks.made)
     assert first == [7]
     assert len(second) == 1
     assert second[0] not in {7, None}  # or the games of the first part would be played again
@@ -361,9 +361,9 @@ def test_a_run_stopped_inside_a_rollout_goes_on_from_its_last_update_with_fresh_
     assert "environments" not in state  # they are three steps ahead of the parameters
     walks.make.options = {}
     assert rlgns.agents.task.run(parse(["--resume", str(config.out)])) == 0
-    printed = capsys.readouterr().err
-    assert "stopping after this step" in printed
-    assert "resuming after update 5; environments start fresh episodes" in printed
+    said = capsys.readouterr().err
+    assert "stopping after this step" in said
+    assert "resuming after update 5; environments start fresh episodes" in said
     records = read_records(config.out / "metrics.jsonl")
     steps, transitions, rates = columns(records, "progress/steps", "progress/transitions", "train/learning_rate")
     assert steps.tolist() == list(range(1, NUM_UPDATES + 1))

@@ -1,4 +1,4 @@
-"""Rollouts on the device, in parts and with every frame once, against Stable-Baselines3's, number by number."""
+"""Rollouts on the device, in parts and with every frame stored once, compared with Stable-Baselines3's."""
 
 import math
 import platform
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def short_cartpole():
-    """Every third episode or so ends by its time limit."""
+    """About every third episode ends at its time limit."""
     return TimeLimit(gymnasium.make("CartPole-v1").unwrapped, 12)
 
 
@@ -66,7 +66,7 @@ def test_environments_in_parts_are_the_same_environments(num_parts):
             parts.send(index, actions[part])
         whole.send(0, actions)
         expected = whole.receive(0)
-        for index, part in reversed(list(enumerate(parts.parts))):  # whichever is ready first
+        for index, part in reversed(list(enumerate(parts.parts))):  # in any order
             step = parts.receive(index)
             for name in ("observations", "rewards", "dones", "truncated", "restarted"):
                 assert np.array_equal(getattr(step, name), getattr(expected, name)[part]), name
@@ -77,7 +77,7 @@ def test_environments_in_parts_are_the_same_environments(num_parts):
     assert ended > 10
 
 
-def test_any_vecenv_is_one_part_that_tells_the_same():
+def test_any_vecenv_is_one_part_with_the_same_steps():
     def environments():
         return make_vec_env(short_cartpole, n_envs=4, seed=5)
 
@@ -104,11 +104,15 @@ def test_any_vecenv_is_one_part_that_tells_the_same():
 
 @pytest.mark.parametrize(("kind", "num_steps"), [(A2C, 5), (PPO, 16)])
 def test_rollouts_in_two_parts_train_as_rollouts_in_one(kind, num_steps):
-    """The network acts for two halves or for the whole: nothing else may differ, and that by rounding alone."""
+    """The network acts for two halves or for the whole batch, which may differ by rounding only."""
     options = {"n_steps": num_steps} | ({"batch_size": 32, "n_epochs": 1} if kind is PPO else {})
     start, one_part, two_parts = (
         trained(kind, "CnnPolicy", AtariVecEnv("skiing", 4, seed=5, num_parts=n), updates, fast=True, **options)
-        for n, updates in ((1, 0), (1, 4), (2, 4))  # every step of Skiing has a reward: no advantage is rounding
+        for n, updates in (
+            (1, 0),
+            (1, 4),
+            (2, 4),
+        )  # Skiing rewards every step: no advantage is a rounding error
     )
     assert np.array_equal(one_part.rollout_buffer.actions, two_parts.rollout_buffer.actions)
     assert np.array_equal(one_part.rollout_buffer.rewards, two_parts.rollout_buffer.rewards)
@@ -172,7 +176,7 @@ def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts, k
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_older_frames_of_a_restart_that_are_not_blank_are_kept(keep):
+def test_older_frames_of_a_restart_that_are_not_blank_are_stored(keep):
     T, N, S = 6, 3, 4
     frames, rng = Frames(T, N, (S, 5, 5), CPU), np.random.default_rng(0)
     nothing = {"rewards": np.zeros(N, np.float32), "dones": np.zeros(N, bool), "truncated": np.zeros(N, bool)}
@@ -205,7 +209,7 @@ def test_a_transition_takes_little_more_than_its_own_frame(num_steps, num_envs):
 
 
 @pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.99, 1.0), (0.9, 0.8), (1.0, 0.0)])
-def test_advantages_are_stable_baselines3s(gamma, gae_lambda):
+def test_advantages_are_those_of_stable_baselines3(gamma, gae_lambda):
     T, N = 12, 5
     rng, options = np.random.default_rng(0), {"gae_lambda": gae_lambda, "gamma": gamma, "n_envs": N}
     stock = RolloutBuffer(T, VECTORS, spaces.Discrete(2), "cpu", **options)
@@ -223,7 +227,7 @@ def test_advantages_are_stable_baselines3s(gamma, gae_lambda):
 
 
 @pytest.mark.parametrize("space", [spaces.Dict({"a": VECTORS}), spaces.Discrete(3)])
-def test_observations_that_it_cannot_hold_are_refused(space):
+def test_observations_that_the_buffer_cannot_store_are_refused(space):
     with pytest.raises(TypeError, match="Stable-Baselines3's own rollout buffer"):
         DeviceRolloutBuffer(5, space, spaces.Discrete(2), "cpu")
 
@@ -243,7 +247,7 @@ def test_actions_and_their_probabilities_are_those_that_the_policy_itself_would_
     assert_equal_to_rounding([choice.values, choice.log_probs], [values.flatten(), log_probs])
 
 
-def test_actions_are_drawn_as_often_as_the_policy_says():
+def test_actions_have_the_frequencies_of_the_policys_probabilities():
     model = A2C("MlpPolicy", make_vec_env("CartPole-v1", n_envs=1), seed=0, device="cpu")
     with torch.no_grad():
         model.policy.action_net.bias[:] = torch.tensor([0.0, 1.0])
@@ -260,12 +264,12 @@ def test_actions_are_drawn_as_often_as_the_policy_says():
     ("kind", "options"),
     [(A2C, {"n_steps": 8}), (A2C, {"n_steps": 8, "gae_lambda": 0.9}), (PPO, {"n_steps": 16, "batch_size": 32})],
 )
-def test_the_fast_rollout_trains_as_stable_baselines3s_truncated_episodes_included(kind, options):
+def test_the_fast_rollout_trains_as_that_of_stable_baselines3_with_truncated_episodes(kind, options):
     start, fast, plain = (
         trained(kind, "MlpPolicy", make_vec_env(short_cartpole, n_envs=4, seed=5), updates, fast=fast, **options)
         for fast, updates in ((False, 0), (True, 12), (False, 12))
     )
-    assert fast.rollout_buffer.rewards.max() > 1  # a time limit's γV is in it
+    assert fast.rollout_buffer.rewards.max() > 1  # a reward that includes the γV of a time limit
     for name in ("actions", "rewards", "values", "log_probs", "advantages", "returns", "episode_starts"):
         mine, its = getattr(fast.rollout_buffer, name), getattr(plain.rollout_buffer, name)
         its = its.reshape(mine.shape) if mine.size == its.size and mine.ndim != its.ndim else its
@@ -277,13 +281,13 @@ def test_the_fast_rollout_trains_as_stable_baselines3s_truncated_episodes_includ
 
 
 def _in_time_order(array, shape):
-    """Stable-Baselines3 leaves its buffer flat, environment by environment, once it was read."""
+    """Stable-Baselines3 leaves its buffer flat, grouped by environment, after it has been read."""
     T, N = shape[:2]
     return array.reshape(N, T, *shape[2:]).swapaxes(0, 1) if array.shape[0] == T * N else array.reshape(shape)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_a_callback_that_stops_in_mid_rollout_leaves_no_step_under_way(stop_at):
+def test_a_callback_that_stops_in_mid_rollout_leaves_no_step_unfinished(stop_at):
     class Stop(BaseCallback):
         def _on_step(self):
             return self.n_calls < stop_at
@@ -296,7 +300,7 @@ def test_a_callback_that_stops_in_mid_rollout_leaves_no_step_under_way(stop_at):
     model.learn(1000, callback=Stop())
     assert model.num_updates == 0
     assert model.num_timesteps == stop_at * 4
-    game.step(np.zeros(4, int))  # refused if a step were under way
+    game.step(np.zeros(4, int))  # would be refused if a step were unfinished
     model.learn(40, reset_num_timesteps=False)
     assert model.num_updates == 2
 
@@ -327,7 +331,7 @@ def test_freed_memory_is_not_faulted_in_again_however_large():
 
         keep_freed_memory()
         keep_freed_memory()
-        for _ in range(16):  # until the heap has its shape
+        for _ in range(16):  # until the heap has reached its final size
             torch.ones(100 << 20, dtype=torch.uint8)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(100 << 20, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""A2C that is trained on what the layers gave while acting, against A2C that repeats it."""
+"""A2C trained on stored layer outputs of acting, compared with A2C that computes them again."""
 
 import gc
 import io
@@ -61,7 +61,7 @@ def uses(monkeypatch):
     replayed = Forwards.replayed
 
     def counted(forwards, index):
-        if not calls or calls[-1] is not forwards:  # an update may go through its rollout more than once
+        if not calls or calls[-1] is not forwards:  # an update may evaluate its rollout in several blocks
             calls.append(forwards)
         return replayed(forwards, index)
 

@@ -1,4 +1,4 @@
-"""The agents that configurations describe: one architecture, whatever the precision."""
+"""The agents that configurations describe have the same architecture in every precision."""
 
 from contextlib import closing, nullcontext
 
@@ -49,8 +49,8 @@ def test_bfloat16_is_the_same_network_with_the_same_parameters_at_the_start(algo
     assert all(torch.equal(before[name], before_16[name]) for name in before)
 
 
-def test_its_gradient_is_nearly_that_of_float32():
-    """Of A2C's: PPO normalises the first advantages, which are all rounding there."""
+def test_the_gradient_in_bfloat16_is_nearly_that_in_float32():
+    """For A2C only: PPO normalises the first advantages, which are rounding errors there."""
     of_float32, of_bfloat16 = (first_gradients("a2c", precision)[1] for precision in ("float32", "bfloat16"))
     for name, gradient in of_float32.items():
         assert of_bfloat16[name].dtype == torch.float32
@@ -75,7 +75,7 @@ def test_images_are_scaled_to_the_numbers_that_stable_baselines3_has(precision):
     assert torch.equal(images, before)
 
 
-def test_numbers_that_are_no_bytes_are_left_to_stable_baselines3():
+def test_images_of_other_types_than_uint8_are_left_to_stable_baselines3():
     with closing(make_environments(config := configured("a2c", "float32"), seed=0)) as environments:
         policy = make_model(config, environments, "cpu").policy
     images = 255 * torch.rand(3, 4, 84, 84)

@@ -1,4 +1,4 @@
-"""What Stable-Baselines3 takes is measured right, what cannot be measured is refused early, and no trace is left."""
+"""Models of Stable-Baselines3 are measured correctly or refused early, and measuring changes nothing."""
 
 import copy
 import random
@@ -49,7 +49,7 @@ NAMES = [f"actions {name}" for name in ACTIONS] + [f"observations {name}" for na
 
 
 class AnySpaces(TestVecEnv):
-    """Observations at random whatever is done, and rewards that depend on them."""
+    """Random observations that do not depend on the actions, and rewards that depend on the observations."""
 
     def __init__(self, num_envs: int, observations: spaces.Space, actions: spaces.Space) -> None:
         super().__init__(num_envs, observations, actions)
@@ -97,7 +97,7 @@ class AtRolloutEnd(BaseCallback):
 def plain_moments(model, num_groups):
     """{loss: (|G|², tr Σ)} by plain autograd on Stable-Baselines3's own samples, its losses written out."""
     buffer, state = copy.deepcopy(model.rollout_buffer), np.random.get_state()  # noqa: NPY002
-    next(buffer.get())  # flattened, an environment's transitions side by side
+    next(buffer.get())  # flattened, grouped by environment
     np.random.set_state(state)  # noqa: NPY002
     n = len(buffer.advantages)
     advantages = torch.tensor(buffer.advantages).flatten()
@@ -168,7 +168,7 @@ class SparseExtractor(FlattenExtractor):
 
 @pytest.mark.parametrize("algorithm", STOCK)
 def test_a_policy_with_sparse_gradients_is_measured_as_by_plain_autograd(algorithm, monkeypatch):
-    """Its rollouts alone: clipping, which Stable-Baselines3 always does, is not to be had of sparse gradients."""
+    """Rollouts only: Stable-Baselines3 always clips, which is not possible with sparse gradients."""
     options = {"features_extractor_class": SparseExtractor, "optimizer_class": torch.optim.SGD}
     environments = AnySpaces(4, spaces.Discrete(5), spaces.Discrete(3))
     model = make(
@@ -188,7 +188,7 @@ def test_a_policy_with_sparse_gradients_is_measured_as_by_plain_autograd(algorit
     assert callback.num_calls == 2
 
 
-# No trace
+# Measuring changes nothing
 
 
 class Notes(FlattenExtractor):
@@ -213,7 +213,7 @@ class Notes(FlattenExtractor):
 
 
 def everything(root):
-    """Whatever can be reached from an object, by path: values of plain things, contents of arrays, identities."""
+    """Everything that can be reached from an object, by path: plain values, contents of arrays, identities."""
     state, seen = {}, set()
 
     def visit(path, value):
@@ -272,7 +272,7 @@ def test_nothing_that_can_be_reached_differs_after_a_measurement(algorithm, acti
     measurer = RolloutMeasurer(num_groups=4, by_layer=True, preconditioned=True)
 
     def check(model):
-        model.policy.features_extractor.linear.train()  # one part in another mode than the rest
+        model.policy.features_extractor.linear.train()  # one module in another mode than the rest
         assert model.policy.action_dist.distribution is not None
         before = everything(model)
         measurer.measure(model, other_unit=True)
@@ -298,7 +298,7 @@ def test_a_callback_after_ours_reads_the_distribution_that_was_acted_by(kind, op
             read.append(self.model.policy.action_dist.distribution.logits)
 
         def _on_rollout_start(self):
-            if self.model._n_updates:  # what training evaluated last
+            if self.model._n_updates:  # the distribution that training evaluated last
                 distribution = self.model.policy.action_dist.distribution
                 read.append(distribution.entropy())
 
@@ -346,14 +346,14 @@ class MaskablePPO(TRPO):
 
 
 class RecurrentPolicy(ActorCriticPolicy):
-    """Needs more than observations and actions."""
+    """A policy whose `evaluate_actions` needs more than observations and actions."""
 
     def evaluate_actions(self, obs, actions, lstm_states, episode_starts):
         raise AssertionError("nothing may be evaluated")
 
 
 class MaskedBuffer(RolloutBuffer):
-    """Keeps masks beside what every rollout has."""
+    """A rollout buffer that stores action masks as well."""
 
     def __init__(self, *arguments, **options):
         self.action_masks = np.ones(1)
@@ -361,7 +361,7 @@ class MaskedBuffer(RolloutBuffer):
 
 
 class WithMasks(stable_baselines3.A2C):
-    """A subclass of A2C whose buffer tells that its actions are masked."""
+    """A subclass of A2C whose buffer has action masks."""
 
 
 REFUSED = {
@@ -377,7 +377,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_another_loss_is_refused_before_the_first_step_naming_what_is_supported(name):
+def test_algorithms_with_another_loss_are_refused_before_the_first_step_and_the_supported_ones_are_named(name):
     environments = RandomWalks(4, seed=0)
     model = REFUSED[name](environments)
     with pytest.raises(TypeError, match=rf"^{name} cannot be measured; the losses of A2C and PPO are known") as error:
@@ -388,7 +388,7 @@ def test_what_has_another_loss_is_refused_before_the_first_step_naming_what_is_s
 
 
 class Normalised(FlattenExtractor):
-    """Couples the transitions of a batch."""
+    """A features extractor that couples the transitions of a batch."""
 
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__(observation_space)

@@ -1,4 +1,4 @@
-"""Policies that act otherwise than by calling their layers are measured and trained right."""
+"""Policies that do not simply call their layers are measured and trained correctly."""
 
 import pytest
 import stable_baselines3
@@ -15,7 +15,7 @@ def on_short_rollouts(algorithm, **options):
     return algorithm("MlpPolicy", RandomWalks(8, seed=0), n_steps=8, seed=0, device="cpu", **options)
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch.compile, about itself
+@pytest.mark.filterwarnings("ignore")  # warnings of torch.compile about itself
 def test_a_policy_with_a_compiled_part_is_measured_as_it_is_without():
     torch._dynamo.reset()
     histories = []
