@@ -9,11 +9,11 @@ By default, M(n) of the first n updates are measured: update n is measured where
     M(n) = max(⌈min(n, 40)/2⌉, 20 + ⌊4·log₂(n/40)⌋, 20 + ⌊3(n − 40)/4E⌋, ⌊n/E⌋)
 
 where the second and third terms count from n = 40 on. No term grows by more than one per update, and so neither does
-their maximum. The first term measures every other of the first 40 updates: a run of that length has 20 measurements,
-the fewest that advice may rest on. E is the number of updates in which one measurement costs 2 % of their time
-(`updates_per_measurement`), so that the fourth term is what the budget affords. The third term spends three quarters of
-the budget and thereby pays for the early 20 until the fourth takes over, at n = 80E. The second term adds four
-measurements with every doubling of a run that is too short for either, so that its latest part is always covered.
+their maximum. The first term measures every other of the first 40 updates: a run of that length has 20 measurements, as
+many as advice needs in the second half of a run. E is the number of updates in which one measurement costs 2 % of their
+time (`updates_per_measurement`), so that the fourth term is what the budget affords. The third term spends three
+quarters of the budget and thereby pays for the early 20 until the fourth takes over, at n = 80E. The second term adds
+four measurements with every doubling of a run that is too short for either, so that its latest part is always covered.
 
 Measuring thus costs 2 % from about 80E updates on, and more in shorter runs (`Cadence.cost`): with PPO's 4
 epochs (E = 28) 28 % of a run of 40 updates, 14 % of 100, 3.8 % of 500, 2.5 % of 1 000 and 2 % from 2 200 on.
