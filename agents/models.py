@@ -93,8 +93,7 @@ def _features(config: ResolvedConfig, policy: str | type[ActorCriticPolicy]) -> 
         return {}
     if policy is not ImagePolicy:
         raise ValueError(
-            f"precision {config.precision} is for image observations, which {config.task} does not have; leave out "
-            "--precision"
+            f"precision {config.precision} is for image observations, which {config.task} does not have; leave it out"
         )
     # Behind any extractor that is not NatureCNN itself Stable-Baselines3 would put two hidden layers.
     return {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
