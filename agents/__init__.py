@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from rlgns.runs.extras import remedy_for
 
 if TYPE_CHECKING:
-    from rlgns.agents.algorithms import A2C, PPO, TrainingDivergedError
+    from rlgns.agents.algorithms import A2C, PPO
     from rlgns.agents.atari import AtariVecEnv
     from rlgns.agents.measuring import NoiseScaleCallback, RolloutMeasurer
+    from rlgns.agents.on_policy import TrainingDivergedError
     from rlgns.agents.rollouts import DeviceRolloutBuffer
 
 _MODULES = {
@@ -18,7 +19,7 @@ _MODULES = {
     "DeviceRolloutBuffer": "rlgns.agents.rollouts",
     "NoiseScaleCallback": "rlgns.agents.measuring",
     "RolloutMeasurer": "rlgns.agents.measuring",
-    "TrainingDivergedError": "rlgns.agents.algorithms",
+    "TrainingDivergedError": "rlgns.agents.on_policy",
 }
 
 __all__ = [

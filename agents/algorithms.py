@@ -1,9 +1,9 @@
 """Stable-Baselines3's A2C and PPO with the loss built from per-transition terms.
 
-Same constructors, policies, callbacks, `learn`, `save` and `load`. What differs: the loss is the weighted mean of the
-very terms that measuring groups; with `rollout_buffer_class=DeviceRolloutBuffer` rollouts are collected in parts on the
-training device; several ranks train one model; nothing waits for the device within an update; counts are kept of
-updates and of optimiser steps, and a loss or gradient that is not finite ends training.
+Constructors, policies, callbacks, `learn`, `save` and `load` are Stable-Baselines3's. What differs: the loss is the
+weighted mean of the very terms that measuring groups; with `rollout_buffer_class=DeviceRolloutBuffer` rollouts are
+collected in parts on the training device; several ranks train one model; nothing waits for the device within an update;
+updates and optimiser steps are counted, and a loss or gradient that is not finite ends training.
 
 Sources: Mnih et al. 2016, arXiv:1602.01783; Schulman et al. 2017, arXiv:1707.06347; Raffin et al. 2021 (JMLR 22/268).
 """
@@ -11,22 +11,18 @@ Sources: Mnih et al. 2016, arXiv:1602.01783; Schulman et al. 2017, arXiv:1707.06
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import stable_baselines3
 import torch
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from typing_extensions import override
 
-from rlgns.agents.collecting import collect
-from rlgns.agents.forwards import Forwards, can_be_kept
+from rlgns.agents.forwards import Forwards, can_be_stored
 from rlgns.agents.losses import (
     a2c_terms,
     clip_ranges,
@@ -37,135 +33,26 @@ from rlgns.agents.losses import (
     weighted_terms,
     whole_rollout,
 )
-from rlgns.agents.rollouts import DeviceRolloutBuffer
-from rlgns.agents.stepping import Step, in_parts
+from rlgns.agents.on_policy import MeasurableOnPolicyAlgorithm, TrainingDivergedError
 from rlgns.gradients.backward import group_backward
 from rlgns.gradients.grams import GroupGrams, Terms
 from rlgns.noise.grouping import environment_groups
 from rlgns.noise.history import TRAINED
 from rlgns.noise.moments import GradientMoments, NotFiniteError
-from rlgns.runs.ranks import ALONE, Ranks
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss or its gradient became nan or inf."""
-
-
-class _OnPolicy(OnPolicyAlgorithm):
-    """What A2C and PPO have in common beyond Stable-Baselines3.
-
-    num_updates, num_optimizer_steps  rollouts trained on; optimiser steps made
-    ranks                             processes that train together, each with n_envs environments of its own
-    """
-
-    num_updates: int = 0
-    num_optimizer_steps: int = 0
-    ranks: Ranks = ALONE
-    _forwards: Forwards | None = None
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_forwards"]
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """One rollout: in parts into a `DeviceRolloutBuffer`, as Stable-Baselines3 does it into its own."""
-        if not isinstance(rollout_buffer, DeviceRolloutBuffer):
-            with self._noise_of_this_rank():
-                return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        self.policy.set_training_mode(False)
-        callback.on_rollout_start()
-
-        def after_step(steps: Sequence[Step]) -> bool:
-            self.num_timesteps += env.num_envs
-            infos, dones = [info for step in steps for info in step.infos()], self._last_episode_starts
-            callback.update_locals(
-                {"self": self, "env": env, "infos": infos, "dones": dones, "new_obs": self._last_obs}
-            )
-            if not callback.on_step():
-                return False
-            self._update_info_buffer(infos, dones)
-            return True
-
-        environments = in_parts(env)
-        self._forwards = Forwards(self.policy, n_rollout_steps, env.num_envs) if self._keeps_forwards() else None
-        if not collect(self, environments, rollout_buffer, self.ranks, after_step, self._forwards):
-            return False
-        callback.on_rollout_end()
-        return True
-
-    def _keeps_forwards(self) -> bool:
-        """Whether the forwards of acting are kept for the update."""
-        return False
-
-    @contextmanager
-    def _noise_of_this_rank(self) -> Iterator[None]:
-        """Inside, random numbers differ by rank: generators that are alike would have all ranks act alike."""
-        if self.ranks.size == 1:
-            yield
-            return
-        seed = int(torch.randint(2**62, ()))
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed + self.ranks.rank)
-            yield
-
-    def _descend(self, loss: Tensor, num_gradients: int = 1) -> Tensor:
-        """One optimiser step on the clipped gradient, summed over the ranks; its norm before clipping.
-
-        num_gradients  what the sum is divided by
-
-        Raises TrainingDivergedError before the step if loss or norm are not finite and it costs nothing to know that: a
-        GPU would have to be waited for, so that there it turns out at the end of the update.
-        """
-        parameters = list(self.policy.parameters())
-        self.ranks.sum_gradients(parameters)
-        if num_gradients > 1:
-            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], num_gradients)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        if norm.device.type == "cpu":
-            self._check_finite(loss.item(), norm.item())
-        self.policy.optimizer.step()
-        self.num_optimizer_steps += 1
-        return norm
-
-    def _check_finite(self, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingDivergedError(
-                f"the loss is {loss} and its gradient's norm {norm} at update {self.num_updates + 1}"
-            )
-
-    def _finish_update(self, logged: Mapping[str, Tensor], constants: Mapping[str, float]) -> None:
-        """Count the update and log it; what is on the device is fetched at once, here and nowhere else.
-
-        Raises TrainingDivergedError, the update not being counted, if the loss or its gradient is not finite.
-        """
-        numbers = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
-        self._check_finite(numbers["loss"], numbers["grad_norm"])
-        self.num_updates += 1
-        for name, value in {**numbers, **constants}.items():
-            self.logger.record(f"train/{name}", value)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-    def _told_of_rollout(self, rollout: RolloutBufferSamples) -> dict[str, Tensor]:
-        """What is logged of every rollout: how much of the returns' variance the values explain, and π's deviation."""
-        values, returns = self.ranks.gather(rollout.old_values), self.ranks.gather(rollout.returns)
-        told = {"explained_variance": 1 - (returns - values).var(correction=0) / returns.var(correction=0)}
-        if hasattr(self.policy, "log_std"):
-            told["std"] = torch.exp(self.policy.log_std.detach()).mean()
-        return told
-
-
-class A2C(_OnPolicy, stable_baselines3.A2C):
+class A2C(MeasurableOnPolicyAlgorithm, stable_baselines3.A2C):
     """Stable-Baselines3's A2C.
 
-    num_groups       K: gradients are made as the mean over K groups of environments, whose moments then come at next to
-                     no cost; None: of the whole rollout at once
-    grouped_every    updates from one whose gradient is made by group to the next; the others' is made at once, which
-                     takes less time
-    measure_updates  whether moments are taken where gradients are made by group; they are the same bit by bit
-    update_moments   those of the total loss in the last update, None where they were not taken
-    keep_forwards    whether to train on what the layers gave while acting, where that is possible (see
-                     `agents/forwards.py`), instead of repeating it: the same to rounding in less time
+    Attributes:
+        num_groups: K: gradients are computed as the mean over K groups of environments, whose moments then cost next to
+            nothing. None: gradients of the whole rollout at once.
+        grouped_every: Updates from one whose gradient is computed by group to the next; the gradients of the updates
+            between are computed at once, which takes less time.
+        measure_updates: Whether moments are taken where gradients are computed by group; training is bitwise the same.
+        update_moments: Moments of the total loss in the last update; None where they were not taken.
+        keep_forwards: Whether to train on the layer outputs of acting, where that is possible
+            (`rlgns.agents.forwards`), instead of computing them again: the same to rounding in less time.
     """
 
     num_groups: int | None = None
@@ -175,17 +62,21 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
     keep_forwards: bool = True
 
     def train(self) -> None:
-        """One optimiser step on the whole rollout."""
+        """Make one optimiser step on the whole rollout.
+
+        Raises:
+            TrainingDivergedError: If the loss or its gradient is not finite.
+        """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout, size = whole_rollout(self.rollout_buffer, self.device), self.ranks.size
         advantages = rollout.advantages
         if self.normalize_advantage:
             advantages = normalised(advantages, self.ranks.gather(advantages))
-        forwards = self._forwards_of_this_policy()
+        forwards = self._take_forwards()
 
         def terms(index: Tensor) -> Terms:
-            # groups are of environments in their order, so that all together are the rollout as it lies
+            # groups are of environments in order: an index of full length is the whole rollout as it is in memory
             chosen = slice(None) if len(index) == len(advantages) else index
             with forwards.replayed(chosen) if forwards else nullcontext():
                 return a2c_terms(self.policy, select(rollout, chosen), advantages[chosen]).terms
@@ -193,126 +84,173 @@ class A2C(_OnPolicy, stable_baselines3.A2C):
         self.policy.optimizer.zero_grad()
         sums, grams = self._backward(terms, len(advantages))
         names = {TRAINED: "loss", **{loss: f"{loss}_loss" for loss in sums if loss != TRAINED}}
-        logged = {names[loss]: self.ranks.sum(total) / (size * len(advantages)) for loss, total in sums.items()}
-        logged |= {"grad_norm": self._descend(logged["loss"], size), **self._told_of_rollout(rollout)}
+        statistics = {names[loss]: self.ranks.sum(total) / (size * len(advantages)) for loss, total in sums.items()}
+        statistics["grad_norm"] = self._optimizer_step(statistics["loss"], size)
         self._n_updates += 1
-        self._finish_update(logged, {})
+        self._finish_update(statistics | self._rollout_statistics(rollout), {})
+        self._take_moments(grams)
+
+    def _backward(
+        self, terms: Callable[[Tensor], Terms], num_transitions: int
+    ) -> tuple[Mapping[str, Tensor], GroupGrams | None]:
+        """Compute the gradient of the rollout into `.grad`.
+
+        Args:
+            terms: Loss terms of the transitions at an index.
+            num_transitions: Transitions of this rank's rollout.
+
+        Returns:
+            The sum over transitions of each loss, and the products of group gradients if they are measured.
+        """
+        weights = loss_weights(self)
+        if self.num_groups is None:
+            term_by_loss = terms(torch.arange(num_transitions))
+            losses = {**term_by_loss, TRAINED: weighted_terms(term_by_loss, weights)}
+            losses[TRAINED].mean().backward()  # type: ignore[no-untyped-call]
+            return {loss: term.detach().sum() for loss, term in losses.items()}, None
+        is_grouped = self.num_updates % self.grouped_every == 0
+        return group_backward(
+            self.policy,
+            terms,
+            self._groups(self.num_groups if is_grouped else 1).to(self.device, non_blocking=True),
+            loss=lambda term_by_loss: weighted_terms(term_by_loss, weights),
+            measure=self.measure_updates and is_grouped,
+            ranks=self.ranks,
+        )
+
+    def _groups(self, num_groups: int) -> Tensor:
+        """Transition indices of the groups of this rank's environments, [K, b]."""
+        if num_groups == 1:
+            return torch.arange(self.n_envs * self.n_steps)[None]
+        return torch.as_tensor(environment_groups(self.n_steps, self.n_envs, num_groups, num_ranks=self.ranks.size))
+
+    def _take_moments(self, grams: GroupGrams | None) -> None:
         try:
             self.update_moments = grams.moments(TRAINED) if grams else None
         except NotFiniteError as error:
             raise TrainingDivergedError(f"{error} at update {self.num_updates}") from None
 
-    def _backward(
-        self, terms: Callable[[Tensor], Terms], num_transitions: int
-    ) -> tuple[Mapping[str, Tensor], GroupGrams | None]:
-        """The gradient of the rollout into `.grad`; sums of the terms, and products of group gradients if measured."""
-        weights = loss_weights(self)
-        if self.num_groups is None:
-            by_loss = terms(torch.arange(num_transitions))
-            losses = {**by_loss, TRAINED: weighted_terms(by_loss, weights)}
-            losses[TRAINED].mean().backward()  # type: ignore[no-untyped-call]
-            return {loss: term.detach().sum() for loss, term in losses.items()}, None
-        by_group = self.num_updates % self.grouped_every == 0
-        return group_backward(
-            self.policy,
-            terms,
-            self._groups(self.num_groups if by_group else 1).to(self.device, non_blocking=True),
-            loss=lambda by_loss: weighted_terms(by_loss, weights),
-            measure=self.measure_updates and by_group,
-            ranks=self.ranks,
-        )
-
-    def _groups(self, num_groups: int) -> Tensor:
-        """[K, b] of this rank's environments."""
-        if num_groups == 1:
-            return torch.arange(self.n_envs * self.n_steps)[None]
-        return torch.as_tensor(environment_groups(self.n_steps, self.n_envs, num_groups, num_ranks=self.ranks.size))
-
-    def _forwards_of_this_policy(self) -> Forwards | None:
-        """Those of the rollout, unless a parameter was written to since; they serve once."""
+    def _take_forwards(self) -> Forwards | None:
+        """The stored layer outputs of the rollout, unless a parameter has changed since; they are used once."""
         forwards, self._forwards = self._forwards, None
         return forwards if forwards and forwards.are_current else None
 
     @override
-    def _keeps_forwards(self) -> bool:
-        return self.keep_forwards and can_be_kept(self.policy, self.n_envs * self.n_steps)
+    def _stores_forwards(self) -> bool:
+        return self.keep_forwards and can_be_stored(self.policy, self.n_envs * self.n_steps)
 
 
-class PPO(_OnPolicy, stable_baselines3.PPO):
-    """Stable-Baselines3's PPO; with several ranks, batch_size is each one's share of a minibatch."""
+class MinibatchStatistics(NamedTuple):
+    """Numbers of one PPO minibatch by the name that they are logged under; tensors without dimensions.
+
+    All but the last are means over the minibatch's transitions.
+
+    Attributes:
+        policy_gradient_loss: The clipped surrogate loss.
+        value_loss: The squared error of the value function.
+        entropy_loss: The negative entropy.
+        approx_kl: ρ − 1 − log ρ with ρ = π/π_old, an estimate of KL(π_old, π)
+            (http://joschu.net/blog/kl-approx.html).
+        clip_fraction: Share of transitions whose ρ was outside 1 ± ε.
+        loss: The loss that is trained.
+        grad_norm: Norm of its gradient before clipping; nan where no step was made.
+    """
+
+    policy_gradient_loss: Tensor
+    value_loss: Tensor
+    entropy_loss: Tensor
+    approx_kl: Tensor
+    clip_fraction: Tensor
+    loss: Tensor
+    grad_norm: Tensor
+
+
+class PPO(MeasurableOnPolicyAlgorithm, stable_baselines3.PPO):
+    """Stable-Baselines3's PPO; with several ranks, batch_size is each rank's share of a minibatch."""
 
     def train(self) -> None:
-        """n_epochs passes over all ranks' rollouts in random minibatches, drawn as Stable-Baselines3 draws them."""
+        """Make n_epochs passes over all ranks' rollouts in random minibatches, drawn as Stable-Baselines3 draws them.
+
+        Training on the rollout ends, without a further step, at a minibatch whose KL exceeds 1.5·target_kl.
+
+        Raises:
+            TrainingDivergedError: If the loss or its gradient is not finite.
+        """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         ranges = clip_ranges(self)
         rollout = whole_rollout(self.rollout_buffer, self.device)
         advantages = self.ranks.gather(rollout.advantages)
-        told: list[Tensor] = []
-        go_on = True
+        minibatches: list[MinibatchStatistics] = []
+        for index in self._minibatch_indices(len(advantages)):
+            loss, statistics = self._minibatch_loss(rollout, advantages, index, ranges)
+            if self.target_kl is not None and statistics.approx_kl > 1.5 * self.target_kl:
+                minibatches.append(statistics)
+                break
+            self.policy.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            minibatches.append(statistics._replace(grad_norm=self._optimizer_step(statistics.loss)))
+        rows = torch.stack([torch.stack(statistics) for statistics in minibatches])
+        means = rows.mean(0) if self.target_kl is None else rows.nanmean(0)
+        logged = dict(zip(MinibatchStatistics._fields, means, strict=True))
+        constants = {"clip_range": ranges[0]} | ({} if ranges[1] is None else {"clip_range_vf": ranges[1]})
+        self._finish_update(logged | self._rollout_statistics(rollout), constants)
+
+    def _minibatch_indices(self, num_transitions: int) -> Iterator[Tensor]:
+        """Transition indices [m] of one minibatch after another, over all epochs; `_n_updates` counts the epochs."""
         for _ in range(self.n_epochs):
             # NumPy's global generator is the one SB3 draws its minibatches from, alike in all ranks
-            permutation = torch.as_tensor(np.random.permutation(len(advantages)))  # noqa: NPY002
+            permutation = torch.as_tensor(np.random.permutation(num_transitions))  # noqa: NPY002
             self._n_updates += 1
-            for index in torch.split(permutation, self.batch_size * self.ranks.size):
-                logged, go_on = self._train_minibatch(rollout, advantages, index, ranges)
-                told.append(logged)
-                if not go_on:
-                    break
-            if not go_on:
-                break
-        means = torch.stack(told).nanmean(0) if self.target_kl is not None else torch.stack(told).mean(0)
-        of_rollout = self._told_of_rollout(rollout)
-        constants = {"clip_range": ranges[0]} | ({} if ranges[1] is None else {"clip_range_vf": ranges[1]})
-        self._finish_update(dict(zip(LOGGED, means, strict=True)) | of_rollout, constants)
+            yield from torch.split(permutation, self.batch_size * self.ranks.size)
 
-    def _train_minibatch(
+    def _minibatch_loss(
         self,
         rollout: RolloutBufferSamples,
         all_advantages: Tensor,
         index: Tensor,
         ranges: tuple[float, float | None],
-    ) -> tuple[Tensor, bool]:
-        """What to log of one minibatch, and whether to go on; no step is made where KL went beyond 1.5·target_kl.
+    ) -> tuple[Tensor, MinibatchStatistics]:
+        """This rank's share of the loss of one minibatch, and the minibatch's statistics over all ranks.
 
-        index  [m] of transitions of all ranks; each rank takes those that are its own
+        Args:
+            rollout: This rank's flat rollout.
+            all_advantages: Advantages of all ranks' rollouts.
+            index: Transitions of all ranks, [m]; each rank evaluates those that are its own.
+            ranges: ε of the policy and of the value function, from `clip_ranges`.
+
+        Returns:
+            The loss with its graph, and statistics whose `grad_norm` is nan as yet.
         """
-        m, first = len(index), self.ranks.rank * len(rollout.advantages)
-        own = index
-        if self.ranks.size > 1:
-            own = index[(first <= index) & (index < first + len(rollout.advantages))]
-        batch = select(rollout, (own - first).to(self.device, non_blocking=True))
-        advantages = batch.advantages
-        if self.normalize_advantage and m > 1:
-            advantages = normalised(advantages, all_advantages[index.to(self.device, non_blocking=True)])
+        m = len(index)
+        batch, advantages = self._minibatch(rollout, all_advantages, index)
         evaluation = ppo_terms(self.policy, batch, advantages, *ranges)
-        loss = weighted_terms(evaluation.terms, loss_weights(self)).sum() / m
+        terms, log_ratio = evaluation.terms, evaluation.log_ratio
+        loss = weighted_terms(terms, loss_weights(self)).sum() / m
         with torch.no_grad():
-            ratio = torch.exp(evaluation.log_ratio)
-            terms = evaluation.terms
-            sums = torch.stack([
-                terms["policy"].sum(),
-                terms["value"].sum(),
-                terms["entropy"].sum(),
-                (ratio - 1 - evaluation.log_ratio).sum(),
-                ((ratio - 1).abs() > ranges[0]).sum(),
-                loss * m,
-            ])  # fmt: skip
-            means = self.ranks.sum(sums) / m
-        if self.target_kl is not None and means[LOGGED.index("approx_kl")] > 1.5 * self.target_kl:
-            return torch.cat([means, means.new_full((1,), math.nan)]), False
-        self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return torch.cat([means, self._descend(means[LOGGED.index("loss")]).reshape(1)]), True
+            ratio = torch.exp(log_ratio)
+            sums = {
+                "policy_gradient_loss": terms["policy"].sum(),
+                "value_loss": terms["value"].sum(),
+                "entropy_loss": terms["entropy"].sum(),
+                "approx_kl": (ratio - 1 - log_ratio).sum(),
+                "clip_fraction": ((ratio - 1).abs() > ranges[0]).sum(),
+                "loss": loss * m,
+            }
+            means = self.ranks.sum(torch.stack(list(sums.values()))) / m
+            no_norm = means.new_full((), math.nan)
+        return loss, MinibatchStatistics(**dict(zip(sums, means, strict=True)), grad_norm=no_norm)
 
-
-LOGGED = (
-    "policy_gradient_loss",
-    "value_loss",
-    "entropy_loss",
-    "approx_kl",
-    "clip_fraction",
-    "loss",
-    "grad_norm",
-)
-"""What is logged of PPO's minibatches, as means over them."""
+    def _minibatch(
+        self, rollout: RolloutBufferSamples, all_advantages: Tensor, index: Tensor
+    ) -> tuple[RolloutBufferSamples, Tensor]:
+        """This rank's transitions of a minibatch, and their advantages, normalised over all ranks if at all."""
+        first, num_transitions = self.ranks.rank * len(rollout.advantages), len(rollout.advantages)
+        own_index = index
+        if self.ranks.size > 1:
+            own_index = index[(first <= index) & (index < first + num_transitions)]
+        batch = select(rollout, (own_index - first).to(self.device, non_blocking=True))
+        advantages = batch.advantages
+        if self.normalize_advantage and len(index) > 1:
+            advantages = normalised(advantages, all_advantages[index.to(self.device, non_blocking=True)])
+        return batch, advantages

@@ -10,7 +10,14 @@ from rlgns.runs.exit_codes import exit_code_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the arguments say; exit codes as `rlgns.runs.exit_codes.exit_code_of` has them."""
+    """Train as the command line says.
+
+    Args:
+        arguments: Flags; None: those of the process.
+
+    Returns:
+        The exit code (`rlgns.runs.exit_codes.exit_code_of`).
+    """
     return exit_code_of(lambda: _train(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -1,7 +1,8 @@
 """Options of a training run, each with its unit, its bounds, its default and where the default comes from.
 
-`TrainConfig` is what a user asks for, None where the algorithm's published default is meant; `ResolvedConfig`, made by
-`resolved`, is what a run trains with. Free of torch, so that `--help` and bad input are answered at once.
+`TrainConfig` holds the options of a user, None where the algorithm's published default is meant; `resolved` turns it
+into a `ResolvedConfig`, with which a run trains. Torch is not imported, so that `--help` and bad input are answered at
+once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, MaxLen
 
+from rlgns.agents.config_checks import check_minibatches, check_rollout_fits, check_seed
 from rlgns.noise.grouping import Unit
 from rlgns.runs.bounds import (
     CountOrZero,
@@ -31,7 +33,6 @@ from rlgns.runs.bounds import (
     Share,
     Tag,
 )
-from rlgns.runs.memory import check_memory
 from rlgns.runs.values import check_effect, check_options
 
 DEFAULT_GAME = "breakout"
@@ -45,7 +46,7 @@ class TrainConfig:
         "Task": "game", "Rollout": "num_envs", "Optimisation": "learning_rate", "Atari": "frameskip",
         "Measuring": "measure", "Run": "out", "Weights & Biases": "wandb", "Machine": "num_threads",
     }  # fmt: skip
-    """Headings of the help, and the first option below each."""
+    """Headings of `--help`, and the first option below each."""
 
     # What to train on
     game: Name | None = None
@@ -57,9 +58,9 @@ class TrainConfig:
     total_transitions: PositiveInt = 300_000
     """Transitions to train for (decisions of one environment; 4 frames each on Atari); published runs: 10 million."""
     goals: Goals = ()
-    """Mean returns to reach; what each took is recorded, and the run ends at the last."""
+    """Mean returns to reach; the cost of each is recorded, and the run ends when all are reached."""
     episode_window: Annotated[int, Interval(ge=1, le=10**6)] = 100
-    """Finished episodes that the mean return is taken over; no goal is reached before there are as many."""
+    """Episodes in the mean return; no goal counts as reached before so many have finished."""
     seed: Seed = 0
     """Seed of networks, actions and environments; environment i gets seed + i."""
 
@@ -87,7 +88,7 @@ class TrainConfig:
     vf_coef: FloatOrZero | None = None
     """Weight of the value loss [A2C 0.25: OpenAI Baselines; PPO 0.5: Huang et al. 2022, "37 details"]."""
     max_grad_norm: PositiveFloat = 0.5
-    """Largest norm of the gradient; longer ones are clipped, after measuring [OpenAI Baselines]."""
+    """Largest norm of the gradient; longer gradients are clipped, after measuring [OpenAI Baselines]."""
     rmsprop_alpha: Annotated[Share, OnlyWith("algo", "a2c")] = 0.99
     """A2C: decay of RMSProp's mean square [Mnih 2016]."""
     optimizer_eps: PositiveFloat = 1e-5
@@ -109,7 +110,7 @@ class TrainConfig:
     stack_num: Annotated[int, Interval(ge=1, le=64), OnlyWith("environment", "Atari")] = 4
     """Frames stacked in an observation [Mnih 2015]."""
     noop_max: Annotated[int, Interval(ge=0, le=100_000), OnlyWith("environment", "Atari")] = 30
-    """Largest number of no-ops at the start of a game; it makes environments start apart [Mnih 2015]."""
+    """Largest number of no-ops at the start of a game; it decorrelates the environments [Mnih 2015]."""
     episodic_life: Annotated[bool, OnlyWith("environment", "Atari")] = True
     """A lost life ends the learning episode; the game and its return go on [Mnih 2015]."""
     reward_clipping: Annotated[bool, OnlyWith("environment", "Atari")] = True
@@ -123,37 +124,37 @@ class TrainConfig:
 
     # Measuring
     measure: bool = True
-    """Measure the gradient noise scale, of A2C's own updates every fourth; training is bitwise the same without."""
+    """Measure the gradient noise scale (A2C: also of every fourth update's gradient); training is bitwise the same."""
     measure_every: PositiveInt | None = None
     """Updates from one measurement by loss to the next [20 in the first 40, then for 2 % of time: A2C 105, PPO 28]."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
     """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 8]."""
     unit: Unit = "environment"
-    """Independent unit: environment, or transition (treats transitions as independent; all one environment allows)."""
+    """Independent unit: environment, or transition (which treats transitions as independent; for one environment)."""
     window: Annotated[int, Interval(ge=1, le=10**6)] = 64
     """Measurements that the running noise scale is pooled over."""
     design_effect_every: CountOrZero = 4
-    """Measurements from one that is also split by transition to the next, for the design effect; 0: never."""
+    """Measurements between two that also split the rollout by transition, for the design effect; 0: none does."""
     by_layer: bool = False
-    """Record the moments of every layer too."""
+    """Record the moments of every layer as well."""
     preconditioned: bool = False
-    """Record the noise scale that the optimiser sees, tr(PΣ)/GᵀPG, too; costs a second pass."""
+    """Record the noise scale that the optimiser sees as well, tr(PΣ)/GᵀPG; costs a second pass over the rollout."""
 
     # Where results go
     out: Path | None = None
-    """Run directory [a fresh one under runs/]."""
+    """Run directory [a new one under runs/]."""
     resume: Path | None = None
-    """Run directory to continue; its options hold, only where and how long it runs may be changed."""
+    """Run directory to continue with its own options; only where and how long it runs may be changed."""
     log_every: PositiveInt | None = None
-    """Updates from one record to the next; measured updates always leave one [A2C 10, PPO 1]."""
+    """Updates from one record to the next; measured updates are always recorded [A2C 10, PPO 1]."""
     checkpoint_seconds: Seconds = 60.0
-    """Seconds from one checkpoint to the next: what a killed process loses at most."""
+    """Seconds from one checkpoint to the next: the most that a killed process loses."""
     wandb: Literal["online", "offline", "disabled"] = "online"
     """Weights & Biases; without a key or a network a run goes offline by itself."""
     wandb_project: Name = "rlgns"
     """W&B project."""
     wandb_entity: Name | None = None
-    """W&B user or team [the key's own]."""
+    """W&B user or team [the default of the API key]."""
     wandb_group: Name | None = None
     """W&B group [the game or environment and the algorithm]."""
     wandb_job_type: Name | None = "train"
@@ -163,36 +164,36 @@ class TrainConfig:
     wandb_notes: Annotated[str, Multiline()] | None = None
     """W&B notes."""
     wandb_name: Name | None = None
-    """W&B display name [the run directory's]."""
+    """W&B display name [the name of the run directory]."""
 
     # The machine
     num_threads: Annotated[int, Interval(ge=0, le=4096)] | Literal["auto"] = 0
-    """Emulator threads of each part; 0: one a core; auto: as many as are fastest here, which takes a second to find."""
+    """Emulator threads of each part; 0: one per core; auto: the fastest number here, found in about a second."""
     num_parts: Annotated[int, Interval(ge=1, le=64)] | None = None
-    """Parts of the environments, one emulated while the network acts for another [on a GPU 2, else 1]."""
+    """Parts of the environments: one is emulated while the network acts for another [on a GPU 2, else 1]."""
     device: Name = "auto"
     """Where the network runs: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
     """Arithmetic: bfloat16 of the CNN alone; tensorfloat32 of all products, on NVIDIA GPUs from 2020 on."""
     fast: bool = True
-    """Keep rollouts on the device and each frame once, step environments in parts; no: as Stable-Baselines3 does."""
+    """Store rollouts on the device, each frame once, and step in parts; --no-fast: as Stable-Baselines3 does."""
     num_torch_threads: NumThreads | None = None
-    """CPU threads of the network [one a core]."""
+    """CPU threads of the network [one per core]."""
 
     @property
     def task(self) -> str:
-        """What is trained on, in one word."""
+        """The environment's id or the game's name."""
         return self.env or self.game or DEFAULT_GAME
 
     @property
     def is_atari(self) -> bool:
-        """Whether it is one of ale-py's games, also when it is named as a Gymnasium id (ALE/Pong-v5)."""
+        """Whether the task is one of ale-py's games, also when it is named by a Gymnasium id (ALE/Pong-v5)."""
         return self.env is None or self.env.startswith("ALE/") or "NoFrameskip" in self.env
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(TrainConfig):
-    """What a run trains with: nothing is left to an algorithm's defaults."""
+    """Options of a run in full: nothing is left to the algorithm's defaults."""
 
     num_envs: NumEnvs = field()
     num_steps: NumSteps = field()
@@ -240,22 +241,17 @@ CHANGEABLE_ON_RESUME = frozenset(
     | {"num_torch_threads", "num_parts"}
     | {f.name for f in fields(TrainConfig) if f.name.startswith("wandb")}
 )
-"""Where and how long a run runs; everything else is what the run is."""
-
-
-FRAME_BYTES = 84 * 84
-EMULATOR_BYTES = 500_000
-"""Memory of one Atari emulator; 1 MB is measured."""
+"""Options of where and how long a run runs; all others define the run."""
 
 
 def resolved(config: TrainConfig) -> ResolvedConfig:
     """Put the algorithm's published defaults in place of None.
 
     Args:
-        config: What was asked for.
+        config: Options of a user.
 
     Returns:
-        What a run trains with.
+        All options that a run trains with.
 
     Raises:
         ValueError: With the remedy, on values that are out of range, have no effect, or cannot work together.
@@ -265,45 +261,13 @@ def resolved(config: TrainConfig) -> ResolvedConfig:
         raise ValueError(f"game {config.game} and env {config.env} are two tasks; leave out --game or --env")
     check_effect(config, TrainConfig(), {"environment": "Atari" if config.is_atari else str(config.env)})
     defaults = A2C_DEFAULTS if config.algo == "a2c" else PPO_DEFAULTS
-    asked = {one.name: getattr(config, one.name) for one in fields(TrainConfig)}
-    asked["game"] = config.task if config.env is None else None
-    values: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in asked.items()}
+    options = {option.name: getattr(config, option.name) for option in fields(TrainConfig)}
+    options["game"] = config.task if config.env is None else None
+    values: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in options.items()}
     full = ResolvedConfig(**values)
-    if full.seed > 2**31 - full.num_envs:
-        raise ValueError(f"seed {full.seed} is too large; give --seed from 0 to {2**31 - full.num_envs}")
-    _check_minibatches(full)
-    _check_size(full)
+    shape = full.num_envs, full.num_steps
+    check_seed(full.seed, full.num_envs)
+    if full.algo == "ppo":
+        check_minibatches(full.num_minibatches, *shape)
+    check_rollout_fits(*shape, stack_num=full.stack_num if full.is_atari else None)
     return full
-
-
-def _check_minibatches(config: ResolvedConfig) -> None:
-    if config.algo != "ppo":
-        return
-    if config.batch_size // config.num_minibatches < 2:
-        raise ValueError(
-            f"num_minibatches {config.num_minibatches} leaves fewer than 2 of {config.batch_size} transitions to a "
-            "minibatch, which cannot be normalised; use a smaller --num-minibatches"
-        )
-    if config.batch_size % config.num_minibatches:
-        near = sorted({_divisor_near(config.batch_size, config.num_minibatches, step) for step in (-1, 1)})
-        raise ValueError(
-            f"num_minibatches {config.num_minibatches} does not divide the batch of {config.num_envs} × "
-            f"{config.num_steps} = {config.batch_size} transitions; use --num-minibatches "
-            + " or ".join(str(k) for k in near)
-        )
-
-
-def _divisor_near(number: int, start: int, step: int) -> int:
-    """The next divisor of a number below or above one that is none."""
-    return next(k for k in range(start, number + 1 if step > 0 else 0, step) if number % k == 0)
-
-
-def _check_size(config: ResolvedConfig) -> None:
-    """Refuse rollouts that this machine cannot hold."""
-    transition, environment = (FRAME_BYTES, EMULATOR_BYTES) if config.is_atari else (16, 1000)
-    stacks = config.num_envs * config.stack_num * FRAME_BYTES if config.is_atari else 0
-    check_memory(
-        config.batch_size * transition + config.num_envs * environment + stacks,
-        f"a rollout of num_envs {config.num_envs:,} × num_steps {config.num_steps:,}",
-        "use a smaller --num-envs or --num-steps",
-    )

@@ -1,4 +1,4 @@
-"""The vectorised environments that a configuration names: Atari through ale-py's own, the rest through Gymnasium."""
+"""The vectorised environments that a configuration names: Atari through ale-py, all others through Gymnasium."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ from rlgns.agents.config import ResolvedConfig
 
 
 def make_environments(config: ResolvedConfig, seed: int) -> VecEnv:
-    """num_envs environments, environment i seeded with seed + i at its next reset.
+    """The environments of a run, or of one rank.
 
-    Raises ValueError, nearest names suggested, if there is no such game or environment.
+    Args:
+        config: Options of the run.
+        seed: Environment i is seeded with seed + i at its next reset.
+
+    Returns:
+        num_envs environments.
+
+    Raises:
+        ValueError: If there is no such game or environment, with the nearest names, or it cannot be imported.
     """
     if not config.is_atari:
         return _gymnasium_environments(str(config.env), config.num_envs, seed)
@@ -28,19 +36,27 @@ def make_environments(config: ResolvedConfig, seed: int) -> VecEnv:
 
 
 def fastest_num_threads(config: ResolvedConfig, seconds: float = 0.3) -> int:
-    """Emulator threads of a part with which the environments alone are fastest here: all cores, one less, or half.
+    """The number of emulator threads of a part that is fastest on this machine: all cores, one less, or half of them.
 
-    Trajectories do not depend on threads, so that a run is the same whatever turns out. Of many environments eight for
-    each core are tried: a hundred take 20 s to start.
+    Trajectories do not depend on the number of threads, so that a run is the same whichever is found. No more than
+    eight environments per core are timed: a hundred take 20 s to start.
+
+    Args:
+        config: Options of the run.
+        seconds: Seconds that each candidate is timed for.
+
+    Returns:
+        The number of threads.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     candidates = {max(1, threads) for threads in (cores, cores - 1, cores // 2)}
     parts = config.num_parts or 1
-    few = replace(config, num_envs=parts * min(config.num_envs // parts, 8 * cores))
-    return max(sorted(candidates), key=lambda threads: _steps_made(_atari(few, 0, threads), seconds))
+    sample = replace(config, num_envs=parts * min(config.num_envs // parts, 8 * cores))
+    return max(sorted(candidates), key=lambda threads: _num_steps_in(seconds, _atari(sample, 0, threads)))
 
 
-def _steps_made(environments: AtariVecEnv, seconds: float) -> int:
+def _num_steps_in(seconds: float, environments: AtariVecEnv) -> int:
+    """Steps that the environments make in so many seconds; they are closed then."""
     environments.reset()
     actions, steps = np.zeros(environments.num_envs, np.int64), 0
     end = time.perf_counter() + seconds

@@ -1,6 +1,6 @@
 """The losses of A2C and PPO as per-transition terms.
 
-One function serves training, which averages the terms, and measuring, which groups them.
+The same function serves training, which averages the terms, and measuring, which groups them.
 
 Sources: Mnih et al. 2016, arXiv:1602.01783 (A2C); Schulman et al. 2017, arXiv:1707.06347 (PPO). The formulas are those
 of Stable-Baselines3, term by term.
@@ -30,15 +30,16 @@ from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.runs.ranks import ALONE, Ranks
 
 Terms = Mapping[str, Tensor]
-"""Per-transition terms [B] of the losses "policy", "value" and "entropy"; what is minimised is their weighted mean."""
+"""Per-transition terms [B] of the losses "policy", "value" and "entropy"; training minimises their weighted mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyEvaluation:
-    """What the current policy says of B transitions: terms of the losses, and what training logs beside them.
+    """B transitions evaluated under the current policy.
 
-    terms      [B] each, by loss
-    log_ratio  [B], log π(a|s) − log π_old(a|s), without gradient
+    Attributes:
+        terms: Terms of each loss, [B].
+        log_ratio: log π(a|s) − log π_old(a|s), [B], without gradient.
     """
 
     terms: Terms
@@ -46,9 +47,15 @@ class PolicyEvaluation:
 
 
 def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages: Tensor) -> PolicyEvaluation:
-    """−A·log π(a|s), (R − V(s))², and −H(π(·|s)) of each transition.
+    """A2C's terms of each transition: −A·log π(a|s), (R − V(s))², and −H(π(·|s)).
 
-    advantages  [B], normalised by the caller if at all, since that couples transitions
+    Args:
+        policy: The current policy.
+        batch: B transitions.
+        advantages: A, [B]; the caller normalises them if they are to be, since normalising couples transitions.
+
+    Returns:
+        The terms and log ratios of the transitions.
     """
     values, log_prob, entropy = _evaluate(policy, batch)
     terms = {
@@ -66,11 +73,17 @@ def ppo_terms(
     clip_range: float,
     clip_range_vf: float | None = None,
 ) -> PolicyEvaluation:
-    """−min(ρA, clip(ρ, 1 ± ε)A) with ρ = π/π_old, (R − V(s))², and −H(π(·|s)) of each transition.
+    """PPO's terms of each transition: −min(ρA, clip(ρ, 1 ± ε)A) with ρ = π/π_old, (R − V(s))², and −H(π(·|s)).
 
-    advantages     [B], normalised by the caller if at all, since that couples transitions
-    clip_range     ε
-    clip_range_vf  the same for V around its value at collection; None: not clipped
+    Args:
+        policy: The current policy.
+        batch: B transitions.
+        advantages: A, [B]; the caller normalises them if they are to be, since normalising couples transitions.
+        clip_range: ε.
+        clip_range_vf: Largest difference of V from its value at collection; None: not clipped.
+
+    Returns:
+        The terms and log ratios of the transitions.
     """
     values, log_prob, entropy = _evaluate(policy, batch)
     log_ratio = log_prob - batch.old_log_prob
@@ -88,30 +101,41 @@ def ppo_terms(
 
 
 def loss_weights(model: OnPolicyAlgorithm) -> dict[str, float]:
-    """The weights of the terms in the loss that is trained."""
+    """The weight of each term in the loss that is trained."""
     return {"policy": 1.0, "value": model.vf_coef, "entropy": model.ent_coef}
 
 
 def weighted_terms(terms: Terms, weights: Mapping[str, float]) -> Tensor:
-    """The terms [B] of the loss that is trained: Σ weight · term. What is minimised is their mean."""
+    """The terms [B] of the loss that is trained, Σ weight · term; training minimises their mean."""
     return terms["policy"] + weights["entropy"] * terms["entropy"] + weights["value"] * terms["value"]
 
 
-def normalised(advantages: Tensor, of: Tensor | None = None) -> Tensor:
-    """Advantages less the mean, over the standard deviation, as Stable-Baselines3 does it.
+def normalised(advantages: Tensor, population: Tensor | None = None) -> Tensor:
+    """Advantages minus their mean, divided by their standard deviation, as in Stable-Baselines3.
 
-    of  the advantages whose mean and deviation are meant, where they are more (those of all ranks)
+    Args:
+        advantages: [n].
+        population: Advantages that mean and deviation are taken over, for instance those of all ranks; None: the same.
+
+    Returns:
+        Normalised advantages, [n].
     """
-    of = advantages if of is None else of
-    return (advantages - of.mean()) / (of.std() + 1e-8)
+    population = advantages if population is None else population
+    return (advantages - population.mean()) / (population.std() + 1e-8)
 
 
 def checked_algorithm(model: object) -> A2C | PPO:
-    """The model, if its loss is that of A2C or PPO on transitions that are evaluated on their own.
+    """The model, if it is an A2C or PPO that evaluates each transition separately.
+
+    Args:
+        model: Any object.
+
+    Returns:
+        The same object.
 
     Raises:
-        TypeError: For other algorithms, off-policy ones, TRPO, and those with masks or recurrent policies among them.
-
+        TypeError: For other algorithms, such as TRPO, off-policy algorithms, and those with action masks or recurrent
+            policies.
     """
     known = "the losses of A2C and PPO are known, those of stable_baselines3 or rlgns.agents"
     if not isinstance(model, A2C | PPO):
@@ -131,7 +155,7 @@ def checked_algorithm(model: object) -> A2C | PPO:
 
 
 def _takes_transitions(policy: ActorCriticPolicy) -> bool:
-    """Whether observations and actions are all that evaluating needs, and not recurrent states, too."""
+    """Whether `evaluate_actions` takes observations and actions only, and no recurrent states."""
     try:
         inspect.signature(policy.evaluate_actions).bind(None, None)
     except TypeError:
@@ -142,12 +166,18 @@ def _takes_transitions(policy: ActorCriticPolicy) -> bool:
 def rollout_terms(
     model: OnPolicyAlgorithm, rollout: RolloutBufferSamples, ranks: Ranks = ALONE
 ) -> Callable[[Tensor], Terms]:
-    """Terms by transition index of the loss that `model` trains, on the rollout that its present policy collected.
+    """The terms of the losses that a model trains, on the rollout that its present policy collected.
 
-    rollout  flat, from `whole_rollout`; advantages are normalised here once, over all of it, as a constant
-    ranks    over whose rollouts together
+    Args:
+        model: A2C or PPO.
+        rollout: The flat rollout, from `whole_rollout`.
+        ranks: Processes over whose rollouts advantages are normalised together, once, as constants.
 
-    Raises TypeError for algorithms other than A2C and PPO.
+    Returns:
+        A function from transition indices [m] to their terms.
+
+    Raises:
+        TypeError: For algorithms other than A2C and PPO.
     """
     advantages = rollout.advantages
     model = checked_algorithm(model)
@@ -165,7 +195,7 @@ def rollout_terms(
 
 
 def clip_ranges(model: PPO) -> tuple[float, float | None]:
-    """ε of the policy and of the value function at the present progress of the schedules."""
+    """ε of the policy and of the value function (None: not clipped) at the present progress of training."""
     progress = model._current_progress_remaining
     clip_range, clip_range_vf = model.clip_range, model.clip_range_vf
     assert callable(clip_range), "set up by PPO._setup_model"
@@ -173,10 +203,17 @@ def clip_ranges(model: PPO) -> tuple[float, float | None]:
 
 
 def whole_rollout(buffer: RolloutBuffer, device: torch.device) -> RolloutBufferSamples:
-    """The collected rollout as flat tensors, an environment's T transitions side by side; the buffer is untouched.
+    """The collected rollout as flat tensors, grouped by environment; the buffer is not changed.
 
-    Images come channels last in memory, where convolutions are fastest; shapes stay [N·T, C, H, W]. Observations of a
+    Images are channels last in memory, where convolutions are fastest; shapes stay [N·T, C, H, W]. Observations of a
     `DeviceRolloutBuffer` are gathered when they are selected.
+
+    Args:
+        buffer: A full rollout buffer.
+        device: Where the tensors are wanted.
+
+    Returns:
+        Tensors [N·T, …], of which n·T + t is the transition of environment n at time t.
     """
     if isinstance(buffer, DeviceRolloutBuffer):
         return buffer.samples()
@@ -187,21 +224,22 @@ def whole_rollout(buffer: RolloutBuffer, device: torch.device) -> RolloutBufferS
         observations = _flat(buffer, buffer.observations, device)
     names = ("actions", "values", "log_probs", "advantages", "returns")
     actions, *scalars = (_flat(buffer, getattr(buffer, name), device) for name in names)
-    # float32, as Stable-Baselines3's samples have them: the likelihood of int8, MultiBinary's type, cannot be had
-    return RolloutBufferSamples(observations, actions.float(), *(one.flatten() for one in scalars))
+    # float32, as in Stable-Baselines3's samples: torch has no likelihood of int8, the type of MultiBinary
+    return RolloutBufferSamples(observations, actions.float(), *(tensor.flatten() for tensor in scalars))
 
 
 def select(rollout: RolloutBufferSamples, index: Tensor | slice) -> RolloutBufferSamples:
-    """The transitions at `index` of a flat rollout; observations may be a tensor or a dict of tensors."""
+    """The transitions of a flat rollout at `index`; observations may be a tensor or a dict of tensors."""
     observations: Any = rollout.observations
     if isinstance(observations, Mapping):
         chosen: Any = {key: value[index] for key, value in observations.items()}
     else:
         chosen = observations[index]
-    return RolloutBufferSamples(chosen, *(one[index] for one in rollout[1:]))
+    return RolloutBufferSamples(chosen, *(tensor[index] for tensor in rollout[1:]))
 
 
 def _flat(buffer: RolloutBuffer, array: object, device: torch.device) -> Tensor:
+    """An array of a buffer as a tensor [N·T, …], grouped by environment."""
     tensor = torch.as_tensor(array)
     if not buffer.generator_ready:  # still [T, N, …]
         tensor = tensor.transpose(0, 1).flatten(0, 1)
@@ -211,18 +249,19 @@ def _flat(buffer: RolloutBuffer, array: object, device: torch.device) -> Tensor:
 
 
 def _evaluate(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[Tensor, Tensor, Tensor | None]:
+    """V(s), log π(a|s) and, if it has a closed form, H(π(·|s)), [B] each."""
     actions = batch.actions
     if isinstance(policy.action_space, spaces.Discrete):
         actions = actions.long().flatten()
     with _unchecked_distributions():
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
-    # it stays what was evaluated last, as Stable-Baselines3 leaves it, but does not keep the graph until the next call
+    # It stays the distribution that was evaluated last, as in Stable-Baselines3, but does not keep the graph alive.
     policy.action_dist.distribution = _without_graph(policy.action_dist.distribution)
     return values.flatten(), log_prob, entropy
 
 
 def _without_graph(value: Any) -> Any:
-    """The same distribution, or several, of tensors that require no gradient."""
+    """The same distribution, or several, with all tensors detached."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, list | tuple):
@@ -236,7 +275,7 @@ def _without_graph(value: Any) -> Any:
 
 @contextmanager
 def _unchecked_distributions() -> Iterator[None]:
-    """Inside, torch's distributions do not check their arguments: a GPU would have to be waited for."""
+    """A context in which torch's distributions do not check their arguments, which would wait for a GPU."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:

@@ -1,7 +1,7 @@
-"""The policy-gradient noise scale of Stable-Baselines3's A2C and PPO, ours or unmodified.
+"""The policy-gradient noise scale of A2C and PPO, those of this package or of Stable-Baselines3.
 
-The batch is the whole rollout, at the policy that collected it, before the first optimiser step on it. Losses are kept
-apart: policy, value, and the total that is trained.
+The batch is the whole rollout at the policy that collected it, before the first optimiser step on it. Losses are
+measured separately: policy, value, and the total that is trained.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from rlgns.runs.ranks import ALONE, Ranks
 LOSSES = ("policy", "value", "total")
 
 UPDATES_MEASURED_EVERY = 4
-"""Updates of A2C from one whose own gradient is made by group, and measured, to the next."""
+"""Updates of A2C from one whose own gradient is computed by group, and measured, to the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutMeasurer:
-    """Measures rollouts of one shape.
+    """Measures the group gradients of a rollout.
 
-    num_groups           K; None: the largest divisor of the environments from 4 to 8
-    unit                 "environment": groups of whole environments, the independent unit. "transition": the rollout
-                         split at random, as if transitions were independent; all that one environment allows
-    by_layer             moments of every layer too
-    preconditioned       moments of gradients scaled as RMSprop or Adam scales them too; costs a second pass
+    Attributes:
+        num_groups: K; None: the largest divisor of the number of environments from 4 to 8.
+        unit: "environment": groups of whole environments, the independent unit. "transition": the rollout split at
+            random, as if transitions were independent; the only choice with a single environment.
+        by_layer: Whether to take the moments of every layer as well.
+        preconditioned: Whether to take the moments of gradients scaled as RMSprop or Adam scales them as well, which
+            costs a second pass.
     """
 
     num_groups: int | None = None
@@ -53,7 +55,16 @@ class RolloutMeasurer:
     preconditioned: bool = False
 
     def check(self, num_envs: int, num_steps: int, ranks: Ranks = ALONE) -> None:
-        """Raise ValueError, with the remedy, where rollouts of this shape, one a rank, cannot be split."""
+        """Check that rollouts of this shape can be split into groups.
+
+        Args:
+            num_envs: Environments of each rank.
+            num_steps: Time steps of a rollout.
+            ranks: Processes that train together, each with a rollout of its own.
+
+        Raises:
+            ValueError: With the remedy, if they cannot.
+        """
         if self.unit == "environment" and num_envs * ranks.size < MIN_NUM_GROUPS:
             raise ArgumentError(
                 f"num_envs {num_envs * ranks.size} is too few to measure by environment, which needs at least "
@@ -77,7 +88,15 @@ class RolloutMeasurer:
         self._groups(self.unit, num_envs, num_steps, ranks, np.random.default_rng(0))
 
     def check_model(self, model: OnPolicyAlgorithm) -> None:
-        """Raise TypeError or ValueError, before anything is collected, where a model cannot be measured."""
+        """Check that a model can be measured, before anything is collected.
+
+        Args:
+            model: The model.
+
+        Raises:
+            TypeError: If its algorithm is neither A2C nor PPO.
+            ValueError: If its network couples transitions, or its optimiser has no known scaling.
+        """
         policy = checked_algorithm(model).policy
         with _unchanged(policy):
             policy.set_training_mode(True)
@@ -86,18 +105,25 @@ class RolloutMeasurer:
             check_preconditioner(policy.optimizer)
 
     def groups_of_environments(self, num_envs: int, ranks: Ranks = ALONE) -> int:
-        """Groups of this rank's environments."""
+        """The number of groups that this rank's num_envs environments are split into."""
         return self.num_groups // ranks.size if self.num_groups else default_num_groups(num_envs, ranks.size)
 
     def measure(
         self, model: OnPolicyAlgorithm, *, other_unit: bool = False, rng: np.random.Generator | None = None
     ) -> dict[str, GradientMoments]:
-        """Moments of `model`'s full rollout buffer by loss ("policy", "value", "total").
+        """The moments of a model's full rollout buffer by loss: "policy", "value", "total".
 
-        other_unit  also split at random, as "policy/by_transition" and so on: the design effect's other half
-        rng         draws the random splits; by default seeded by the number of transitions seen
+        The model is not changed: parameters, `.grad`, buffers, rollout and random generators are as before.
 
-        Nothing of the model is changed: parameters, `.grad`, buffers, rollout and random generators are as before.
+        Args:
+            model: A2C or PPO with a full rollout buffer.
+            other_unit: Whether to split the rollout at random as well, as "policy/by_transition" and so on, for the
+                design effect.
+            rng: Draws the random splits; by default it is seeded by the number of transitions seen.
+
+        Returns:
+            The moments; those of layers are under "policy/layer/<layer>", preconditioned ones under
+            "policy/preconditioned".
         """
         rng = rng or np.random.default_rng(model.num_timesteps)
         ranks: Ranks = getattr(model, "ranks", ALONE)
@@ -128,17 +154,18 @@ class RolloutMeasurer:
         groups: Tensor,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> GroupGrams:
-        total = {"total": _weights(model)}
+        """Products of the group gradients, preconditioned if an optimiser is given."""
         return group_grams(
             model.policy,
             terms,
             groups.to(model.device, non_blocking=True),
-            combinations=total,
+            combinations={"total": _weights(model)},
             optimizer=optimizer,
             ranks=getattr(model, "ranks", ALONE),
         )
 
     def _groups(self, unit: Unit, num_envs: int, num_steps: int, ranks: Ranks, rng: np.random.Generator) -> Tensor:
+        """Transition indices of this rank's groups, [K, b]."""
         if unit == "environment":
             K = self.groups_of_environments(num_envs, ranks)
             return torch.as_tensor(environment_groups(num_steps, num_envs, K, num_ranks=ranks.size))
@@ -148,9 +175,9 @@ class RolloutMeasurer:
 
 @contextmanager
 def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Put back what evaluating a policy changes: every module's mode and attributes, and the action distribution's.
+    """A context after which the modes and attributes of all modules and of the action distribution are as before.
 
-    Buffers' values, `.grad` and torch's generators are seen to by `group_grams`.
+    Values of buffers, `.grad` and torch's random generators are restored by `group_grams`.
     """
     owners: list[object] = [*policy.modules(), policy.action_dist]
     before = [(owner, dict(vars(owner))) for owner in owners]
@@ -164,12 +191,12 @@ def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
 
 
 def _weights(model: OnPolicyAlgorithm) -> dict[str, float]:
-    """Weights of the terms in the total, without what is neither in it nor measured (the entropy's, often, is zero)."""
+    """Weights of the terms in the total, without those of weight 0 that are not measured (often the entropy's)."""
     return {loss: weight for loss, weight in loss_weights(model).items() if weight != 0 or loss in LOSSES}
 
 
 def _needed(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Callable[[Tensor], Terms]:
-    """The terms that have a weight: each of the others would cost a backward."""
+    """Only the terms that have a weight: each of the others would cost a backward pass."""
 
     def needed(index: Tensor) -> Terms:
         return {loss: term for loss, term in terms(index).items() if loss in weights}
@@ -178,16 +205,17 @@ def _needed(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Call
 
 
 class NoiseScaleCallback(BaseCallback):
-    """Measures the gradient noise scale of Stable-Baselines3's A2C or PPO while it trains, without a trace.
+    """Measures the gradient noise scale of Stable-Baselines3's A2C or PPO during training, without changing training.
 
-    measure_every        updates from one measurement to the next; None: 20 in the first 40 updates and then fewer, so
-                         that measuring costs 2 % of the time of all but short runs (`rlgns.agents.cadence`)
-    measurer             how a rollout is split
-    window               measurements that the logged noise scale is pooled over
-    design_effect_every  measurements from one that is also split by transition to the next; 0: never
+    After training, `noise_scale("policy")` is the pooled estimate, and `history` holds every measurement. During
+    training, `noise/<loss>/noise_scale` and its bounds are logged by the model's logger.
 
-    After training, `noise_scale("policy")` gives the pooled estimate; `history` holds every measurement. While
-    training, `noise/<loss>/noise_scale` and its bounds go to the model's logger.
+    Attributes:
+        cadence: The updates that are measured; the default follows from the model when training starts.
+        measurer: How a rollout is measured.
+        window: Measurements that the logged noise scale is pooled over.
+        history: All measurements.
+        latest: Moments of the rollout that was collected last; None if it was not measured.
     """
 
     def __init__(
@@ -198,21 +226,41 @@ class NoiseScaleCallback(BaseCallback):
         design_effect_every: int = 4,
         verbose: int = 0,
     ) -> None:
+        """Set up measuring.
+
+        Args:
+            measure_every: Updates from one measurement to the next; None: 20 in the first 40 updates and then fewer, so
+                that measuring costs 2 % of the time of all but short runs (`rlgns.agents.cadence`).
+            measurer: How a rollout is measured; None: `RolloutMeasurer()`.
+            window: Measurements that the logged noise scale is pooled over.
+            design_effect_every: Measurements from one that also splits the rollout by transition to the next; 0: none.
+            verbose: As for all callbacks of Stable-Baselines3.
+
+        Raises:
+            ValueError: If measure_every is not positive.
+        """
         super().__init__(verbose)
         if measure_every is not None and measure_every < 1:
             raise ValueError(f"measure_every {measure_every} is not positive; use for instance 10")
         self.measure_every = measure_every
         self.cadence = Cadence(measure_every)
-        """The updates that are measured; the default follows from the model when training starts."""
         self.measurer = measurer or RolloutMeasurer()
         self.window = window
         self.design_effect_every = design_effect_every
         self.history = History()
         self.latest: dict[str, GradientMoments] | None = None
-        """What the rollout just ended gave, None if it was not measured."""
 
     def noise_scale(self, loss: str = "policy", last: int | None = None, level: float = 0.95) -> NoiseScale | None:
-        """The noise scale of "policy", "value" or "total", pooled over the last so many measurements, or all."""
+        """The noise scale of a loss, pooled over measurements.
+
+        Args:
+            loss: "policy", "value" or "total".
+            last: Number of latest measurements to pool; None: all.
+            level: Confidence level of the interval.
+
+        Returns:
+            The estimate with its interval; None if nothing was measured.
+        """
         return self.history.noise_scale(loss, last, level)
 
     def _on_training_start(self) -> None:

@@ -1,4 +1,4 @@
-"""The agent that a configuration describes; CleanRL's names become Stable-Baselines3's here and nowhere else."""
+"""The agent that a configuration describes; only here are CleanRL's names translated to Stable-Baselines3's."""
 
 from __future__ import annotations
 
@@ -15,22 +15,34 @@ from torch import nn
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import ResolvedConfig
+from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.noise.grouping import MIN_NUM_GROUPS
 
 
 def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C | PPO:
-    """A2C or PPO with a CNN for images, an MLP for vectors, several inputs for dicts, seeded by the configuration.
+    """A2C or PPO with a CNN for images, an MLP for vectors, or SB3's MultiInputPolicy for dicts.
 
-    Convolutions keep their weights channels last in memory, where they are fastest, and ReLUs work in place; numbers
-    are the same to rounding.
+    Weights of convolutions are channels last in memory, where they are fastest, and ReLUs work in place; numbers are
+    the same to rounding.
 
-    Raises ValueError where the action space is none that the algorithm takes, or the device lacks the arithmetic.
+    Args:
+        config: Options of the run; its seed seeds the parameters.
+        environments: The environments that are trained on.
+        device: Where the network runs.
+
+    Returns:
+        The model, not yet trained.
+
+    Raises:
+        ValueError: If the algorithm does not take the action space, precision is bfloat16 without images, or the device
+            lacks the arithmetic.
     """
     use_arithmetic(config.precision, device)
     common: dict[str, Any] = {
         "policy": _policy(environments.observation_space),
-        **_rollouts(config, environments),
+        **_buffer_arguments(config, environments),
         "env": environments,
         "learning_rate": _schedule(config.effective_learning_rate, config.anneal_learning_rate),
         "n_steps": config.num_steps,
@@ -45,7 +57,7 @@ def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C
     }
     try:
         model: A2C | PPO = _a2c(config, common) if config.algo == "a2c" else _ppo(config, common)
-    except AssertionError as error:  # SB3's word for an action space it does not take
+    except AssertionError as error:  # SB3 asserts that it takes the action space
         raise ValueError(f"{config.task} cannot be trained by {config.algo}: {' '.join(str(error).split())}") from None
     model.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.policy.modules():
@@ -81,8 +93,22 @@ def has_tensorfloat32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _rollouts(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
-    """Which rollout buffer: ours for what it takes, if it is wanted."""
+def group_updates(model: A2C | PPO, measurer: RolloutMeasurer, *, measure: bool) -> None:
+    """Let A2C compute the gradient of every fourth update by group, if its environments can be split into groups.
+
+    Args:
+        model: The model; PPO is not changed.
+        measurer: How rollouts are split.
+        measure: Whether to measure these updates.
+    """
+    has_groups = measurer.unit == "environment" and model.n_envs * model.ranks.size >= MIN_NUM_GROUPS
+    if isinstance(model, A2C) and has_groups:
+        model.num_groups = measurer.groups_of_environments(model.n_envs, model.ranks)
+        model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, measure
+
+
+def _buffer_arguments(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
+    """Arguments that select the rollout buffer: ours with --fast, for the spaces that it takes."""
     observations, actions = environments.observation_space, environments.action_space
     if not (config.fast and isinstance(observations, spaces.Box) and isinstance(actions, spaces.Discrete)):
         return {}
@@ -91,10 +117,13 @@ def _rollouts(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:
 
 
 def _features(config: ResolvedConfig, policy: str | type[ActorCriticPolicy]) -> dict[str, Any]:
+    """Policy arguments that select the features extractor."""
     if config.precision != "bfloat16":
         return {}
     if policy is not ImagePolicy:
-        raise ValueError(f"precision {config.precision} is for images, which {config.task} has none of; leave it out")
+        raise ValueError(
+            f"precision {config.precision} is for image observations, which {config.task} does not have; leave it out"
+        )
     # Behind any extractor that is not NatureCNN itself Stable-Baselines3 would put two hidden layers.
     return {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
 
@@ -125,5 +154,5 @@ def _policy(space: spaces.Space[Any]) -> str | type[ActorCriticPolicy]:
 
 
 def _schedule(start: float, anneal: bool) -> float | Schedule:
-    """`start`, or its product with the share of training that remains."""
+    """`start`, or a schedule that lowers it linearly to 0 over training."""
     return (lambda progress_remaining: progress_remaining * start) if anneal else start

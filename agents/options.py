@@ -1,7 +1,7 @@
-"""From flags, a YAML file and a saved run to the configuration of one.
+"""The configuration of a run from flags, a YAML file and a saved run.
 
-Options come from four places, the later winning: published defaults of the algorithm, the run that is resumed, a YAML
-file, flags. Free of torch.
+Options come from four places, of which the later take precedence: published defaults of the algorithm, the run that is
+resumed, a YAML file, flags. Torch is not imported.
 """
 
 from __future__ import annotations
@@ -14,18 +14,26 @@ from rlgns.runs.options import parse_run
 
 DESCRIPTION = (
     "Train A2C or PPO on many environments and measure the gradient noise scale while training.\n"
-    "[..] names defaults that depend on other options.\n"
+    "Defaults in brackets depend on other options.\n"
     "--allow-env-module lets a run that is resumed import the module that its environment's name begins with."
 )
 
 ALLOW_ENV_MODULE = "--allow-env-module"
-"""Flag that holds for the command it is typed in alone: no run's own config.json can give it."""
+"""A flag that only counts where it is typed: the config.json of a run cannot contain it."""
 
 
 def parse(arguments: Sequence[str]) -> ResolvedConfig:
     """The configuration that flags, a YAML file (`--config FILE`) and, with `--resume`, the run itself describe.
 
-    Raises ValueError with one line on bad input; `--help` exits.
+    Args:
+        arguments: Flags.
+
+    Returns:
+        All options that a run trains with.
+
+    Raises:
+        ValueError: On bad input, in one line with the remedy.
+        SystemExit: On `--help`.
     """
     is_allowed = ALLOW_ENV_MODULE in arguments
     arguments = [argument for argument in arguments if argument != ALLOW_ENV_MODULE]
@@ -38,7 +46,7 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
 
 
 def _check_env_module(env: str | None, resume: Path | None, arguments: Sequence[str]) -> None:
-    """Raise ValueError if a run that is resumed, and not the user, names a module that Gymnasium would import."""
+    """Raise ValueError if a resumed run names a module for Gymnasium to import that the user has not typed."""
     if resume is None or env is None or ":" not in env:
         return
     if f"--env={env}" in arguments or env in arguments:  # typed here as well

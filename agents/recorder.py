@@ -1,7 +1,4 @@
-"""What happens between two updates of a run.
-
-Its record is written, its progress shown, its state kept, and a request to stop obeyed.
-"""
+"""The work between two updates of a run: records, progress, episodes, goals, and requests to stop."""
 
 from __future__ import annotations
 
@@ -28,24 +25,33 @@ from rlgns.runs.task import Keeper
 
 @dataclass(slots=True)
 class Counters:
-    """What a run has behind it, over all its resumptions."""
+    """Totals of a run over all its resumptions.
+
+    Attributes:
+        seconds: Wall-clock seconds.
+        episodes: Finished episodes of all ranks.
+        finished: Return "r", length "l" and time "t" of the last finished episodes of all ranks.
+    """
 
     seconds: float = 0.0
     episodes: int = 0
     finished: list[dict[str, float]] = field(default_factory=list)
-    """Return, length and time of the last finished episodes, of all ranks."""
 
     def take(self, episodes: list[dict[str, float]], window: int) -> None:
-        """Count episodes that ended, and keep the last so many."""
+        """Count finished episodes, and keep the last `window` of all."""
         self.episodes += len(episodes)
         self.finished = (self.finished + episodes)[-window:]
 
 
 class Recorder(BaseCallback):
-    """Makes the record of every `log_every`-th and every measured update, and hands it to the keeper of the run.
+    """Makes the record of every `log_every`-th and every measured update, and passes it to the keeper of the run.
 
-    Placed after the NoiseScaleCallback, whose latest measurement belongs to the update that follows it. An update that
-    reaches a goal leaves a record, too; the last goal ends the run.
+    It has to come after the NoiseScaleCallback, whose latest measurement belongs to the update that follows it. An
+    update that reaches a goal is recorded, too; the last goal ends the run.
+
+    Attributes:
+        keeper: Takes records and writes checkpoints; it has to be set before training.
+        goals: Goals of the run, and what each cost.
     """
 
     model: A2C | PPO
@@ -60,6 +66,16 @@ class Recorder(BaseCallback):
         frames_per_transition: int | None,
         resumed: State | None = None,
     ) -> None:
+        """Start the records of a run, or go on with those of a resumed run.
+
+        Args:
+            noise: Measures the noise scale; None: nothing is measured.
+            log_every: Updates from one record to the next.
+            goals: Mean returns to reach.
+            episode_window: Finished episodes in the mean return.
+            frames_per_transition: Atari frames of a transition; None for other environments.
+            resumed: State of the run that is resumed.
+        """
         super().__init__()
         self.keeper: Keeper | None = None
         self._noise = noise
@@ -67,20 +83,20 @@ class Recorder(BaseCallback):
         self._frames_per_transition = frames_per_transition
         self._resumed = resumed
         self._counters = Counters(**resumed["counters"]) if resumed else Counters()
-        reached = {level: Reached(**prices) for level, prices in resumed.get("goals", {}).items()} if resumed else {}
+        reached = {goal: Reached(**costs) for goal, costs in resumed.get("goals", {}).items()} if resumed else {}
         self.goals = GoalTracker(goals, rises=True, reached=reached)
         self._episode_window = episode_window
         self._started = self._speed_since = time.monotonic()
         self._speed_from = self._recorded_update = 0
         self._speed = 0.0
-        self._noise_words = "not measured yet" if noise else "not measured"
+        self._noise_text = "not measured yet" if noise else "not measured"
         self._episodes: list[dict[str, float]] = []
         self._trained = PooledMoments()
         self._stopped_together = False
 
     @property
     def transitions(self) -> int:
-        """Transitions behind the updates made; those of an unfinished rollout do not count."""
+        """Transitions of all updates made; those of an unfinished rollout do not count."""
         return self.model.num_updates * self.model.n_envs * self.model.n_steps * self.model.ranks.size
 
     @property
@@ -89,7 +105,7 @@ class Recorder(BaseCallback):
         return self._counters.seconds + time.monotonic() - self._started
 
     def progress(self) -> dict[str, Any]:
-        """How far the run has come, by record key."""
+        """Counts, times and mean return so far, by record key."""
         progress: dict[str, Any] = {
             "progress/steps": self.model.num_updates,
             "progress/optimizer_steps": self.model.num_optimizer_steps,
@@ -97,8 +113,8 @@ class Recorder(BaseCallback):
             "progress/examples": self.transitions,
             "time/seconds": self.seconds,
             "rollout/episodes": self._counters.episodes,
-            "rollout/episode_return": self._mean_of_episodes("r"),
-            "rollout/episode_length": self._mean_of_episodes("l"),
+            "rollout/episode_return": self._episode_mean("r"),
+            "rollout/episode_length": self._episode_mean("l"),
         }
         if self._frames_per_transition:
             progress["progress/frames"] = self.transitions * self._frames_per_transition
@@ -114,13 +130,13 @@ class Recorder(BaseCallback):
             with reading("the checkpoint"):
                 restore_generators(self._resumed["generators"])
         else:
-            self.keeper.save()  # whatever happens before the first that is due, there is one to resume from
+            self.keeper.save()  # so that the run can be resumed even if it dies before its first regular checkpoint
 
     def _on_rollout_start(self) -> None:
         self._finish_update()
         if self.model.ranks.size == 1:
             return
-        # asked at each step, a signal would reach some ranks a step before the others
+        # If ranks asked at every step, a signal could reach some of them a step before the others.
         assert self.keeper, "set before training"
         self._stopped_together = self.keeper.asked_to_stop()
 
@@ -146,7 +162,7 @@ class Recorder(BaseCallback):
         if isinstance(self.model, A2C) and self.model.update_moments:
             self._trained += PooledMoments.of(self.model.update_moments)
         measured = self._noise is not None and self._noise.latest is not None
-        self._take_speed()
+        self._update_speed()
         recorded = measured or update % self._log_every == 0
         if recorded or self.goals.levels or self.model.ranks.size == 1:
             for episodes in self.model.ranks.gather_objects(self._episodes):
@@ -157,10 +173,10 @@ class Recorder(BaseCallback):
         self.keeper.take(self._record() | goals if recorded or goals else None)
 
     def _newly_reached(self) -> Record:
-        """Goals that this update reached; the mean return is that of all ranks' episodes, so that they agree."""
+        """The record of goals that this update reached; ranks agree, since episodes of all ranks count."""
         if len(self._counters.finished) < self._episode_window:
             return {}
-        return self.goals.newly_reached(self._mean_of_episodes("r"), self.progress())
+        return self.goals.newly_reached(self._episode_mean("r"), self.progress())
 
     def _record(self) -> dict[str, Any]:
         record = self.progress() | {"time/transitions_per_second": self._speed}
@@ -171,7 +187,7 @@ class Recorder(BaseCallback):
         return record
 
     def _noise_record(self, noise: NoiseScaleCallback) -> dict[str, Any]:
-        """What was measured since the last record, and what it says together with what came before."""
+        """Moments that were measured since the last record, and noise scales pooled with earlier moments."""
         measurement: dict[str, Moments] = dict(noise.latest or {})
         if self._trained.count:
             measurement[TRAINED] = self._trained
@@ -183,7 +199,7 @@ class Recorder(BaseCallback):
             assert estimate is not None, "just measured"
             record |= estimate_record(name, estimate)
             if name == self._headline:
-                self._noise_words = f"{name} {estimate}"
+                self._noise_text = f"{name} {estimate}"
         if noise.latest:
             for loss in LOSSES:
                 record[f"noise/{loss}/design_effect"] = noise.history.design_effect(loss, noise.window)
@@ -193,28 +209,29 @@ class Recorder(BaseCallback):
 
     @property
     def _headline(self) -> str:
-        """The noise scale that the live line shows: the one that is measured most often."""
+        """The loss whose noise scale the live line shows: the one that is measured most often."""
         return TRAINED if isinstance(self.model, A2C) and self.model.measure_updates else "policy"
 
     def status(self) -> Status:
-        """What the live line shows."""
-        mean = self._mean_of_episodes("r")
-        words = "no episode yet" if mean is None else f"return {mean:,.1f}"
-        return Status(self.transitions, self._speed, words, self._noise_words)
+        """Transitions, speed, mean return and noise scale for the live line."""
+        mean = self._episode_mean("r")
+        episodes = "no episode yet" if mean is None else f"return {mean:,.1f}"
+        return Status(self.transitions, self._speed, episodes, self._noise_text)
 
-    def _take_speed(self) -> None:
-        """Transitions per second since about two seconds ago."""
+    def _update_speed(self) -> None:
+        """Set the transitions per second over the last two seconds or so."""
         now = time.monotonic()
         if now - self._speed_since >= 2.0 or self._speed == 0:
             self._speed = (self.transitions - self._speed_from) / max(now - self._speed_since, 1e-9)
             self._speed_since, self._speed_from = now, self.transitions
 
-    def _mean_of_episodes(self, key: str) -> float | None:
+    def _episode_mean(self, key: str) -> float | None:
+        """Mean return ("r") or length ("l") of the last finished episodes; None before the first."""
         finished = self._counters.finished
         return float(np.mean([episode[key] for episode in finished])) if finished else None
 
     def state(self) -> State:
-        """All that the run needs to go on, in tensors and plain values."""
+        """Everything that the run needs to be resumed, as tensors and plain values."""
         model = self.model
         state: State = {
             "policy": model.policy.state_dict(),
@@ -222,7 +239,7 @@ class Recorder(BaseCallback):
             "num_updates": model.num_updates,
             "num_optimizer_steps": model.num_optimizer_steps,
             "n_updates": model._n_updates,
-            "goals": {level: asdict(reached) for level, reached in self.goals.reached.items()},
+            "goals": {goal: asdict(reached) for goal, reached in self.goals.reached.items()},
             "counters": asdict(replace(self._counters, seconds=self.seconds)),
             "generators": generator_state(),
         }
@@ -237,23 +254,30 @@ class Recorder(BaseCallback):
 
 
 def restore(model: A2C | PPO, state: State) -> None:
-    """Put a freshly built model where the checkpoint was: parameters, optimiser, counters, environments that can.
+    """Put a new model into the state of a checkpoint: parameters, optimiser, counters, and environments with a state.
 
-    Raises ValueError if the parameters are another network's. Random generators are restored when training starts.
+    Random generators are restored when training starts.
+
+    Args:
+        model: A model of the same configuration.
+        state: From `Recorder.state`.
+
+    Raises:
+        ValueError: If the parameters are those of another network.
     """
     try:
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"the checkpoint holds another network's parameters ({first})") from None
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None
     model.num_updates = state["num_updates"]
     model.num_optimizer_steps = state["num_optimizer_steps"]
     model._n_updates = state["n_updates"]
     model.num_timesteps = model.num_updates * model.n_envs * model.n_steps  # this rank's
     environments = model.get_env()
     if "environments" in state and environments is not None and hasattr(environments, "load_state_dict"):
-        kept = state["environments"]
-        environments.load_state_dict(kept["state"])
-        model._last_obs = kept["last_observation"].cpu().numpy()
-        model._last_episode_starts = kept["last_episode_starts"].cpu().numpy()
+        stored = state["environments"]
+        environments.load_state_dict(stored["state"])
+        model._last_obs = stored["last_observation"].cpu().numpy()
+        model._last_episode_starts = stored["last_episode_starts"].cpu().numpy()

@@ -1,6 +1,6 @@
 """Vectorised environments that are stepped in parts, so that one part is emulated while the network acts for another.
 
-`AtariVecEnv` has as many parts as it is told to; every other `VecEnv` is one part.
+`AtariVecEnv` has `num_parts` parts; every other `VecEnv` is one part.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step of n environments gave.
+    """The result of one step of n environments.
 
-    observations       [n, …], already the first of the next episode where one ended
-    rewards            float32 [n]
-    dones              [n], whether a learning episode ended
-    truncated          [n], whether nothing but a time limit ended it
-    restarted          [n], whether the observation has no frame in common with the one before
-    last_observations  of the episodes that ended, by environment
-    episodes           return "r", length "l" and time "t" of whole games that ended, by environment
+    Attributes:
+        observations: [n, …]; where an episode ended, the first observation of the next.
+        rewards: float32 [n].
+        dones: Whether a learning episode ended, [n].
+        truncated: Whether nothing but a time limit ended it, [n].
+        restarted: Whether the observation has no frame in common with the one before, [n].
+        last_observations: The last observation of each episode that ended, by environment.
+        episodes: Return "r", length "l" and time "t" of each whole game that ended, by environment.
     """
 
     observations: npt.NDArray[Any]
@@ -39,8 +40,8 @@ class Step:
     episodes: Mapping[int, Info]
 
     def infos(self) -> list[Info]:
-        """The same as Stable-Baselines3 tells it: a dict for each environment, empty but at the end of an episode."""
-        # A dict costs 20 ns; whatever is written to a shared one would show up in all the others.
+        """Stable-Baselines3's infos: a dict for each environment, which is empty except at the end of an episode."""
+        # A dict costs 20 ns; with one dict shared by all, a callback's write to it would show up everywhere.
         infos: list[Info] = [{} for _ in range(len(self.dones))]
         for i, observation in self.last_observations.items():
             infos[i]["terminal_observation"] = observation
@@ -51,7 +52,11 @@ class Step:
 
 
 class SteppedInParts(Protocol):
-    """Environments in parts: actions are sent to one part and its step received later, the parts in any order."""
+    """Environments in parts: actions are sent to a part and its step is received later, in any order of parts.
+
+    Attributes:
+        parts: The environments of each part.
+    """
 
     parts: Sequence[slice]
 
@@ -59,7 +64,7 @@ class SteppedInParts(Protocol):
         """Let the environments of a part begin a step."""
 
     def receive(self, part: int) -> Step:
-        """Wait for that step."""
+        """Wait for the step that `send` began."""
 
 
 class OnePart:
@@ -74,7 +79,7 @@ class OnePart:
         self._environments.step_async(actions)
 
     def receive(self, part: int) -> Step:
-        """Wait for the step; what its infos tell at the ends of episodes is kept."""
+        """Wait for the step; of its infos, those of Stable-Baselines3 at the ends of episodes are kept."""
         observations, rewards, dones, infos = self._environments.step_wait()
         assert isinstance(observations, np.ndarray), "dicts of observations are collected by Stable-Baselines3"
         ended = {int(i): infos[i] for i in np.flatnonzero(dones)}
@@ -96,5 +101,5 @@ class OnePart:
 
 
 def in_parts(environments: VecEnv) -> SteppedInParts:
-    """The environments in their own parts, if they have any, or as one."""
+    """The environments in their own parts if they have parts, else as one part."""
     return environments if hasattr(environments, "receive") else OnePart(environments)  # type: ignore[return-value]

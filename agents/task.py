@@ -1,4 +1,4 @@
-"""The main job: one run from its configuration to its summary."""
+"""Training of an agent as a run: from its configuration to its summary."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
-from rlgns.agents.algorithms import A2C, TrainingDivergedError
 from rlgns.agents.atari import find_game
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig
 from rlgns.agents.environments import make_environments
-from rlgns.agents.measuring import LOSSES, UPDATES_MEASURED_EVERY, NoiseScaleCallback, RolloutMeasurer
-from rlgns.agents.models import make_model
+from rlgns.agents.measuring import LOSSES, NoiseScaleCallback, RolloutMeasurer
+from rlgns.agents.models import group_updates, make_model
+from rlgns.agents.on_policy import TrainingDivergedError
+from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank
 from rlgns.agents.recorder import Recorder, restore
-from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.goals import RETURN
@@ -36,11 +36,11 @@ from rlgns.runs.task import DivergenceError, Keeper, State, Task
 
 
 def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
-    """Train as configured; under torchrun or srun all ranks train together, num_envs being divided among them.
+    """Train as configured; under torchrun or srun all ranks train together, and num_envs is divided among them.
 
     Args:
-        config: With the algorithm's defaults in place.
-        callbacks: Further ones of Stable-Baselines3's.
+        config: Options of the run.
+        callbacks: Further callbacks of Stable-Baselines3.
 
     Returns:
         0, or 1 if training failed, or 128 + n after signal n.
@@ -48,20 +48,26 @@ def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
     Raises:
         ValueError: On usage errors, before anything is trained or written.
         OSError: If the disk fails before training.
-
     """
     ranks = Ranks.from_environment()
     keep_freed_memory()
     if config.is_atari:
         config = replace(config, game=find_game(config.task), env=None)
-    num_envs = _envs_of_rank(config, ranks)
+    num_envs = num_envs_per_rank(config, ranks)
     measurer = RolloutMeasurer(config.num_groups, config.unit, config.by_layer, config.preconditioned)
     if config.measure:
         measurer.check(num_envs, config.num_steps, ranks)
     if config.num_torch_threads:
         torch.set_num_threads(config.num_torch_threads)
     device = ranks.device(config.device)
-    plan = Plan(
+    rank_config = config_of_rank(config, num_envs, device)
+    return carry_out(
+        _plan(config, device, ranks), lambda: Training(config, rank_config, measurer, device, ranks, callbacks)
+    )
+
+
+def _plan(config: ResolvedConfig, device: str, ranks: Ranks) -> Plan:
+    return Plan(
         options=as_mapping(config),
         task=_task_name(config),
         name=f"{config.task.replace('/', '-')}-{config.algo}",
@@ -71,23 +77,24 @@ def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
         ranks=ranks,
         device=device,
     )
-    own = replace(
-        config,
-        num_envs=num_envs,
-        num_parts=config.num_parts or _num_parts(num_envs, device),
-        learning_rate=config.effective_learning_rate,  # of all ranks' batch
-        lr_batch_scale=0.0,
-    )
-    return carry_out(plan, lambda: Training(config, own, measurer, device, ranks, callbacks))
 
 
 class Training(Task):
-    """One run of an agent while it is on: the model, its environments, and what is measured of it."""
+    """One run of an agent: its model, its environments, and its measurements.
+
+    Attributes:
+        config: Options of the whole run.
+        model: The agent.
+        noise: Measures the noise scale.
+        recorder: Makes the records.
+        subject: Algorithm and task, for instance "A2C on breakout".
+        title: The subject with batch and seed.
+    """
 
     def __init__(
         self,
         config: ResolvedConfig,
-        own: ResolvedConfig,
+        rank_config: ResolvedConfig,
         measurer: RolloutMeasurer,
         device: str,
         ranks: Ranks,
@@ -96,34 +103,31 @@ class Training(Task):
         """Make environments and model.
 
         Args:
-            config: Of the whole run.
-            own: This rank's share of it.
-            measurer: Of gradients of rollouts.
+            config: Options of the whole run.
+            rank_config: Options of this rank's share of it.
+            measurer: How rollouts are measured.
             device: Where the network runs.
             ranks: The processes that train together.
-            callbacks: Further ones of Stable-Baselines3's.
-
+            callbacks: Further callbacks of Stable-Baselines3.
         """
-        self.config, self.ranks, self._own, self._callbacks = config, ranks, own, callbacks
+        self.config, self.ranks, self._rank_config, self._callbacks = config, ranks, rank_config, callbacks
         self.subject = _task_name(config)
         self.title = f"{self.subject}, {config.num_envs} × {config.num_steps}, seed {config.seed}"
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         self._resumed: State | None = None
-        self._environments = make_environments(own, config.seed + ranks.rank * own.num_envs)
+        self._environments = make_environments(rank_config, config.seed + ranks.rank * rank_config.num_envs)
         try:
-            self.model = make_model(own, self._environments, device)
+            self.model = make_model(rank_config, self._environments, device)
             self.model.ranks = ranks
-            if isinstance(self.model, A2C) and config.unit == "environment" and _can_be_grouped(own.num_envs, ranks):
-                self.model.num_groups = measurer.groups_of_environments(own.num_envs, ranks)
-                self.model.grouped_every, self.model.measure_updates = UPDATES_MEASURED_EVERY, config.measure
-            self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded them with the run's own seed
+            group_updates(self.model, measurer, measure=config.measure)
+            self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded all ranks alike
             self.recorder = self._make_recorder(None)
         except BaseException:
             self.close()
             raise
 
     def _seed_environments(self, seed: int) -> None:
-        self._environments.seed(seed + self.ranks.rank * self._own.num_envs)
+        self._environments.seed(seed + self.ranks.rank * self._rank_config.num_envs)
 
     def _make_recorder(self, state: State | None) -> Recorder:
         config = self.config
@@ -141,8 +145,6 @@ class Training(Task):
     def close(self) -> None:
         """Close the environments."""
         self._environments.close()
-
-    # --- how far it is
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -166,21 +168,26 @@ class Training(Task):
 
     @property
     def is_over(self) -> bool:
-        """Whether all transitions are behind it, or the last goal."""
+        """Whether all transitions have been made or the last goal has been reached."""
         return self.recorder.transitions >= self.config.total_transitions or self.recorder.goals.all_reached
 
     def progress(self) -> Record:
-        """How far the run has come, by record key."""
+        """Counts, times and mean return so far, by record key."""
         return self.recorder.progress()
 
     def status(self) -> Status:
-        """Speed, return and noise scale."""
+        """Transitions, speed, mean return and noise scale for the live line."""
         return self.recorder.status()
 
-    # --- training
-
     def train(self, run: Keeper) -> None:
-        """Let Stable-Baselines3's loop run; the recorder hands over what it makes."""
+        """Run Stable-Baselines3's training loop; the recorder passes records to the keeper.
+
+        Args:
+            run: Takes records and writes checkpoints.
+
+        Raises:
+            DivergenceError: If a loss, a gradient or a parameter of the policy's distribution is not finite.
+        """
         self.recorder.keeper = run
         try:
             self.model.learn(
@@ -197,20 +204,25 @@ class Training(Task):
             raise DivergenceError(str(error)) from None
 
     def state(self) -> State:
-        """All that the run needs to go on."""
+        """Everything that the run needs to be resumed."""
         return self.recorder.state()
 
     def restore(self, state: State, records: Sequence[Record]) -> str:
-        """Go on from there; environments that cannot be restored play other games than before."""
+        """Put the run into a saved state; environments that cannot be restored start fresh episodes.
+
+        Args:
+            state: From `state`.
+            records: Records of the run so far.
+
+        Returns:
+            What could not be restored, as words for the user; empty if everything was.
+        """
         self._resumed = state
-        # a seed that follows from the run's own, so that games are not played again
         self._seed_environments(_environment_seed(self.config.seed, state))
         restore(self.model, state)
         self.noise.history = History.from_records(records)
         self.recorder = self._make_recorder(state)
         return "" if "environments" in state else "environments start fresh episodes"
-
-    # --- the end
 
     def summary(self) -> Mapping[str, object]:
         """Final numbers, by record key."""
@@ -219,7 +231,7 @@ class Training(Task):
         return self.progress() | self.recorder.goals.summary() | numbers
 
     def closing_lines(self) -> list[str]:
-        """Noise scale, its meaning for the batch, and goals."""
+        """The noise scale, its meaning for the batch, and the goals, as lines for the terminal."""
         config = self.config
         shape = config.num_envs, config.num_steps
         return [
@@ -228,7 +240,15 @@ class Training(Task):
         ]
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
-        """Draw the noise scale over training, if it was measured."""
+        """Draw the noise scale over training.
+
+        Args:
+            records: Records of the run.
+            paths: Files to draw to.
+
+        Returns:
+            Whether there is a figure; False if nothing was measured.
+        """
         from rlgns.report.run_figures import noise_scale_figure
 
         if self.noise.history.measurements:
@@ -238,7 +258,7 @@ class Training(Task):
 
     @property
     def _losses(self) -> tuple[str, ...]:
-        """Losses whose noise scale was measured."""
+        """The losses whose noise scale was measured."""
         return tuple(name for name in (*LOSSES, TRAINED) if self.noise.history.moments(name))
 
 
@@ -246,29 +266,11 @@ def _task_name(config: ResolvedConfig) -> str:
     return f"{config.algo.upper()} on {config.task}"
 
 
-def _envs_of_rank(config: ResolvedConfig, ranks: Ranks) -> int:
-    if config.num_envs % ranks.size:
-        raise ValueError(
-            f"num_envs {config.num_envs} cannot be divided among {ranks.size} ranks; "
-            f"use for instance --num-envs {ranks.size * math.ceil(config.num_envs / ranks.size)}"
-        )
-    return config.num_envs // ranks.size
-
-
-def _can_be_grouped(num_envs: int, ranks: Ranks) -> bool:
-    return num_envs * ranks.size >= MIN_NUM_GROUPS
-
-
-def _num_parts(num_envs: int, device: str) -> int:
-    """Two where a GPU acts while the host emulates; one where both want the same cores (measured on two)."""
-    return 2 if device.startswith("cuda") and num_envs % 2 == 0 else 1
-
-
 def _environment_seed(seed: int, state: State) -> int:
-    """After a resumption, a seed that follows from the run's own, so that games are not played again."""
+    """The seed after a resumption, derived from the run's seed and progress, so that no games are repeated."""
     return int(np.random.SeedSequence([seed, state["num_updates"]]).generate_state(1)[0] % 2**30)
 
 
 def _is_divergence(error: Exception) -> bool:
-    """Whether it tells of numbers that are not finite: our own errors, or torch's on a distribution's parameters."""
+    """Whether an error reports numbers that are not finite: one of ours, or torch's for a distribution's parameters."""
     return isinstance(error, TrainingDivergedError | NotFiniteError) or "to satisfy the constraint" in str(error)

@@ -28,7 +28,7 @@ from rlgns.tasks.learning import Learner
 
 NUM_ENVS, NUM_PARTS, NUM_STEPS = 8, 2, 8
 UPDATES = 4
-FETCHED = "copy to the host in algorithms.py _finish_update"
+FETCHED = "copy to the host in on_policy.py _finish_update"
 MOMENTS = "copy to the host in grams.py layers"
 ACTIONS = "copy to the host in collecting.py send"
 AT_TIME_LIMITS = "copy to the host in collecting.py collect"

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 
 class TestVecEnv(VecEnv):
-    """What SB3 asks of every VecEnv and these tests do not use."""
+    """The methods that SB3 requires of every VecEnv and that these tests do not use."""
 
     __test__ = False  # not a test, pytest
     render_mode: str | None = None
@@ -37,13 +37,16 @@ class TestVecEnv(VecEnv):
 
 
 class RandomWalks(TestVecEnv):
-    """N random walks in the plane, pushed along the first axis by the action, that end far out or by a throw of dice.
+    """N random walks in the plane, pushed along the first axis by the action, that end far out or at random.
 
-    Dynamics are random, from a generator of the environment's own.
+    The environment draws from its own random generator.
 
-    power_cut_after  steps after which every step fails, as if the process had been killed
-    sigterm_at       the step in which the process gets a SIGTERM
-    nan_after        steps after which rewards are nan
+    Args:
+        num_envs: N.
+        seed: Seed of the generator.
+        power_cut_after: Steps after which every step fails, as if the process had been killed.
+        sigterm_at: The step in which the process gets a SIGTERM.
+        nan_after: Steps after which rewards are nan.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ def assert_follows_stable_baselines3(kind, policy, make_environments, num_update
     stock, theirs = train(STOCK[kind], policy, make_environments, num_updates, **options)
     assert len(mine) == len(theirs) == num_updates + 1
     assert all(torch.equal(a, b) for a, b in zip(mine[0], theirs[0], strict=True))
-    assert max((a - b).abs().max() for a, b in zip(mine[0], mine[-1], strict=True)) > 1e-3  # it has moved
+    assert max((a - b).abs().max() for a, b in zip(mine[0], mine[-1], strict=True)) > 1e-3  # the parameters have moved
     assert ours.num_updates == num_updates
     steps_per_update = math.ceil(ours.num_optimizer_steps / num_updates)
     for update in range(1, num_updates + 1):
@@ -91,7 +91,7 @@ CARTPOLE_OPTIONS = [
 
 
 @pytest.mark.parametrize(("kind", "options"), CARTPOLE_OPTIONS)
-def test_on_cartpole_we_follow_stable_baselines3_for_24_updates(kind, options):
+def test_training_on_cartpole_is_that_of_stable_baselines3_for_24_updates(kind, options):
     assert_follows_stable_baselines3(
         kind, "MlpPolicy", lambda: make_vec_env("CartPole-v1", n_envs=4, seed=5), 24, **options
     )
@@ -102,18 +102,18 @@ def test_target_kl_ends_an_update_where_stable_baselines3_ends_it():
     ours, _ = assert_follows_stable_baselines3(
         PPO, "MlpPolicy", lambda: make_vec_env("CartPole-v1", n_envs=4, seed=5), 24, **options
     )
-    assert ours.num_optimizer_steps < 24 * 2 * 2  # it did end some
+    assert ours.num_optimizer_steps < 24 * 2 * 2  # some updates were ended
 
 
 @pytest.mark.parametrize(("kind", "options"), [(A2C, {}), (PPO, SMALL_PPO)])
-def test_with_continuous_actions_we_follow_stable_baselines3(kind, options):
+def test_training_with_continuous_actions_is_that_of_stable_baselines3(kind, options):
     assert_follows_stable_baselines3(
         kind, "MlpPolicy", lambda: make_vec_env("Pendulum-v1", n_envs=4, seed=5), 20, **options
     )
 
 
 @pytest.mark.parametrize(("kind", "options"), [(A2C, {}), (PPO, SMALL_PPO)])
-def test_with_dict_observations_we_follow_stable_baselines3(kind, options):
+def test_training_with_dict_observations_is_that_of_stable_baselines3(kind, options):
     assert_follows_stable_baselines3(
         kind, "MultiInputPolicy", lambda: make_vec_env(dict_cartpole, n_envs=4, seed=5), 20, **options
     )
@@ -124,8 +124,8 @@ def test_with_dict_observations_we_follow_stable_baselines3(kind, options):
     ("kind", "options"),
     [(A2C, {"n_steps": 5}), (PPO, {"n_steps": 5, "batch_size": 10, "n_epochs": 1, "clip_range_vf": 0.2})],
 )
-def test_on_an_atari_game_we_follow_stable_baselines3(kind, options):
-    # Skiing rewards every step. Where no rewards come, advantages are rounding, and normalised they are amplified: on
+def test_training_on_an_atari_game_is_that_of_stable_baselines3(kind, options):
+    # Skiing rewards every step. Without rewards, advantages are rounding errors, which normalising amplifies: on
     # Breakout, parameters that differ by one unit in the last place are a thousand times as far apart after 20 updates
     assert_follows_stable_baselines3(
         kind, "CnnPolicy", lambda: AtariVecEnv("skiing", 4, seed=5, num_threads=1), 20, **options
@@ -143,7 +143,7 @@ def test_the_same_seed_twice_gives_the_same_parameters_bitwise(kind, options):
 
 
 def test_a2cs_first_gradient_is_ppos_with_one_epoch_one_minibatch_and_no_normalisation():
-    """Huang et al. 2022, arXiv:2205.09123: the ratio is 1 then, whose gradient is that of the log-probability."""
+    """Huang et al. 2022, arXiv:2205.09123: at a ratio of 1, its gradient is that of the log-probability."""
     common = {"n_steps": 16, "gae_lambda": 1.0, "ent_coef": 0.01, "vf_coef": 0.5, "max_grad_norm": float("inf")}
     gradients = []
     for kind, options in ((A2C, {}), (PPO, {"n_epochs": 1, "batch_size": 64, "normalize_advantage": False})):
@@ -197,7 +197,7 @@ def test_a_saved_model_loads_predicts_and_trains_on(kind, options, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "options"), [(A2C, {}), (PPO, SMALL_PPO)])
-def test_stable_baselines3_and_we_load_each_others_files(kind, options, tmp_path):
+def test_stable_baselines3_and_this_package_load_each_others_files(kind, options, tmp_path):
     ours, _ = train(kind, "MlpPolicy", lambda: RandomWalks(4, seed=0), 2, **options)
     ours.save(tmp_path / "ours.zip")
     stock = STOCK[kind].load(tmp_path / "ours.zip", device="cpu")
@@ -216,7 +216,7 @@ def test_set_parameters_takes_another_models_parameters_and_optimiser():
     assert len(fresh.policy.optimizer.state) == len(ours.policy.optimizer.state) > 0
 
 
-def test_evaluate_policy_takes_our_models():
+def test_evaluate_policy_takes_models_of_this_package():
     environments = make_vec_env("CartPole-v1", n_envs=2, seed=5)
     model = A2C("MlpPolicy", environments, seed=3, device="cpu")
     mean, spread = evaluate_policy(model, environments, n_eval_episodes=4)
@@ -274,10 +274,10 @@ def test_the_learning_rate_and_the_clip_range_follow_their_schedules(tmp_path):
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(4 * 64)
     model.logger.close()
-    # after the last of 4 updates nothing is left, as in SB3, which reckons from the transitions collected
+    # the rate is 0 in the last of 4 updates, as in SB3, which computes it from the transitions collected
     assert model.policy.optimizer.param_groups[0]["lr"] == 0
     rows = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True)
-    # each dump shows what the update before it used
+    # each dump shows the values of the update before it
     np.testing.assert_allclose(rows["trainlearning_rate"][1:], [7.5e-4, 5e-4, 2.5e-4])
     np.testing.assert_allclose(rows["trainclip_range"][1:], [0.15, 0.1, 0.05])
 
@@ -311,7 +311,7 @@ def test_agents_names_its_classes_and_no_others():
         _ = agents.TRPO
 
 
-def test_ranks_that_are_seeded_alike_draw_other_actions_where_sb3_collects_and_stay_alike_beyond():
+def test_ranks_with_the_same_seed_draw_different_actions_where_sb3_collects_and_the_same_numbers_elsewhere():
     actions, after = [], []
     for rank in range(2):
         model = A2C("MlpPolicy", RandomWalks(8, seed=0), seed=3, device="cpu")

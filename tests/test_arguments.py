@@ -21,8 +21,8 @@ LIBRARY = [
     *(
         ROOT / "agents" / f"{name}.py"
         for name in (
-            "algorithms", "atari", "cadence", "collecting", "environments", "forwards", "losses", "measuring", "models",
-            "policies", "recorder", "rollouts", "stepping",
+            "algorithms", "atari", "cadence", "collecting", "emulators", "environments", "forwards", "losses",
+            "measuring", "models", "observations", "on_policy", "policies", "recorder", "rollouts", "stepping",
         )
     ),
 ]  # fmt: skip

@@ -30,7 +30,7 @@ def play(env, num_steps, seed=0):
 
 
 def assert_same(a, b):
-    """Equal trajectories, in everything but the seconds of `episode`."""
+    """Trajectories are equal in everything but the seconds of `episode`."""
     np.testing.assert_array_equal(a[0], b[0])
     for x, y in zip(a[1], b[1], strict=True):
         for left, right in zip(x[:3], y[:3], strict=True):
@@ -50,18 +50,18 @@ class IdleStart(gymnasium.Wrapper):
 
 
 class OneGame:
-    """The slow truth: gymnasium's wrappers around ale-py's single environment, one emulator frame at a time."""
+    """The slow reference: gymnasium's wrappers around ale-py's single environment, one emulator frame at a time."""
 
     def __init__(self, game, seed, repeat_action_probability):
         emulator = AtariEnv(game, frameskip=1, repeat_action_probability=repeat_action_probability)
-        emulator.ale.setInt("random_seed", seed)  # AtariEnv would hash it; the vector environment takes it as it is
+        emulator.ale.setInt("random_seed", seed)  # AtariEnv would hash it; the vector environment does not
         emulator.load_game()
         self.ale, self.meanings = emulator.ale, emulator.get_action_meanings()
         preprocessed = AtariPreprocessing(IdleStart(emulator), noop_max=0, frame_skip=4, screen_size=84)
         self.env = FrameStackObservation(preprocessed, 4, padding_type="zero")
 
     def start(self, num_frames, fire):
-        """A game begun by `num_frames` idle frames, the first of them FIRE if asked for."""
+        """Start a game with `num_frames` idle frames, of which the first is FIRE if that is wanted."""
         idle = ([self.meanings.index("FIRE")] if fire else []) + [0] * (num_frames - fire)
         observation, _ = self.env.reset(options={"idle": idle})
         self.lives = self.ale.lives()
@@ -78,7 +78,7 @@ def assert_plays_like_the_slow_truth(game, num_steps, min_games, *, fire=False, 
     settings = {"use_fire_reset": fire, "noop_max": noop_max, "repeat_action_probability": stickiness}
     env = AtariVecEnv(game, 2, seed=7, reward_clipping=False, **settings)
     truths = [OneGame(game, 7 + i, stickiness) for i in range(2)]
-    # How many idle frames a game starts with is drawn by C++'s generator. A bare twin with the same seeds counts them.
+    # C++'s generator draws the number of idle frames of a game. A second environment with the same seeds counts them.
     twin = AtariVectorEnv(game, 2, autoreset_mode="SameStep", life_loss_info=True, reward_clipping=False, **settings)
     idle = twin.reset(seed=7)[1]["episode_frame_number"]
     for truth, observation, num_frames in zip(truths, env.reset(), idle, strict=True):
@@ -216,8 +216,8 @@ def test_a_lost_life_ends_the_learning_episode_but_not_the_game():
         observations, _, _, (info,) = steps[t]
         assert info.keys() == {"terminal_observation", "TimeLimit.truncated"}
         assert info["TimeLimit.truncated"] is False
-        np.testing.assert_array_equal(info["terminal_observation"], observations[0])  # the game goes on from there
-        np.testing.assert_array_equal(steps[t + 1][0][0, :3], observations[0, 1:])  # with its frames still stacked
+        np.testing.assert_array_equal(info["terminal_observation"], observations[0])  # the game goes on
+        np.testing.assert_array_equal(steps[t + 1][0][0, :3], observations[0, 1:])  # and its frames stay stacked
 
 
 def test_without_episodic_life_only_games_end():
@@ -241,7 +241,7 @@ def test_a_time_limit_is_a_truncation_with_its_final_observation_and_a_new_game(
             assert dones[i]
             assert info["TimeLimit.truncated"] is True
             assert info["episode"]["l"] == 20
-            assert not observations[i, :3].any()  # a new game: nothing stacked yet
+            assert not observations[i, :3].any()  # a new game: no older frames
             np.testing.assert_array_equal(info["terminal_observation"][:3], steps[t - 1][0][i, 1:])
     # ale-py stops before it reads the last screen: its newest frame is a maximum of earlier ones, all others are true.
     for final, free_final in zip(steps[19][3], free_steps[19][0], strict=True):
@@ -279,7 +279,7 @@ def test_games_shorter_than_their_starts_are_all_counted(num_frames, start):
         assert [info.get("episode", {}).get("l") for info in infos] == [num_steps if last else None] * 3
 
 
-# --- what belongs to whom ------------------------------------------------------------------------------------------
+# --- shared memory ------------------------------------------------------------------------------------------------
 
 
 def test_infos_do_not_share_state_with_each_other_or_with_observations():
@@ -293,7 +293,7 @@ def test_infos_do_not_share_state_with_each_other_or_with_observations():
             assert not np.shares_memory(infos[i]["terminal_observation"], observations)
 
 
-def test_later_steps_do_not_write_into_arrays_handed_out_before():
+def test_later_steps_do_not_write_into_arrays_returned_before():
     env = AtariVecEnv("breakout", 2, seed=0)
     first, steps = env.reset(), []
     first_copy = first.copy()
@@ -324,12 +324,12 @@ def test_arrays_have_the_shapes_and_types_that_sb3_expects():
 
 
 def test_the_same_seed_gives_the_same_trajectories_whatever_the_number_of_threads():
-    one, other = (AtariVecEnv("breakout", 3, seed=5, num_threads=n, repeat_action_probability=0.25) for n in (1, 2))
-    trajectory = play(one, 250)
-    assert_same(trajectory, play(other, 250))
+    first, second = (AtariVecEnv("breakout", 3, seed=5, num_threads=n, repeat_action_probability=0.25) for n in (1, 2))
+    trajectory = play(first, 250)
+    assert_same(trajectory, play(second, 250))
     assert any("episode" in info for _, _, _, infos in trajectory[1] for info in infos)
-    one.seed(5)
-    assert_same(trajectory, play(one, 250))
+    first.seed(5)
+    assert_same(trajectory, play(first, 250))
 
 
 def test_environment_i_plays_as_the_first_of_seed_plus_i():
@@ -388,7 +388,7 @@ def test_steps_out_of_order_are_refused():
     with pytest.raises(RuntimeError, match="step_wait"):
         env.step_async(np.zeros(2, int))
     env.seed(0)
-    np.testing.assert_array_equal(env.reset(), first)  # a reset drops the step under way
+    np.testing.assert_array_equal(env.reset(), first)  # a reset discards an unfinished step
 
 
 def test_a_closed_environment_says_so():
@@ -445,7 +445,7 @@ def test_vec_normalize_and_vec_monitor_wrap_it():
     normalized = VecNormalize(AtariVecEnv("breakout", 2, seed=0), norm_obs=False)
     _, steps = play(normalized, 60)
     assert any(dones.any() for _, _, dones, _ in steps)
-    with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):  # it would report lives, not games
+    with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):  # it would report lives as episodes
         monitored = VecMonitor(AtariVecEnv("breakout", 2, seed=0))
     for _, _, dones, infos in play(monitored, 60)[1]:
         assert [("episode" in info) for info in infos] == list(dones)

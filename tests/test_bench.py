@@ -1,4 +1,4 @@
-"""`rlgns bench`: what it prints adds up. How fast anything is, no test says."""
+"""`rlgns bench`: its figures are consistent; no test depends on how fast anything is."""
 
 import json
 import re
@@ -27,18 +27,18 @@ def bench(*arguments: object) -> int:
 )
 def test_the_parts_are_the_whole_and_the_bound_follows_from_the_speeds_alone(flags, tmp_path, capsys):
     assert bench(*SHORT, *flags, f"--json={tmp_path / 'bench.json'}") == 0
-    found = json.loads((tmp_path / "bench.json").read_text())
-    shares = {name: value for name, value in found.items() if name.startswith("share of ") and "bound" not in name}
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    shares = {name: value for name, value in figures.items() if name.startswith("share of ") and "bound" not in name}
     assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
     assert min(shares.values()) > -0.01
     assert all(shares[f"share of {part}"] > 0 for part in ("emulator", "acting", "update", "logging"))
     assert (shares["share of measuring"] > 0) == ("--no-measure" not in flags)
-    alone = [found[f"{part} alone"] for part in ("emulator", "acting", "update")]
-    assert found["bound"] == pytest.approx(1 / sum(1 / speed for speed in alone))
-    assert found["share of the bound"] == pytest.approx(found["speed"] / found["bound"])
+    alone = [figures[f"{part} alone"] for part in ("emulator", "acting", "update")]
+    assert figures["bound"] == pytest.approx(1 / sum(1 / speed for speed in alone))
+    assert figures["share of the bound"] == pytest.approx(figures["speed"] / figures["bound"])
     printed = capsys.readouterr().out
-    assert re.search(rf"{found['speed']:,.0f} transitions/s", printed)
-    assert f"the loop reaches {found['share of the bound']:.0%} of that" in printed
+    assert re.search(rf"{figures['speed']:,.0f} transitions/s", printed)
+    assert f"the loop reaches {figures['share of the bound']:.0%} of that" in printed
 
 
 @pytest.mark.slow
@@ -46,13 +46,13 @@ def test_the_search_names_the_fastest_of_what_it_tried_as_a_command(tmp_path, ca
     flags = ["--env=CartPole-v1", "--algo=a2c", "--search", "--max-num-envs=16", f"--json={tmp_path / 'bench.json'}"]
     assert bench(*SHORT, *flags) == 0
     tried = json.loads((tmp_path / "bench.json").read_text())["search"]
-    sizes = {one["num_envs"]: one["transitions_per_second"] for one in tried[:2]}
+    sizes = {trial["num_envs"]: trial["transitions_per_second"] for trial in tried[:2]}
     assert sizes.keys() == {8, 16}
     assert f"--num-envs {max(sizes, key=sizes.get)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["bench"], "atari"),
         (["bench", "atri"], "did you mean atari"),
@@ -60,8 +60,8 @@ def test_the_search_names_the_fastest_of_what_it_tried_as_a_command(tmp_path, ca
         (["bench", "atari", "--game=brekout"], "did you mean breakout"),
     ],
 )
-def test_what_cannot_be_timed_is_refused_in_one_line(arguments, said, capsys):
+def test_what_cannot_be_timed_is_refused_in_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""At which updates a run is measured by loss: counts over a range of lengths, and what they cost."""
+"""The updates at which the losses of a run are measured: their number over a range of lengths, and their cost."""
 
 import math
 
@@ -23,7 +23,7 @@ def measured(cadence: Cadence, num_updates: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("num_epochs", "updates_are_measured"), KINDS[:-1])
-def test_what_2_percent_of_the_passes_afford_is_measured_and_no_less(num_epochs, updates_are_measured):
+def test_a_run_has_all_the_measurements_that_2_percent_of_the_passes_afford(num_epochs, updates_are_measured):
     E, passes = updates_per_measurement(num_epochs, updates_are_measured), num_epochs + 1
     share = COST_AT_DEFAULT * 2 / 3 if updates_are_measured else COST_AT_DEFAULT
     assert MEASUREMENT_COST / (E * passes) <= share < MEASUREMENT_COST / ((E - 1) * passes)
@@ -52,7 +52,9 @@ def test_the_measured_updates_are_as_many_as_the_formula_says(num_epochs, update
 
 
 @pytest.mark.parametrize(("num_epochs", "updates_are_measured"), KINDS[:-1])
-def test_long_runs_cost_2_percent_and_shorter_ones_what_the_text_says(num_epochs, updates_are_measured):
+def test_measuring_costs_2_percent_in_long_runs_and_more_in_shorter_runs_as_documented(
+    num_epochs, updates_are_measured
+):
     cadence, E = default(num_epochs, updates_are_measured), updates_per_measurement(num_epochs, updates_are_measured)
     share = COST_AT_DEFAULT * 2 / 3 if updates_are_measured else COST_AT_DEFAULT
     for n in (80 * E, 81 * E, 123 * E, 1000 * E):
@@ -62,7 +64,7 @@ def test_long_runs_cost_2_percent_and_shorter_ones_what_the_text_says(num_epochs
     assert longer == sorted(longer, reverse=True)
 
 
-def test_the_costs_of_ppos_short_runs_are_those_of_the_files_text():
+def test_the_costs_of_ppos_short_runs_are_those_of_the_modules_docstring():
     costs = {n: round(100 * default(4).cost(n, 4), 1) for n in (40, 100, 500, 1000, 2200)}
     assert costs == {40: 28.0, 100: 14.0, 500: 3.8, 1000: 2.5, 2200: 2.0}
 

@@ -67,7 +67,7 @@ def test_a_resolved_configuration_stays_as_it_is():
     assert resolved(resolved(TrainConfig(algo="ppo"))) == resolved(TrainConfig(algo="ppo"))
 
 
-def test_the_rate_follows_the_batch_size_where_it_is_told_to():
+def test_the_learning_rate_depends_on_the_batch_size_with_lr_batch_scale():
     """ε*/(1 + B*/B)^α by hand: B = 80, so 1e-3/(1 + 240/80)^½ = 5e-4 and 1e-3/(1 + 240/80) = 2.5e-4."""
     scaled = ["--learning-rate", "1e-3", "--lr-batch-scale", "240"]
     assert parse(["--learning-rate", "1e-3"]).effective_learning_rate == 1e-3
@@ -104,7 +104,7 @@ def test_the_rate_follows_the_batch_size_where_it_is_told_to():
         (["--unit=transition"], {"unit": "transition"}),
     ],
 )
-def test_flags_are_taken_as_people_and_as_sweeps_spell_them(arguments, expected):
+def test_flags_are_accepted_in_the_spellings_of_people_and_of_sweeps(arguments, expected):
     assert changed(parse(arguments)) == expected
 
 
@@ -136,7 +136,7 @@ def test_flags_stand_in_groups_with_config_among_them(help_text):
     assert "--resume PATH" in run
 
 
-def test_help_names_what_measuring_every_so_often_defaults_to(help_text):
+def test_help_names_the_defaults_of_measure_every(help_text):
     from rlgns.agents.cadence import updates_per_measurement
 
     words = " ".join(help_text.split())

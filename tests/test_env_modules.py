@@ -1,4 +1,4 @@
-"""A run's own files never decide what code is imported: an environment's module is the user's to name."""
+"""The files of a run never decide what code is imported: only the user can name an environment's module."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_module_that_the_user_names_in_a_new_run_is_imported(module, tmp_path)
     assert module.exists()
 
 
-def test_a_module_that_cannot_be_imported_is_told_of_in_one_line(tmp_path, monkeypatch, capsys):
+def test_a_module_that_cannot_be_imported_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken_module.py").write_text("from math import no_such_thing\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]

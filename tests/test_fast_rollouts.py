@@ -1,4 +1,4 @@
-"""Rollouts on the device, in parts and with every frame once, against Stable-Baselines3's, number by number."""
+"""Rollouts on the device, in parts and with every frame stored once, compared with Stable-Baselines3's."""
 
 import math
 import platform
@@ -19,7 +19,8 @@ from support.tolerances import assert_equal_to_rounding, assert_same_training
 
 from rlgns.agents import A2C, PPO, AtariVecEnv
 from rlgns.agents.collecting import act
-from rlgns.agents.rollouts import DeviceRolloutBuffer, Frames
+from rlgns.agents.observations import Frames
+from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import Step, in_parts
 from rlgns.runs.machine import release_cores
 
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def short_cartpole():
-    """Every third episode or so ends by its time limit."""
+    """About every third episode ends at its time limit."""
     return TimeLimit(gymnasium.make("CartPole-v1").unwrapped, 12)
 
 
@@ -65,7 +66,7 @@ def test_environments_in_parts_are_the_same_environments(num_parts):
             parts.send(index, actions[part])
         whole.send(0, actions)
         expected = whole.receive(0)
-        for index, part in reversed(list(enumerate(parts.parts))):  # whichever is ready first
+        for index, part in reversed(list(enumerate(parts.parts))):  # in any order
             step = parts.receive(index)
             for name in ("observations", "rewards", "dones", "truncated", "restarted"):
                 assert np.array_equal(getattr(step, name), getattr(expected, name)[part]), name
@@ -76,7 +77,7 @@ def test_environments_in_parts_are_the_same_environments(num_parts):
     assert ended > 10
 
 
-def test_any_vecenv_is_one_part_that_tells_the_same():
+def test_any_vecenv_is_one_part_with_the_same_steps():
     def environments():
         return make_vec_env(short_cartpole, n_envs=4, seed=5)
 
@@ -92,10 +93,10 @@ def test_any_vecenv_is_one_part_that_tells_the_same():
         assert np.array_equal(step.observations, observations)
         assert np.array_equal(step.rewards, rewards)
         assert np.array_equal(step.dones, dones)
-        for i, told in enumerate(step.infos()):
-            assert told.get("TimeLimit.truncated", False) == infos[i].get("TimeLimit.truncated", False)
-            assert np.array_equal(told.get("terminal_observation", 0), infos[i].get("terminal_observation", 0))
-            lengths = [info.get("episode", {}).get("l") for info in (told, infos[i])]
+        for i, info in enumerate(step.infos()):
+            assert info.get("TimeLimit.truncated", False) == infos[i].get("TimeLimit.truncated", False)
+            assert np.array_equal(info.get("terminal_observation", 0), infos[i].get("terminal_observation", 0))
+            lengths = [each.get("episode", {}).get("l") for each in (info, infos[i])]
             assert lengths[0] == lengths[1]
         truncated += int(step.truncated.sum())
     assert truncated > 0
@@ -103,33 +104,37 @@ def test_any_vecenv_is_one_part_that_tells_the_same():
 
 @pytest.mark.parametrize(("kind", "num_steps"), [(A2C, 5), (PPO, 16)])
 def test_rollouts_in_two_parts_train_as_rollouts_in_one(kind, num_steps):
-    """The network acts for two halves or for the whole: nothing else may differ, and that by rounding alone."""
+    """The network acts for two halves or for the whole batch, which may differ by rounding only."""
     options = {"n_steps": num_steps} | ({"batch_size": 32, "n_epochs": 1} if kind is PPO else {})
-    start, one, two = (
+    start, one_part, two_parts = (
         trained(kind, "CnnPolicy", AtariVecEnv("skiing", 4, seed=5, num_parts=n), updates, fast=True, **options)
-        for n, updates in ((1, 0), (1, 4), (2, 4))  # every step of Skiing has a reward: no advantage is rounding
+        for n, updates in (
+            (1, 0),
+            (1, 4),
+            (2, 4),
+        )  # Skiing rewards every step: no advantage is a rounding error
     )
-    assert np.array_equal(one.rollout_buffer.actions, two.rollout_buffer.actions)
-    assert np.array_equal(one.rollout_buffer.rewards, two.rollout_buffer.rewards)
-    steps = one.num_optimizer_steps
-    values = (torch.as_tensor(model.rollout_buffer.values) for model in (two, one))
+    assert np.array_equal(one_part.rollout_buffer.actions, two_parts.rollout_buffer.actions)
+    assert np.array_equal(one_part.rollout_buffer.rewards, two_parts.rollout_buffer.rewards)
+    steps = one_part.num_optimizer_steps
+    values = (torch.as_tensor(model.rollout_buffer.values) for model in (two_parts, one_part))
     assert_equal_to_rounding(*values, updates=steps)
-    assert_same_training([parameters(two)], [parameters(one)], [parameters(start)], steps)
+    assert_same_training([parameters(two_parts)], [parameters(one_part)], [parameters(start)], steps)
 
 
 def test_the_order_in_which_parts_are_ready_changes_nothing():
-    """Bit by bit: one part's emulators are held up at random, and the numbers of threads differ."""
+    """Bitwise, though the emulators of one run are delayed at random and the numbers of threads differ."""
 
-    class HeldUp(AtariVecEnv):
+    class Delayed(AtariVecEnv):
         def receive(self, part):
-            if held.random() < 0.3:
+            if delays.random() < 0.3:
                 torch.ones(200, 200).exp().sum()
             return super().receive(part)
 
-    held = np.random.default_rng(1)
+    delays = np.random.default_rng(1)
     runs = [
         trained(A2C, "CnnPolicy", kind("breakout", 4, seed=5, num_parts=2, num_threads=threads), 6, fast=True)
-        for kind, threads in ((AtariVecEnv, 1), (HeldUp, 2))
+        for kind, threads in ((AtariVecEnv, 1), (Delayed, 2))
     ]
     assert torch.equal(*map(parameters, runs))
 
@@ -171,7 +176,7 @@ def test_stacks_are_rebuilt_exactly_across_restarts(max_num_frames, num_parts, k
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_older_frames_of_a_restart_that_are_not_blank_are_kept(keep):
+def test_older_frames_of_a_restart_that_are_not_blank_are_stored(keep):
     T, N, S = 6, 3, 4
     frames, rng = Frames(T, N, (S, 5, 5), CPU), np.random.default_rng(0)
     nothing = {"rewards": np.zeros(N, np.float32), "dones": np.zeros(N, bool), "truncated": np.zeros(N, bool)}
@@ -195,7 +200,7 @@ def test_older_frames_of_a_restart_that_are_not_blank_are_kept(keep):
 
 @pytest.mark.parametrize(("num_steps", "num_envs"), [(5, 16), (128, 8), (128, 1024)])
 def test_a_transition_takes_little_more_than_its_own_frame(num_steps, num_envs):
-    """Of the long rollouts at most 7.5 KB; a short one also holds the three frames before its first."""
+    """At most 7.5 KB in long rollouts; a short rollout also holds the three frames before its first."""
     buffer = DeviceRolloutBuffer(num_steps, IMAGES, spaces.Discrete(4), "meta", n_envs=num_envs, frames_once=True)
     frames = buffer.observations.num_bytes / (num_steps * num_envs)
     scalars = 6 * 4 + 8
@@ -204,7 +209,7 @@ def test_a_transition_takes_little_more_than_its_own_frame(num_steps, num_envs):
 
 
 @pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.99, 1.0), (0.9, 0.8), (1.0, 0.0)])
-def test_advantages_are_stable_baselines3s(gamma, gae_lambda):
+def test_advantages_are_those_of_stable_baselines3(gamma, gae_lambda):
     T, N = 12, 5
     rng, options = np.random.default_rng(0), {"gae_lambda": gae_lambda, "gamma": gamma, "n_envs": N}
     stock = RolloutBuffer(T, VECTORS, spaces.Discrete(2), "cpu", **options)
@@ -214,15 +219,15 @@ def test_advantages_are_stable_baselines3s(gamma, gae_lambda):
     last = torch.as_tensor(rng.normal(size=N).astype(np.float32))
     stock.rewards[:], stock.values[:], stock.episode_starts[:] = rewards, values, starts[:-1]
     stock.compute_returns_and_advantage(last, starts[-1])
-    for mine, its in ((ours.of_rewards, rewards), (ours.of_values, values), (ours.of_starts, starts)):
-        mine.copy_(torch.from_numpy(its))
+    for tensor, array in ((ours.device_rewards, rewards), (ours.device_values, values), (ours.device_starts, starts)):
+        tensor.copy_(torch.from_numpy(array))
     ours.compute_returns_and_advantage(last)
     for name in ("advantages", "returns"):
         assert_equal_to_rounding(torch.as_tensor(getattr(ours, name)), torch.as_tensor(getattr(stock, name)))
 
 
 @pytest.mark.parametrize("space", [spaces.Dict({"a": VECTORS}), spaces.Discrete(3)])
-def test_observations_that_it_cannot_hold_are_refused(space):
+def test_observations_that_the_buffer_cannot_store_are_refused(space):
     with pytest.raises(TypeError, match="Stable-Baselines3's own rollout buffer"):
         DeviceRolloutBuffer(5, space, spaces.Discrete(2), "cpu")
 
@@ -242,7 +247,7 @@ def test_actions_and_their_probabilities_are_those_that_the_policy_itself_would_
     assert_equal_to_rounding([choice.values, choice.log_probs], [values.flatten(), log_probs])
 
 
-def test_actions_are_drawn_as_often_as_the_policy_says():
+def test_actions_have_the_frequencies_of_the_policys_probabilities():
     model = A2C("MlpPolicy", make_vec_env("CartPole-v1", n_envs=1), seed=0, device="cpu")
     with torch.no_grad():
         model.policy.action_net.bias[:] = torch.tensor([0.0, 1.0])
@@ -259,12 +264,12 @@ def test_actions_are_drawn_as_often_as_the_policy_says():
     ("kind", "options"),
     [(A2C, {"n_steps": 8}), (A2C, {"n_steps": 8, "gae_lambda": 0.9}), (PPO, {"n_steps": 16, "batch_size": 32})],
 )
-def test_the_fast_rollout_trains_as_stable_baselines3s_truncated_episodes_included(kind, options):
+def test_the_fast_rollout_trains_as_that_of_stable_baselines3_with_truncated_episodes(kind, options):
     start, fast, plain = (
         trained(kind, "MlpPolicy", make_vec_env(short_cartpole, n_envs=4, seed=5), updates, fast=fast, **options)
         for fast, updates in ((False, 0), (True, 12), (False, 12))
     )
-    assert fast.rollout_buffer.rewards.max() > 1  # a time limit's γV is in it
+    assert fast.rollout_buffer.rewards.max() > 1  # a reward that includes the γV of a time limit
     for name in ("actions", "rewards", "values", "log_probs", "advantages", "returns", "episode_starts"):
         mine, its = getattr(fast.rollout_buffer, name), getattr(plain.rollout_buffer, name)
         its = its.reshape(mine.shape) if mine.size == its.size and mine.ndim != its.ndim else its
@@ -276,13 +281,13 @@ def test_the_fast_rollout_trains_as_stable_baselines3s_truncated_episodes_includ
 
 
 def _in_time_order(array, shape):
-    """Stable-Baselines3 leaves its buffer flat, environment by environment, once it was read."""
+    """Stable-Baselines3 leaves its buffer flat, grouped by environment, after it has been read."""
     T, N = shape[:2]
     return array.reshape(N, T, *shape[2:]).swapaxes(0, 1) if array.shape[0] == T * N else array.reshape(shape)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_a_callback_that_stops_in_mid_rollout_leaves_no_step_under_way(stop_at):
+def test_a_callback_that_stops_in_mid_rollout_leaves_no_step_unfinished(stop_at):
     class Stop(BaseCallback):
         def _on_step(self):
             return self.n_calls < stop_at
@@ -295,7 +300,7 @@ def test_a_callback_that_stops_in_mid_rollout_leaves_no_step_under_way(stop_at):
     model.learn(1000, callback=Stop())
     assert model.num_updates == 0
     assert model.num_timesteps == stop_at * 4
-    game.step(np.zeros(4, int))  # refused if a step were under way
+    game.step(np.zeros(4, int))  # would be refused if a step were unfinished
     model.learn(40, reset_num_timesteps=False)
     assert model.num_updates == 2
 
@@ -318,7 +323,7 @@ def test_ending_idle_threads_changes_no_number():
 
 
 def test_freed_memory_is_not_faulted_in_again_however_large():
-    """100 MB are 25,600 pages; in a process of its own, since the habit stays."""
+    """100 MB are 25,600 pages; in a separate process, since the setting cannot be taken back."""
     code = """
         import resource
         import torch
@@ -326,7 +331,7 @@ def test_freed_memory_is_not_faulted_in_again_however_large():
 
         keep_freed_memory()
         keep_freed_memory()
-        for _ in range(16):  # until the heap has its shape
+        for _ in range(16):  # until the heap has reached its final size
             torch.ones(100 << 20, dtype=torch.uint8)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(100 << 20, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""A2C that is trained on what the layers gave while acting, against A2C that repeats it."""
+"""A2C trained on stored layer outputs of acting, compared with A2C that computes them again."""
 
 import gc
 import io
@@ -23,7 +23,7 @@ from rlgns.gradients.backward import AT_ONCE
 
 UPDATES = 3
 NUM_ENVS = 8
-"""Of a part; emulators take their time to start."""
+"""Environments of a part; few, since emulators take time to start."""
 
 
 def cartpole():
@@ -37,7 +37,7 @@ def breakout(num_parts=1):
 def trained(
     environments, policy="MlpPolicy", *, keep=True, measure=True, by_group=True, num_steps=5, callback=None, **options
 ):
-    """In groups of one or two environments."""
+    """An A2C after `UPDATES` updates, in groups of one or two environments if by group."""
     images = policy is ImagePolicy
     with closing(environments):
         model = A2C(
@@ -56,12 +56,12 @@ def parameters(model):
 
 @pytest.fixture
 def uses(monkeypatch):
-    """How often an update was made on kept forwards."""
+    """One entry for each update that was made on stored layer outputs."""
     calls = []
     replayed = Forwards.replayed
 
     def counted(forwards, index):
-        if not calls or calls[-1] is not forwards:  # an update may go through its rollout more than once
+        if not calls or calls[-1] is not forwards:  # an update may evaluate its rollout in several blocks
             calls.append(forwards)
         return replayed(forwards, index)
 
@@ -74,36 +74,36 @@ CASES = {
     "advantages normalised": (cartpole, {"normalize_advantage": True}),
     "images": (breakout, {"policy": ImagePolicy, "num_steps": 3}),
     "images in two parts": (lambda: breakout(2), {"policy": ImagePolicy, "num_steps": 2}),
-    "heads apart": (cartpole, {"policy_kwargs": {"share_features_extractor": False, "activation_fn": nn.ELU}}),
-    "more than goes through the model at once": (cartpole, {"num_steps": AT_ONCE // NUM_ENVS + 1}),
+    "separate extractors": (cartpole, {"policy_kwargs": {"share_features_extractor": False, "activation_fn": nn.ELU}}),
+    "more transitions than go through the model at once": (cartpole, {"num_steps": AT_ONCE // NUM_ENVS + 1}),
     "not by group": (cartpole, {"by_group": False}),
     "images not by group": (breakout, {"by_group": False, "policy": ImagePolicy, "num_steps": 3}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_on_kept_forwards_is_training_to_rounding(case, uses):
+def test_training_on_stored_layer_outputs_is_the_same_to_rounding(case, uses):
     make, options = CASES[case]
-    kept, repeated = (trained(make(), keep=keep, **options) for keep in (True, False))
+    stored, repeated = (trained(make(), keep=keep, **options) for keep in (True, False))
     assert len(uses) >= UPDATES
-    assert np.array_equal(kept.rollout_buffer.actions, repeated.rollout_buffer.actions)
+    assert np.array_equal(stored.rollout_buffer.actions, repeated.rollout_buffer.actions)
     start = parameters(trained(make(), keep=False, learning_rate=0.0, **options))
-    assert_same_training([parameters(kept)], [parameters(repeated)], [start], UPDATES)
+    assert_same_training([parameters(stored)], [parameters(repeated)], [start], UPDATES)
     if options.get("by_group", True):
-        assert_same_moments(kept.update_moments, repeated.update_moments, updates=UPDATES, factor=MIXED_SIGNS)
+        assert_same_moments(stored.update_moments, repeated.update_moments, updates=UPDATES, factor=MIXED_SIGNS)
     for name, value in repeated.logger.name_to_value.items():
         if name.startswith("train/"):
             expected = rounded(value, updates=UPDATES, factor=MIXED_SIGNS, scale=1.0)
-            assert kept.logger.name_to_value[name] == expected, name
+            assert stored.logger.name_to_value[name] == expected, name
 
 
-def test_training_on_kept_forwards_in_bfloat16_is_nearly_the_same(uses):
+def test_training_on_stored_layer_outputs_in_bfloat16_is_nearly_the_same(uses):
     options = {"policy": ImagePolicy, "num_steps": 3}
     options["policy_kwargs"] = {"features_extractor_class": NatureCNNInBfloat16, "net_arch": []}
-    kept, repeated = (trained(breakout(), keep=keep, **options) for keep in (True, False))
+    stored, repeated = (trained(breakout(), keep=keep, **options) for keep in (True, False))
     assert len(uses) == UPDATES
     start = parameters(trained(breakout(), keep=False, learning_rate=0.0, **options))
-    assert (parameters(kept) - parameters(repeated)).norm() < 0.2 * (parameters(repeated) - start).norm()
+    assert (parameters(stored) - parameters(repeated)).norm() < 0.2 * (parameters(repeated) - start).norm()
 
 
 def test_measuring_changes_no_bit(uses):
@@ -138,10 +138,10 @@ class Halving(BaseCallback):
                 parameter.mul_(0.5)
 
 
-def test_forwards_of_other_parameters_are_not_trained_on(uses):
-    kept, repeated = (trained(cartpole(), keep=keep, callback=Halving()) for keep in (True, False))
+def test_layer_outputs_of_other_parameters_are_not_trained_on(uses):
+    stored, repeated = (trained(cartpole(), keep=keep, callback=Halving()) for keep in (True, False))
     assert not uses
-    assert torch.equal(parameters(kept), parameters(repeated))
+    assert torch.equal(parameters(stored), parameters(repeated))
 
 
 class Saving(BaseCallback):
@@ -157,7 +157,7 @@ class Saving(BaseCallback):
         return True
 
 
-def test_a_model_is_saved_in_mid_rollout_without_its_forwards(uses):
+def test_a_model_is_saved_in_mid_rollout_without_its_layer_outputs(uses):
     callback = Saving()
     trained(cartpole(), callback=callback)
     assert len(uses) == UPDATES
@@ -178,12 +178,12 @@ class Dropping(FlattenExtractor):
         (cartpole, {"num_steps": MAX_TRANSITIONS // NUM_ENVS + 1}),
     ],
 )
-def test_forwards_that_would_say_something_else_or_cost_too_much_are_not_kept(make, options, uses):
+def test_layer_outputs_that_training_would_change_or_that_take_too_much_memory_are_not_stored(make, options, uses):
     trained(make(), **options)
     assert not uses
 
 
-def test_ppo_keeps_none():
+def test_ppo_stores_no_layer_outputs():
     model = PPO(
         "MlpPolicy", cartpole(), n_steps=4, batch_size=32, seed=3, device="cpu",
         rollout_buffer_class=DeviceRolloutBuffer,

@@ -44,7 +44,7 @@ ROOMS = {
     "commands": Room({"runs", "study", "sweeps", "report", "tasks"}, {"annotated_types"}),
     "agents": Room(
         {"noise", "runs", "gradients", "report"},
-        {"annotated_types", "ale_py", "gymnasium", "numpy", "stable_baselines3", "torch", "typing_extensions"},
+        {"annotated_types", "ale_py", "gymnasium", "numpy", "rich", "stable_baselines3", "torch", "typing_extensions"},
     ),
     "": Room({"noise", "runs", "gradients", "commands"}, set()),  # rlgns/__init__.py and __main__.py
 }

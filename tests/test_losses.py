@@ -122,7 +122,7 @@ def test_a_transitions_terms_do_not_depend_on_the_others():
 
 
 def filled_buffer(T: int, N: int, observation_space: spaces.Space) -> RolloutBuffer:
-    """Every number of the transition of environment n at time t is made of 10·t + n."""
+    """A buffer in which every number of the transition of environment n at time t is derived from 10·t + n."""
     is_dict = isinstance(observation_space, spaces.Dict)
     kind = DictRolloutBuffer if is_dict else RolloutBuffer
     buffer = kind(T, observation_space, DISCRETE, device="cpu", n_envs=N)
@@ -152,13 +152,13 @@ SPACES = {
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_the_whole_rollout_puts_an_environments_transitions_side_by_side_and_leaves_the_buffer_alone(space):
+def test_the_whole_rollout_is_grouped_by_environment_and_leaves_the_buffer_unchanged(space):
     T, N = 5, 3
     buffer = filled_buffer(T, N, SPACES[space])
     arrays = [key for key, value in vars(buffer).items() if isinstance(value, np.ndarray)]
     before = {key: getattr(buffer, key).copy() for key in arrays}
     rollout = whole_rollout(buffer, torch.device("cpu"))
-    numbers = np.array([10 * t + n for n in range(N) for t in range(T)])  # environment by environment
+    numbers = np.array([10 * t + n for n in range(N) for t in range(T)])  # grouped by environment
 
     def first(of: torch.Tensor) -> np.ndarray:
         return of.reshape(N * T, -1)[:, 0].numpy()
@@ -185,8 +185,8 @@ def test_the_whole_rollout_is_the_same_after_stable_baselines3_has_flattened_its
     next(buffer.get(4))
     after = whole_rollout(buffer, torch.device("cpu"))
     for a, b in zip(before, after, strict=True):
-        for one, other in zip(*[list(x.values()) if isinstance(x, dict) else [x] for x in (a, b)], strict=True):
-            assert torch.equal(one, other)
+        for left, right in zip(*[list(x.values()) if isinstance(x, dict) else [x] for x in (a, b)], strict=True):
+            assert torch.equal(left, right)
 
 
 def test_selecting_takes_the_same_transitions_of_every_part():

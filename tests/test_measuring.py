@@ -36,9 +36,9 @@ def parameters_after(kind, options, num_updates, callback=None, policy="MlpPolic
     return [p.detach().clone() for p in model.policy.parameters()], generators
 
 
-def assert_bitwise(one, other):
-    assert all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
-    assert one[1] == other[1]  # random generators, too
+def assert_bitwise(first, second):
+    assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+    assert first[1] == second[1]  # random generators, too
 
 
 def at_rollout_end(kind, options, environments, check, num_updates=1):
@@ -56,7 +56,7 @@ def at_rollout_end(kind, options, environments, check, num_updates=1):
     return model
 
 
-# Measuring leaves no trace
+# Measuring changes nothing
 
 
 MEASURERS = {
@@ -68,7 +68,7 @@ MEASURERS = {
 
 @pytest.mark.parametrize(("kind", "options"), KINDS + STOCK)
 @pytest.mark.parametrize("measurer", MEASURERS)
-def test_measured_or_not_the_parameters_are_bitwise_the_same(kind, options, measurer):
+def test_parameters_are_bitwise_the_same_with_and_without_measuring(kind, options, measurer):
     callback = NoiseScaleCallback(1, MEASURERS[measurer], design_effect_every=1)
     measured = parameters_after(kind, options, 8, callback)
     assert len(callback.history.measurements) == 8
@@ -79,7 +79,7 @@ def test_measured_or_not_the_parameters_are_bitwise_the_same(kind, options, meas
 @pytest.mark.parametrize(
     ("kind", "options"), [(A2C, {"n_steps": 5}), (PPO, {"n_steps": 5, "batch_size": 10, "n_epochs": 1})]
 )
-def test_on_an_atari_game_the_parameters_are_bitwise_the_same_measured_or_not(kind, options):
+def test_parameters_on_an_atari_game_are_bitwise_the_same_with_and_without_measuring(kind, options):
     def breakout():
         return AtariVecEnv("breakout", 4, seed=5, num_threads=1)
 
@@ -126,8 +126,8 @@ def test_a_measurement_leaves_rollout_gradients_optimiser_mode_and_generators_al
 
 def test_the_same_rollout_measured_twice_gives_the_same_numbers():
     def check(model):
-        one, other = (RolloutMeasurer().measure(model, other_unit=True) for _ in range(2))
-        assert one == other
+        first, second = (RolloutMeasurer().measure(model, other_unit=True) for _ in range(2))
+        assert first == second
 
     at_rollout_end(A2C, {}, cartpole(), check)
 
@@ -136,7 +136,7 @@ def test_the_same_rollout_measured_twice_gives_the_same_numbers():
 
 
 def explicit_moments(model, groups, weights):
-    """The slow truth: losses written out and differentiated group by group, estimators from their definitions.
+    """The slow reference: losses written out and differentiated group by group, estimators from their definitions.
 
     Returns {loss: (mean squared group norm, squared norm of the mean, |G|², tr Σ)}.
     """
@@ -145,7 +145,7 @@ def explicit_moments(model, groups, weights):
     A = torch.tensor(buffer.advantages)
     if model.normalize_advantage:
         A = (A - A.mean()) / (A.std() + 1e-8)
-    found = {"policy": [], "value": [], "total": []}
+    rows_by_loss = {"policy": [], "value": [], "total": []}
     for environments in groups:
         observations = torch.tensor(buffer.observations[:, environments].reshape(-1, *buffer.obs_shape))
         actions = torch.tensor(buffer.actions[:, environments].reshape(-1)).long()
@@ -156,11 +156,11 @@ def explicit_moments(model, groups, weights):
         policy_loss = -(advantages * (torch.exp(log_prob - old) if is_ppo else log_prob)).mean()
         value_loss = functional.mse_loss(torch.tensor(buffer.returns[:, environments].reshape(-1)), values.flatten())
         total = policy_loss + weights["entropy"] * -entropy.mean() + weights["value"] * value_loss
-        for loss, of in (("policy", policy_loss), ("value", value_loss), ("total", total)):
-            gradients = torch.autograd.grad(of, list(policy.parameters()), retain_graph=True, allow_unused=True)
-            found[loss].append(torch.cat([g.flatten() for g in gradients if g is not None]).double().numpy())
+        for loss, scalar in (("policy", policy_loss), ("value", value_loss), ("total", total)):
+            gradients = torch.autograd.grad(scalar, list(policy.parameters()), retain_graph=True, allow_unused=True)
+            rows_by_loss[loss].append(torch.cat([g.flatten() for g in gradients if g is not None]).double().numpy())
     moments = {}
-    for loss, rows in found.items():
+    for loss, rows in rows_by_loss.items():
         G = np.array(rows)
         K, b = len(groups), T * N // len(groups)
         mean = G.mean(0)
@@ -175,7 +175,7 @@ def explicit_moments(model, groups, weights):
     [
         (A2C, {"ent_coef": 0.02, "vf_coef": 0.25}),
         (A2C, {"normalize_advantage": True}),
-        (A2C, {"normalize_advantage": True, "n_steps": 64}),  # groups that go through the network one by one
+        (A2C, {"normalize_advantage": True, "n_steps": 64}),  # groups that are evaluated one by one
         (PPO, {"n_steps": 64, "batch_size": 256, "n_epochs": 1}),
         (PPO, {**SMALL_PPO, "ent_coef": 0.02}),
         (PPO, {**SMALL_PPO, "normalize_advantage": False}),
@@ -194,9 +194,9 @@ def test_moments_are_those_of_group_losses_written_out_with_advantages_normalise
         for loss, numbers in expected.items():
             m = measured[loss]
             assert (m.num_groups, m.large_batch_size) == (4, 8 * model.n_steps)
-            found = (m.small_sq_norm, m.large_sq_norm, m.sq_norm, m.trace_covariance)
-            for number, its, unit in zip(found, numbers, (1, 1, 1, m.small_batch_size), strict=True):
-                assert number == rounded(its, factor=2 * MIXED_SIGNS, scale=unit * m.small_sq_norm)
+            numbers_of_moments = (m.small_sq_norm, m.large_sq_norm, m.sq_norm, m.trace_covariance)
+            for actual, reference, unit in zip(numbers_of_moments, numbers, (1, 1, 1, m.small_batch_size), strict=True):
+                assert actual == rounded(reference, factor=2 * MIXED_SIGNS, scale=unit * m.small_sq_norm)
         num_checked += 1
 
     at_rollout_end(kind, options, cartpole(8), check, num_updates=3)
@@ -236,7 +236,7 @@ def test_the_design_effect_of_the_value_loss_tells_whether_environments_differ(e
     assert callback.history.design_effect("value") == pytest.approx(design_effect, rel=0.15)
 
 
-# When it is measured, and where it goes
+# When rollouts are measured, and what is logged
 
 
 @pytest.mark.parametrize(("kind", "options"), STOCK)
@@ -282,7 +282,7 @@ def test_the_logged_noise_scale_is_pooled_over_the_window():
     assert noise.noise_scale("policy").num_measurements == 5
 
 
-def test_the_default_goes_by_the_models_epochs():
+def test_the_default_interval_depends_on_the_models_epochs():
     for kind, options, num_epochs in ((stable_baselines3.A2C, {}, 1), (stable_baselines3.PPO, SMALL_PPO, 2)):
         noise = NoiseScaleCallback()
         kind("MlpPolicy", RandomWalks(4, seed=0), device="cpu", **options).learn(64, callback=noise)
@@ -306,7 +306,7 @@ def test_by_default_a_stock_run_of_40_updates_is_measured_20_times_and_the_same_
     assert updates_measured(47) == updates_measured(22, 25) == [*range(1, 40, 2)]
 
 
-def test_training_goes_on_where_a_second_learn_takes_it_up():
+def test_a_second_learn_continues_the_count_of_updates():
     noise = NoiseScaleCallback(measure_every=2)
     model = stable_baselines3.A2C("MlpPolicy", RandomWalks(4, seed=0), device="cpu")
     model.learn(3 * 20, callback=noise)

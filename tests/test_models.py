@@ -1,4 +1,4 @@
-"""The agents that configurations describe: one architecture, whatever the precision."""
+"""The agents that configurations describe have the same architecture in every precision."""
 
 from contextlib import closing, nullcontext
 
@@ -13,10 +13,17 @@ from rlgns.agents.policies import ImagePolicy
 
 
 def configured(algo, precision):
-    told = {"algo": algo, "precision": precision, "num_envs": 8, "num_steps": 5, "num_threads": 1, "wandb": "disabled"}
+    options = {
+        "algo": algo,
+        "precision": precision,
+        "num_envs": 8,
+        "num_steps": 5,
+        "num_threads": 1,
+        "wandb": "disabled",
+    }
     if algo == "ppo":
-        told |= {"num_minibatches": 1, "num_epochs": 1}
-    return resolved(TrainConfig(game="breakout", total_transitions=40, **told))
+        options |= {"num_minibatches": 1, "num_epochs": 1}
+    return resolved(TrainConfig(game="breakout", total_transitions=40, **options))
 
 
 def first_gradients(algo, precision):
@@ -42,8 +49,8 @@ def test_bfloat16_is_the_same_network_with_the_same_parameters_at_the_start(algo
     assert all(torch.equal(before[name], before_16[name]) for name in before)
 
 
-def test_its_gradient_is_nearly_that_of_float32():
-    """Of A2C's: PPO normalises the first advantages, which are all rounding there."""
+def test_the_gradient_in_bfloat16_is_nearly_that_in_float32():
+    """For A2C only: PPO normalises the first advantages, which are rounding errors there."""
     of_float32, of_bfloat16 = (first_gradients("a2c", precision)[1] for precision in ("float32", "bfloat16"))
     for name, gradient in of_float32.items():
         assert of_bfloat16[name].dtype == torch.float32
@@ -68,7 +75,7 @@ def test_images_are_scaled_to_the_numbers_that_stable_baselines3_has(precision):
     assert torch.equal(images, before)
 
 
-def test_numbers_that_are_no_bytes_are_left_to_stable_baselines3():
+def test_images_of_other_types_than_uint8_are_left_to_stable_baselines3():
     with closing(make_environments(config := configured("a2c", "float32"), seed=0)) as environments:
         policy = make_model(config, environments, "cpu").policy
     images = 255 * torch.rand(3, 4, 84, 84)
@@ -77,8 +84,8 @@ def test_numbers_that_are_no_bytes_are_left_to_stable_baselines3():
     assert torch.equal(images, before)
 
 
-def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(monkeypatch):
-    """Three updates in bfloat16, with casts kept and without, bit by bit."""
+def test_casts_of_parameters_that_are_cached_over_a_rollout_are_of_the_present_parameters(monkeypatch):
+    """Three updates in bfloat16, bitwise the same with and without cached casts."""
 
     def parameters_after_three_updates():
         with closing(make_environments(config := configured("a2c", "bfloat16"), seed=0)) as environments:
@@ -86,9 +93,9 @@ def test_casts_of_parameters_that_are_kept_over_a_rollout_are_none_of_old_ones(m
             model.learn(120)
         return list(model.policy.parameters())
 
-    kept = parameters_after_three_updates()
-    monkeypatch.setattr(rlgns.agents.collecting, "_casts_kept", lambda _: nullcontext())
-    assert all(torch.equal(a, b) for a, b in zip(kept, parameters_after_three_updates(), strict=True))
+    cached = parameters_after_three_updates()
+    monkeypatch.setattr(rlgns.agents.collecting, "_cached_parameter_casts", lambda _: nullcontext())
+    assert all(torch.equal(a, b) for a, b in zip(cached, parameters_after_three_updates(), strict=True))
 
 
 # --- arithmetic

@@ -1,4 +1,4 @@
-"""What Stable-Baselines3 takes is measured right, what cannot be measured is refused early, and no trace is left."""
+"""Models of Stable-Baselines3 are measured correctly or refused early, and measuring changes nothing."""
 
 import copy
 import random
@@ -49,7 +49,7 @@ NAMES = [f"actions {name}" for name in ACTIONS] + [f"observations {name}" for na
 
 
 class AnySpaces(TestVecEnv):
-    """Observations at random whatever is done, and rewards that depend on them."""
+    """Random observations that do not depend on the actions, and rewards that depend on the observations."""
 
     def __init__(self, num_envs: int, observations: spaces.Space, actions: spaces.Space) -> None:
         super().__init__(num_envs, observations, actions)
@@ -59,7 +59,7 @@ class AnySpaces(TestVecEnv):
     def reset(self):
         drawn = [self.observation_space.sample() for _ in range(self.num_envs)]
         if isinstance(self.observation_space, spaces.Dict):
-            return {key: np.stack([one[key] for one in drawn]) for key in self.observation_space}
+            return {key: np.stack([sample[key] for sample in drawn]) for key in self.observation_space}
         return np.stack(drawn)
 
     def step_wait(self):
@@ -74,8 +74,8 @@ def policy_of(observations: spaces.Space) -> str:
 
 
 def make(algorithm: str, environments, policy="MlpPolicy", **options):
-    kind, own = STOCK[algorithm]
-    return kind(policy, environments, seed=1, device="cpu", **own, **options)
+    kind, defaults = STOCK[algorithm]
+    return kind(policy, environments, seed=1, device="cpu", **defaults, **options)
 
 
 class AtRolloutEnd(BaseCallback):
@@ -97,7 +97,7 @@ class AtRolloutEnd(BaseCallback):
 def plain_moments(model, num_groups):
     """{loss: (|G|², tr Σ)} by plain autograd on Stable-Baselines3's own samples, its losses written out."""
     buffer, state = copy.deepcopy(model.rollout_buffer), np.random.get_state()  # noqa: NPY002
-    next(buffer.get())  # flattened, an environment's transitions side by side
+    next(buffer.get())  # flattened, grouped by environment
     np.random.set_state(state)  # noqa: NPY002
     n = len(buffer.advantages)
     advantages = torch.tensor(buffer.advantages).flatten()
@@ -117,8 +117,8 @@ def plain_moments(model, num_groups):
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         total = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
         for name, loss in (("policy", policy_loss), ("value", value_loss), ("total", total)):
-            found = torch.autograd.grad(loss, list(model.policy.parameters()), retain_graph=True, allow_unused=True)
-            gradients[name].append(torch.cat([g.to_dense().flatten() for g in found if g is not None]).double())
+            grads = torch.autograd.grad(loss, list(model.policy.parameters()), retain_graph=True, allow_unused=True)
+            gradients[name].append(torch.cat([g.to_dense().flatten() for g in grads if g is not None]).double())
     moments = {}
     for name, rows in gradients.items():
         G = torch.stack(rows).numpy()
@@ -129,7 +129,7 @@ def plain_moments(model, num_groups):
 
 
 @pytest.mark.parametrize("algorithm", STOCK)
-@pytest.mark.parametrize(("observations", "actions", "options"), [one[1:] for one in EVERYTHING], ids=NAMES)
+@pytest.mark.parametrize(("observations", "actions", "options"), [case[1:] for case in EVERYTHING], ids=NAMES)
 def test_every_space_that_stable_baselines3_takes_is_measured_as_by_plain_autograd(
     algorithm, observations, actions, options
 ):
@@ -168,7 +168,7 @@ class SparseExtractor(FlattenExtractor):
 
 @pytest.mark.parametrize("algorithm", STOCK)
 def test_a_policy_with_sparse_gradients_is_measured_as_by_plain_autograd(algorithm, monkeypatch):
-    """Its rollouts alone: clipping, which Stable-Baselines3 always does, is not to be had of sparse gradients."""
+    """Rollouts only: Stable-Baselines3 always clips, which is not possible with sparse gradients."""
     options = {"features_extractor_class": SparseExtractor, "optimizer_class": torch.optim.SGD}
     environments = AnySpaces(4, spaces.Discrete(5), spaces.Discrete(3))
     model = make(
@@ -188,7 +188,7 @@ def test_a_policy_with_sparse_gradients_is_measured_as_by_plain_autograd(algorit
     assert callback.num_calls == 2
 
 
-# No trace
+# Measuring changes nothing
 
 
 class Notes(FlattenExtractor):
@@ -213,21 +213,21 @@ class Notes(FlattenExtractor):
 
 
 def everything(root):
-    """Whatever can be reached from an object, by path: values of plain things, contents of arrays, identities."""
-    found, seen = {}, set()
+    """Everything that can be reached from an object, by path: plain values, contents of arrays, identities."""
+    state, seen = {}, set()
 
     def visit(path, value):
         if isinstance(value, torch.Tensor):
-            found[path] = (id(value), value.requires_grad, value.grad_fn is not None, value.detach().numpy().copy())
+            state[path] = (id(value), value.requires_grad, value.grad_fn is not None, value.detach().numpy().copy())
             if value.is_leaf and value.grad is not None:
                 visit(f"{path}.grad", value.grad)
         elif isinstance(value, np.ndarray):
-            found[path] = value.copy()
+            state[path] = value.copy()
         elif isinstance(value, bool | int | float | str | bytes | None | np.generic | torch.dtype | torch.device):
-            found[path] = value
+            state[path] = value
         elif id(value) not in seen:
             seen.add(id(value))
-            found[path] = (id(value), type(value).__name__)
+            state[path] = (id(value), type(value).__name__)
             if isinstance(value, dict):
                 for key, item in value.items():
                     visit(f"{path}[{key if isinstance(key, str | int) else id(key)}]", item)
@@ -242,8 +242,8 @@ def everything(root):
         return callable(value) and not isinstance(value, torch.nn.Module) and not vars(value)
 
     visit("model", root)
-    found["generators"] = (random.getstate(), np.random.get_state(), torch.get_rng_state().numpy().copy())  # noqa: NPY002
-    found["process"] = (
+    state["generators"] = (random.getstate(), np.random.get_state(), torch.get_rng_state().numpy().copy())  # noqa: NPY002
+    state["process"] = (
         Distribution._validate_args,
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -254,7 +254,7 @@ def everything(root):
         torch.are_deterministic_algorithms_enabled(),
         torch.is_anomaly_enabled(),
     )
-    return found
+    return state
 
 
 @pytest.mark.parametrize("algorithm", STOCK)
@@ -272,7 +272,7 @@ def test_nothing_that_can_be_reached_differs_after_a_measurement(algorithm, acti
     measurer = RolloutMeasurer(num_groups=4, by_layer=True, preconditioned=True)
 
     def check(model):
-        model.policy.features_extractor.linear.train()  # one part in another mode than the rest
+        model.policy.features_extractor.linear.train()  # one module in another mode than the rest
         assert model.policy.action_dist.distribution is not None
         before = everything(model)
         measurer.measure(model, other_unit=True)
@@ -298,7 +298,7 @@ def test_a_callback_after_ours_reads_the_distribution_that_was_acted_by(kind, op
             read.append(self.model.policy.action_dist.distribution.logits)
 
         def _on_rollout_start(self):
-            if self.model._n_updates:  # what training evaluated last
+            if self.model._n_updates:  # the distribution that training evaluated last
                 distribution = self.model.policy.action_dist.distribution
                 read.append(distribution.entropy())
 
@@ -310,7 +310,7 @@ def test_a_callback_after_ours_reads_the_distribution_that_was_acted_by(kind, op
     assert len(measured) == 5
     assert all(torch.equal(a, b) for a, b in zip(measured, read, strict=True))
     if kind in (A2C, PPO):
-        assert not any(one.requires_grad for one in measured), "no graph is kept until the next call"
+        assert not any(tensor.requires_grad for tensor in measured), "no graph is kept until the next call"
 
 
 # What cannot be measured
@@ -346,14 +346,14 @@ class MaskablePPO(TRPO):
 
 
 class RecurrentPolicy(ActorCriticPolicy):
-    """Needs more than observations and actions."""
+    """A policy whose `evaluate_actions` needs more than observations and actions."""
 
     def evaluate_actions(self, obs, actions, lstm_states, episode_starts):
         raise AssertionError("nothing may be evaluated")
 
 
 class MaskedBuffer(RolloutBuffer):
-    """Keeps masks beside what every rollout has."""
+    """A rollout buffer that stores action masks as well."""
 
     def __init__(self, *arguments, **options):
         self.action_masks = np.ones(1)
@@ -361,7 +361,7 @@ class MaskedBuffer(RolloutBuffer):
 
 
 class WithMasks(stable_baselines3.A2C):
-    """A subclass of A2C whose buffer tells that its actions are masked."""
+    """A subclass of A2C whose buffer has action masks."""
 
 
 REFUSED = {
@@ -377,7 +377,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_another_loss_is_refused_before_the_first_step_naming_what_is_supported(name):
+def test_algorithms_with_another_loss_are_refused_before_the_first_step_and_the_supported_ones_are_named(name):
     environments = RandomWalks(4, seed=0)
     model = REFUSED[name](environments)
     with pytest.raises(TypeError, match=rf"^{name} cannot be measured; the losses of A2C and PPO are known") as error:
@@ -388,7 +388,7 @@ def test_what_has_another_loss_is_refused_before_the_first_step_naming_what_is_s
 
 
 class Normalised(FlattenExtractor):
-    """Couples the transitions of a batch."""
+    """A features extractor that couples the transitions of a batch."""
 
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__(observation_space)

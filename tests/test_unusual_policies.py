@@ -15,7 +15,7 @@ def on_short_rollouts(algorithm, **options):
     return algorithm("MlpPolicy", RandomWalks(8, seed=0), n_steps=8, seed=0, device="cpu", **options)
 
 
-@pytest.mark.filterwarnings("ignore")  # warnings of torch.compile
+@pytest.mark.filterwarnings("ignore")  # warnings of torch.compile about itself
 def test_a_policy_with_a_compiled_part_is_measured_as_it_is_without():
     torch._dynamo.reset()
     histories = []
@@ -32,7 +32,7 @@ def test_a_policy_with_a_compiled_part_is_measured_as_it_is_without():
 
 
 class CallsForward(FlattenExtractor):
-    """A features extractor that calls its layer's `forward` instead of the layer."""
+    """A features extractor that calls the `forward` of its layer, and not the layer."""
 
     def __init__(self, observation_space: spaces.Space) -> None:
         super().__init__(observation_space)

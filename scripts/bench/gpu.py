@@ -167,7 +167,7 @@ def emulate(environments: Any, seconds: float) -> float:
 
 def train(config: Any, environments: Any, seconds: float) -> dict[str, float]:
     """Transitions per second of whole updates, records included, after one to warm up."""
-    from rlgns.agents.bench import measured_model
+    from rlgns.agents.timed_loop import measured_model
     from rlgns.runs.sinks import JsonLines
 
     with tempfile.TemporaryDirectory() as folder:

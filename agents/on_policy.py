@@ -1,0 +1,154 @@
+"""What A2C and PPO have in common beyond Stable-Baselines3: collecting, the optimiser step, and what is logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from rlgns.agents.collecting import collect
+from rlgns.agents.forwards import Forwards
+from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.agents.stepping import Step, in_parts
+from rlgns.runs.ranks import ALONE, Ranks
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or its gradient became nan or inf."""
+
+
+class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """The common base of A2C and PPO.
+
+    Attributes:
+        num_updates: Rollouts trained on.
+        num_optimizer_steps: Optimiser steps made.
+        ranks: Processes that train together, each with n_envs environments of its own.
+    """
+
+    num_updates: int = 0
+    num_optimizer_steps: int = 0
+    ranks: Ranks = ALONE
+    _forwards: Forwards | None = None
+    """Layer outputs of the rollout that was collected last, where they are stored for the update."""
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_forwards"]
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Collect one rollout: in parts into a `DeviceRolloutBuffer`, as Stable-Baselines3 does into its own buffers.
+
+        Args:
+            env: The environments.
+            callback: Callbacks of training.
+            rollout_buffer: Takes the rollout.
+            n_rollout_steps: Time steps T.
+
+        Returns:
+            Whether the rollout is complete; False if a callback ended training.
+        """
+        if not isinstance(rollout_buffer, DeviceRolloutBuffer):
+            with self._random_numbers_of_this_rank():
+                return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+
+        def after_step(steps: Sequence[Step]) -> bool:
+            return self._after_step(env, callback, steps)
+
+        self._forwards = Forwards(self.policy, n_rollout_steps, env.num_envs) if self._stores_forwards() else None
+        if not collect(self, in_parts(env), rollout_buffer, self.ranks, after_step, self._forwards):
+            return False
+        callback.on_rollout_end()
+        return True
+
+    def _after_step(self, env: VecEnv, callback: BaseCallback, steps: Sequence[Step]) -> bool:
+        """Count a time step, call the callbacks with Stable-Baselines3's locals; whether training goes on."""
+        self.num_timesteps += env.num_envs
+        infos, dones = [info for step in steps for info in step.infos()], self._last_episode_starts
+        callback.update_locals({"self": self, "env": env, "infos": infos, "dones": dones, "new_obs": self._last_obs})
+        if not callback.on_step():
+            return False
+        self._update_info_buffer(infos, dones)
+        return True
+
+    def _stores_forwards(self) -> bool:
+        """Whether the layer outputs of acting are stored for the update."""
+        return False
+
+    @contextmanager
+    def _random_numbers_of_this_rank(self) -> Iterator[None]:
+        """A context in which random numbers differ between ranks: with generators alike, all ranks would act alike."""
+        if self.ranks.size == 1:
+            yield
+            return
+        seed = int(torch.randint(2**62, ()))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed + self.ranks.rank)
+            yield
+
+    def _optimizer_step(self, loss: Tensor, num_gradients: int = 1) -> Tensor:
+        """Make one optimiser step on the clipped gradient, summed over the ranks.
+
+        Args:
+            loss: The loss, without dimensions; it is only checked.
+            num_gradients: Divisor of the summed gradient.
+
+        Returns:
+            The gradient's norm before clipping, without dimensions.
+
+        Raises:
+            TrainingDivergedError: Before the step, if the loss or the norm is not finite; on a CPU only. On a GPU the
+                check would wait for the device, so that it is made at the end of the update.
+        """
+        parameters = list(self.policy.parameters())
+        self.ranks.sum_gradients(parameters)
+        if num_gradients > 1:
+            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], num_gradients)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if norm.device.type == "cpu":
+            self._check_finite(loss.item(), norm.item())
+        self.policy.optimizer.step()
+        self.num_optimizer_steps += 1
+        return norm
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingDivergedError(
+                f"the loss is {loss} and its gradient's norm {norm} at update {self.num_updates + 1}"
+            )
+
+    def _finish_update(self, statistics: Mapping[str, Tensor], constants: Mapping[str, float]) -> None:
+        """Count the update and log it; all its numbers are fetched from the device at once, here and nowhere else.
+
+        Args:
+            statistics: Numbers on the device, without dimensions, by the name that they are logged under.
+            constants: Numbers on the host, likewise.
+
+        Raises:
+            TrainingDivergedError: If the loss or its gradient is not finite; the update is not counted then.
+        """
+        numbers = dict(zip(statistics, torch.stack(list(statistics.values())).tolist(), strict=True))
+        self._check_finite(numbers["loss"], numbers["grad_norm"])
+        self.num_updates += 1
+        for name, value in {**numbers, **constants}.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _rollout_statistics(self, rollout: RolloutBufferSamples) -> dict[str, Tensor]:
+        """The share of the returns' variance that the values explain, and π's standard deviation where it has one."""
+        values, returns = self.ranks.gather(rollout.old_values), self.ranks.gather(rollout.returns)
+        statistics = {"explained_variance": 1 - (returns - values).var(correction=0) / returns.var(correction=0)}
+        if hasattr(self.policy, "log_std"):
+            statistics["std"] = torch.exp(self.policy.log_std.detach()).mean()
+        return statistics
