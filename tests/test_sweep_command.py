@@ -236,7 +236,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_runs_in_good_order_and_the_same_command_goes_on(number, code, tmp_path):
-    path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.1}, "seed": {"values": [0, 1, 2]}})
+    path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.01}, "seed": {"values": [0, 1, 2]}})
     with start(path, "--workers=2") as launcher:
         wait_until(lambda: sum(has_records(run) for run in (tmp_path / "out").glob("seed=*")) == 2)
         launcher.send_signal(number)
