@@ -7,7 +7,7 @@ from synthetic_runs import progress, write_run
 
 from rlgns.runs.goals import Reached, record_of
 from rlgns.study.outcomes import outcome_of
-from rlgns.sweeps.pruning import Follower, budget, is_hopeless
+from rlgns.sweeps.pruning import Follower, budget, better_run
 
 
 def append(run, *records, end="\n"):
@@ -99,12 +99,12 @@ def other(tmp_path):
     ],
 )
 def test_a_run_is_hopeless_if_it_is_beaten_at_every_goal_that_can_be_judged(updates, goals, hopeless, other):
-    found = is_hopeless(updates * 80, goals, [other], 2.0)
+    found = better_run(updates * 80, goals, [other], 2.0)
     assert (found is other) if hopeless else found is None
 
 
 def test_nothing_is_hopeless_beside_a_run_that_reached_nothing(tmp_path):
     goals = {5: None, 20: None}
     folder = write_run(tmp_path / "run", num_envs=16, num_steps=5, learning_rate=1e-3, goals=goals, budget=300)
-    assert is_hopeless(1e9, {}, [outcome_of(folder)], 2.0) is None
-    assert is_hopeless(1e9, {}, [], 2.0) is None
+    assert better_run(1e9, {}, [outcome_of(folder)], 2.0) is None
+    assert better_run(1e9, {}, [], 2.0) is None

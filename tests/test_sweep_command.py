@@ -131,7 +131,8 @@ def test_a_run_that_its_program_refuses_does_not_keep_the_others_from_starting(t
     assert sweep(path) == 1
     printed = capsys.readouterr()
     assert (
-        "batch_size=20: was refused by its program: batch_size 20 is no multiple of 8; use --batch-size" in printed.err
+        "batch_size=20: its program refuses the arguments: batch_size 20 is no multiple of 8; use --batch-size"
+        in printed.err
     )
     assert "1 finished, 2 failed" in printed.out
     assert "batch_size=12 failed: batch_size 12 is no multiple of 8" in printed.out
@@ -175,7 +176,7 @@ def test_a_second_launcher_at_the_same_directory_is_refused(tmp_path, capsys):
     with start(path) as first:
         wait_until((tmp_path / "out/sweep.jsonl").exists)
         assert sweep(path) == 2
-        assert "another launcher is at" in capsys.readouterr().err
+        assert "another launcher uses" in capsys.readouterr().err
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=HANG)
     assert first.returncode == 143
@@ -242,7 +243,7 @@ def test_a_signal_stops_runs_in_good_order_and_the_same_command_goes_on(number, 
         launcher.send_signal(number)
         said, _ = launcher.communicate(timeout=HANG)
     assert launcher.returncode == code, said
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     assert "Traceback" not in said
     summaries = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/summary.json")]
     assert [summary["exit_code"] for summary in summaries] == [143, 143]
@@ -287,7 +288,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
         said, _ = launcher.communicate(timeout=HANG)
     assert launcher.returncode == 0, said
     assert "run: exit code -9, starts again" in said
-    assert "run: goes on" in said
+    assert "run: resumes" in said
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sum(line.get("event") == "resume" for line in lines) == 1
     assert json.loads((run / "summary.json").read_text())["progress/transitions"] >= 12_000

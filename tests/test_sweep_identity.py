@@ -220,4 +220,4 @@ def test_a_random_search_of_four_values_makes_four_runs_and_says_that_there_are_
     assert launch(tmp_path) == 0
     printed = capsys.readouterr()
     assert "4 finished" in printed.out
-    assert "all 4 runs that the search can propose have been made" in printed.err
+    assert "the search has proposed all 4 runs that it can" in printed.err

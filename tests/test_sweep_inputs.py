@@ -232,7 +232,7 @@ def test_a_full_disk_costs_the_journal_and_no_run(tmp_path):
 
 
 def test_a_sweep_goes_on_beside_runs_that_are_damaged_in_every_way(tmp_path, capsys, monkeypatch):
-    """Finished runs that others would be held against, journals, and the copy of the sweep file."""
+    """Finished runs that others would be compared with, journals, and the copy of the sweep file."""
     monkeypatch.setattr("rlgns.sweeps.launcher.LOOK_SECONDS", 0.0)
     rates = [i / 100 for i in range(1, len(RECORDS) + 1)]
     parameters: dict[str, Any] = {"learning_rate": {"values": [*rates, 7.5]}, "gamma": {"value": 1}}
@@ -252,4 +252,4 @@ def test_a_sweep_goes_on_beside_runs_that_are_damaged_in_every_way(tmp_path, cap
     printed = capsys.readouterr()
     assert f"{len(RECORDS) + 1} finished" in printed.out
     assert "lines are no events of a run and are skipped" in printed.err
-    assert "no run is held against learning_rate=0.01" in printed.err
+    assert "no run is compared with learning_rate=0.01" in printed.err

@@ -155,7 +155,7 @@ def test_a_run_that_outlives_its_launcher_and_its_guard_is_waited_for_not_starte
             os.kill(pid, signal.SIGKILL)
     assert is_alive(trainer)
     with start() as launcher:
-        assert "another process is at it" in launcher.stdout.readline()
+        assert "another process is running it" in launcher.stdout.readline()
         os.kill(trainer, signal.SIGKILL)
         wait_for(lambda: set(trainers()) - {trainer})
         launcher.send_signal(signal.SIGTERM)
@@ -168,9 +168,9 @@ def test_what_another_launcher_gave_up_is_not_started_again(folder):
     claims = folder / "out/.claims"
     claims.mkdir(parents=True)
     with (claims / "run.lock").open("w") as claim:
-        fcntl.flock(claim, fcntl.LOCK_EX)  # the other launcher is at it
+        fcntl.flock(claim, fcntl.LOCK_EX)  # the other launcher has claimed it
         with start("--retries=0") as launcher:
-            assert "another process is at it" in launcher.stdout.readline()
+            assert "another process is running it" in launcher.stdout.readline()
             (folder / "out/sweep-1-of-2.jsonl").write_text('{"run": "run", "event": "failed", "exit_code": 7}\n')
             claim.close()
             printed, _ = launcher.communicate(timeout=PATIENCE)
