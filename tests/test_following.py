@@ -7,7 +7,7 @@ from synthetic_runs import progress, write_run
 
 from rlgns.runs.goals import Reached, record_of
 from rlgns.study.outcomes import outcome_of
-from rlgns.sweeps.pruning import Follower, budget, better_run
+from rlgns.sweeps.pruning import Follower, better_run, budget
 
 
 def append(run, *records, end="\n"):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Write a page (one HTML file), its figures (PNG, SVG) and its numbers (CSV, JSON) about the runs in and below\n"
-    "DIR…: critical batch size, noise scale, and the cost of every batch size. Directories come first, options after them."
+    "DIR…: critical batch size, noise scale, and the cost of every batch size.\n"
+    "Directories come first, options after them."
 )
 
 

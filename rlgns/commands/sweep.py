@@ -18,8 +18,9 @@ from rlgns.sweeps.spec import Sweep
 
 DESCRIPTION = (
     "Run the grid, random or Bayesian search of a W&B sweep file. Each run is a process of its own and writes to\n"
-    "DIR/NAME. After an interruption the same command continues: finished runs are not repeated, and a failed run does\n"
-    "not keep the others from starting. DIR holds one sweep: values may be added, but what the file holds fixed must stay."
+    "DIR/NAME. After an interruption the same command continues: finished runs are not repeated, and a failed run\n"
+    "does not keep the others from starting. DIR holds one sweep: values may be added, but what the file holds fixed\n"
+    "must stay."
 )
 
 
