@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workers = ("-n", str(options.workers))
     failed = [" ".join(check) for check in CHECKS if not passes(check)]
     for processor, variables in emulated(options.quick).items():
-        check = (*TESTS, *workers, "-m", "numerical")
+        check = (*TESTS, *workers, "-m", "numerical and not slow")
         if not passes(check, variables):
             failed.append(f"numerical tests on {processor}")
     if failed:
