@@ -1,8 +1,8 @@
 """Run every check that a change must pass: format, lint, types, tests.
 
-The tests run in two processes. The numerical ones also run on emulated processors, that is, with settings of PyTorch and
-oneDNN that lead to fewer instructions, other orders of summation, or another number of threads. `--quick` leaves out
-the slow tests.
+The tests run in two processes. The quick numerical ones also run on emulated processors: with settings of PyTorch and
+oneDNN that allow fewer instructions, sum in other orders, or use another number of threads. `--quick` leaves out the
+emulated processors and the slow tests.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CHECKS = (
 )
 
 TESTS = ("pytest", "-q", "--durations=10", "--dist=loadfile", "--no-loadscope-reorder")
-"""Tests are distributed by file, because many tests of a file share runs, in the order that `tests/conftest.py` sets."""
+"""Tests are distributed by file, because tests of a file share runs, in the order that `tests/conftest.py` sets."""
 
 EMULATED = {
     "SSE 4.1, one thread": {
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of the command's flags."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--quick", action="store_true", help="leave out slow tests and other processors")
+    result.add_argument("--quick", action="store_true", help="leave out slow tests and emulated processors")
     result.add_argument("--workers", type=int, default=2, help="processes for the tests, default 2", metavar="N")
     return result
 
@@ -76,7 +76,7 @@ def passes(check: Sequence[str], variables: dict[str, str] | None = None) -> boo
 
 
 def emulated(quick: bool) -> dict[str, dict[str, str]]:
-    """Processors to run the numerical tests on besides this one: those whose instructions it has."""
+    """Environment variables of the processors that can be emulated here, by name; none with `quick`."""
     import torch
 
     if quick:

@@ -1,4 +1,4 @@
-"""`rlgns bench`: what it prints adds up. How fast anything is, no test says."""
+"""The numbers that `rlgns bench` prints are consistent; no test depends on how fast anything is."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def bench(*arguments: object) -> int:
         pytest.param(["--env=CartPole-v1", "--algo=a2c", "--no-measure"], id="a2c without measuring"),
     ],
 )
-def test_the_parts_are_the_whole_and_the_bound_follows_from_the_speeds_alone(flags, tmp_path, capsys):
+def test_the_parts_sum_to_the_whole_and_the_bound_follows_from_the_separate_speeds(flags, tmp_path, capsys):
     assert bench(*SHORT, *flags, f"--json={tmp_path / 'bench.json'}") == 0
     found = json.loads((tmp_path / "bench.json").read_text())
     shares = {name: value for name, value in found.items() if name.startswith("share of ") and "bound" not in name}
@@ -42,17 +42,17 @@ def test_the_parts_are_the_whole_and_the_bound_follows_from_the_speeds_alone(fla
 
 
 @pytest.mark.slow
-def test_the_search_names_the_fastest_of_what_it_tried_as_a_command(tmp_path, capsys):
+def test_the_search_prints_the_fastest_tried_configuration_as_a_command(tmp_path, capsys):
     flags = ["--env=CartPole-v1", "--algo=a2c", "--search", "--max-num-envs=16", f"--json={tmp_path / 'bench.json'}"]
     assert bench(*SHORT, *flags) == 0
     tried = json.loads((tmp_path / "bench.json").read_text())["search"]
-    sizes = {one["num_envs"]: one["transitions_per_second"] for one in tried[:2]}
+    sizes = {row["num_envs"]: row["transitions_per_second"] for row in tried[:2]}
     assert sizes.keys() == {8, 16}
     assert f"--num-envs {max(sizes, key=sizes.get)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["bench"], "atari"),
         (["bench", "atri"], "did you mean atari"),
@@ -60,8 +60,8 @@ def test_the_search_names_the_fastest_of_what_it_tried_as_a_command(tmp_path, ca
         (["bench", "atari", "--game=brekout"], "did you mean breakout"),
     ],
 )
-def test_what_cannot_be_timed_is_refused_in_one_line(arguments, said, capsys):
+def test_a_configuration_that_cannot_be_timed_is_refused_in_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1

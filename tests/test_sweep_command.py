@@ -41,7 +41,7 @@ def test_every_run_is_run_once_and_a_second_call_runs_nothing(tmp_path, capsys):
     assert count_events(tmp_path / "out", "started").total() == 4
 
 
-def test_a_larger_grid_goes_on_with_what_is_there(tmp_path):
+def test_a_larger_grid_keeps_the_runs_that_exist(tmp_path):
     path = sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1]}})
     assert sweep(path, "--workers=2") == 0
     sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1, 2]}})
@@ -50,18 +50,18 @@ def test_a_larger_grid_goes_on_with_what_is_there(tmp_path):
 
 
 def test_workers_share_the_cores(tmp_path, monkeypatch):
-    told = "import os, sys; print(sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'])"
-    path = sweep_file(tmp_path, {"seed": {"values": [0, 1]}}, command=["${interpreter}", "-c", told, "${args}"])
+    script = "import os, sys; print(sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'])"
+    path = sweep_file(tmp_path, {"seed": {"values": [0, 1]}}, command=["${interpreter}", "-c", script, "${args}"])
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        pytest.skip("one core cannot be shared out")
+        pytest.skip("a single core cannot be shared")
     sweep(path, "--workers=2")
     half = len(cores) // 2
     logs = {log.read_text() for log in (tmp_path / "out/logs").iterdir()}
     assert logs == {f"{cores[:half]} {half}\n", f"{cores[half:]} {len(cores) - half}\n"}
 
 
-def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, monkeypatch):
+def test_a_failed_run_is_retried_and_then_given_up(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rlgns.sweeps.jobs.LONGEST_PAUSE", 0.0)
     program = tmp_path / "flaky.py"
     program.write_text(FLAKY)
@@ -69,9 +69,9 @@ def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, mon
         tmp_path, {"failures": {"values": [0, 2, 9]}}, command=["${interpreter}", str(program), "${args}"]
     )
     assert sweep(path) == 1
-    said = capsys.readouterr()
-    assert "2 finished, 1 failed" in said.out
-    assert "failures=9: given up, exit code 7 the last of 3 times: out of luck" in said.err
+    printed = capsys.readouterr()
+    assert "2 finished, 1 failed" in printed.out
+    assert "failures=9: given up, exit code 7 the last of 3 times: out of luck" in printed.err
     assert count_events(tmp_path / "out", "started") == {"failures=0": 1, "failures=2": 3, "failures=9": 3}
     assert sweep(path) == 1
     assert count_events(tmp_path / "out", "started")["failures=9"] == 3
@@ -91,11 +91,11 @@ def test_a_run_that_its_program_refuses_does_not_keep_the_others_from_starting(t
     assert "batch_size=12 failed: batch_size 12 is no multiple of 8" in printed.out
     assert (tmp_path / "out/batch_size=64/summary.json").exists()
     assert set(count_events(tmp_path / "out", "started").values()) == {1}
-    assert sweep(path) == 1  # what was refused is tried again: what it lacked may be there now
+    assert sweep(path) == 1  # a refused run is tried again, because the cause may have been corrected
     assert count_events(tmp_path / "out", "started") == {"batch_size=20": 2, "batch_size=64": 1, "batch_size=12": 2}
 
 
-def test_a_hopeless_rate_is_stopped_and_not_taken_up_again(tmp_path, capsys, monkeypatch):
+def test_a_beaten_rate_is_stopped_and_not_resumed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rlgns.sweeps.launcher.LOOK_SECONDS", 0.1)
     rates = {"learning_rate": {"values": [0.0001, 0.2]}, "log_every": {"value": 1}, "step_seconds": {"value": 0.01}}
     path = sweep_file(tmp_path, {**EASY, **rates})
@@ -108,7 +108,7 @@ def test_a_hopeless_rate_is_stopped_and_not_taken_up_again(tmp_path, capsys, mon
     assert count_events(tmp_path / "out", "started").total() == 2
 
 
-def test_no_prune_lets_every_run_come_to_its_end(tmp_path):
+def test_with_no_prune_every_run_finishes(tmp_path):
     rates = {"learning_rate": {"values": [0.0001, 0.2]}, "max_steps": {"value": 300}, "step_seconds": {"value": 0.01}}
     path = sweep_file(tmp_path, {**EASY, **rates})
     assert sweep(path, "--no-prune") == 0
@@ -135,7 +135,7 @@ def test_a_second_launcher_at_the_same_directory_is_refused(tmp_path, capsys):
     assert first.returncode == 143
 
 
-def test_a_random_search_ends_at_its_cap_and_goes_on_from_what_it_proposed(tmp_path, capsys):
+def test_a_random_search_ends_at_its_cap_and_continues_from_its_proposals(tmp_path, capsys):
     rate = {"learning_rate": {"distribution": "uniform", "min": 0.1, "max": 0.3}}
     path = sweep_file(tmp_path, {**EASY, **rate}, method="random", run_cap=2)
     assert sweep(path) == 0
@@ -145,7 +145,7 @@ def test_a_random_search_ends_at_its_cap_and_goes_on_from_what_it_proposed(tmp_p
     assert count_events(tmp_path / "out", "finished").total() == 3
 
 
-def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
+def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path, capsys):
     sizes = {"batch_size": {"values": [64, 128]}, "max_steps": {"value": 1000}}
     path = sweep_file(tmp_path, {**EASY, **sizes})
     assert sweep(path, "--dry-run", "--speed=100", "--workers=2") == 0
@@ -157,7 +157,7 @@ def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--workers=0"], "workers 0 is not positive"),
         (["--prune-factor=1"], "not above 1"),
@@ -167,11 +167,11 @@ def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
         (["--speed=-1"], "speed -1"),
     ],
 )
-def test_bad_flags_are_refused_in_one_line(flags, said, tmp_path, capsys):
+def test_bad_flags_are_refused_in_one_line(flags, message, tmp_path, capsys):
     path = sweep_file(tmp_path, EASY)
     assert sweep(path, *flags) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count_events("\n") == 1
 
 
@@ -182,7 +182,7 @@ def test_the_file_comes_first(capsys):
     assert "missing.yaml" in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, capsys):
+def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path, capsys):
     (tmp_path / "out").touch()
     assert sweep(sweep_file(tmp_path, EASY)) == 2
     assert "cannot be written to" in capsys.readouterr().err

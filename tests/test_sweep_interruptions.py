@@ -26,7 +26,7 @@ from rlgns.study.outcomes import outcomes_of
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_runs_in_good_order_and_the_same_command_goes_on(number, code, tmp_path):
+def test_a_signal_lets_runs_save_their_state_and_the_same_command_continues(number, code, tmp_path):
     path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.01}, "seed": {"values": [0, 1, 2]}})
     with start(path, "--workers=2") as launcher:
         wait_until(lambda: sum(has_records(run) for run in (tmp_path / "out").glob("seed=*")) == 2)
@@ -56,7 +56,7 @@ def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path)
     assert "6 finished" in output
     runs = outcomes_of([out])
     assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(6)]
-    assert max(count_events(out, "finished").values()) == 1  # of those that a launcher lived to see
+    assert max(count_events(out, "finished").values()) == 1  # of the ends that a launcher survived to note
     for run in runs:
         steps = [record["progress/steps"] for record in read_records(run.directory / "metrics.jsonl")]
         assert steps == sorted(set(steps))
@@ -64,7 +64,7 @@ def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path)
 
 @pytest.mark.slow
 def test_a_killed_training_resumes_from_its_checkpoint(tmp_path):
-    """A run of the main job, its process killed in the middle: the launcher starts it again, and it resumes."""
+    """The process of an A2C run is killed in the middle: the launcher starts it again, and it resumes."""
     options = {
         "env": "CartPole-v1",
         "algo": "a2c",
@@ -93,8 +93,8 @@ def test_a_killed_training_resumes_from_its_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_of_agents_goes_all_the_way_to_its_page(tmp_path, capsys):
-    """The demo's own file with fewer runs and an easy goal."""
+def test_a_sweep_of_agents_is_run_fitted_and_reported(tmp_path, capsys):
+    """The sweep file of the demo with fewer runs and an easy goal."""
     config = yaml.safe_load((Path(__file__).parents[1] / "rlgns/commands/demos/cartpole.yaml").read_text())
     config["parameters"] |= {
         "num_envs": {"values": [4, 8, 16, 32]},

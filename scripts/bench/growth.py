@@ -61,7 +61,7 @@ def main(bench: Bench) -> None:
         rows.append((f"{num_envs} × {num_steps}", f"{speed:.0f}", f"{kilobytes:.2f}", f"{peak:.0f}"))
     print_rows(("num_envs × num_steps", "transitions/s", "KB per transition", "peak memory, MB"), rows)
     for name, values in take_turns(_starts(bench), max(5, bench.rounds)).items():
-        print(f"{name:46}{statistics.median(values):6.2f} s [{min(values):.2f}, {max(values):.2f}]")
+        print(f"{name}: {statistics.median(values):.2f} s [{min(values):.2f}, {max(values):.2f}]")
 
 
 def _time(bench: Bench, num_envs: int, num_steps: int) -> dict[str, float]:

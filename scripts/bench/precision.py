@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from timing import print_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -45,9 +46,12 @@ def main(options: Comparison) -> None:
     for precision in measured:
         for seed in range(options.seeds):
             returns = _train(options, precision, seed, measured if precision == "float32" else None)
-            print(f"{precision:10} seed {seed}   returns " + "  ".join(f"{x:.2f}" for x in returns), flush=True)
-    for loss in ("policy", "value", "total"):
-        print(f"{loss:8}" + "".join(f"{name}: {history.noise_scale(loss)}   " for name, history in measured.items()))
+            print(f"{precision}, seed {seed}: returns " + " ".join(f"{x:.2f}" for x in returns), flush=True)
+    rows = [
+        (loss, *(str(history.noise_scale(loss)) for history in measured.values()))
+        for loss in ("policy", "value", "total")
+    ]
+    print_rows(("noise scale", *measured), rows)
 
 
 def _train(options: Comparison, precision: Precision, seed: int, measured: Any) -> list[float]:
