@@ -9,10 +9,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rlgns.commands.tables import table_lines
 from rlgns.runs.bounds import Confidence, Goals
 from rlgns.runs.files import write_json
 from rlgns.runs.options import parse_flags
+from rlgns.runs.text_tables import table_lines
 
 if TYPE_CHECKING:
     from rlgns.study.advice import Row

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlgns.commands.tables import table_lines
 from rlgns.runs.json_files import is_number
 from rlgns.runs.options import parse_flags
 from rlgns.runs.progress import SweepDisplay
 from rlgns.runs.summary import in_minutes
+from rlgns.runs.text_tables import table_lines
 from rlgns.sweeps.jobs import Job
 from rlgns.sweeps.launcher import Launcher, LaunchOptions
 from rlgns.sweeps.spec import Sweep

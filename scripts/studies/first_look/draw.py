@@ -19,7 +19,6 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from rlgns.agents.measuring import LOSSES
-from rlgns.commands.tables import table_lines
 from rlgns.noise.history import BY_TRANSITION, History
 from rlgns.noise.scale import NoiseScale
 from rlgns.report.run_figures import noise_scale_figure
@@ -27,6 +26,7 @@ from rlgns.runs.goals import RETURN
 from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, columns, read_records
 from rlgns.runs.summary import summary_lines
+from rlgns.runs.text_tables import table_lines
 
 HERE = Path(__file__).parent
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)

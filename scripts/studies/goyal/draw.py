@@ -21,9 +21,9 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from rlgns.commands.tables import table_lines
 from rlgns.report.sweep_figures import GOALS, STYLE, logarithmic
 from rlgns.runs.records import columns
+from rlgns.runs.text_tables import table_lines
 from rlgns.study.outcomes import Outcome, outcomes_of
 from rlgns.study.study import study_of
 

@@ -22,9 +22,9 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlgns.commands.tables import table_lines
 from rlgns.report.sweep_figures import GOALS, STYLE, logarithmic
 from rlgns.runs.records import columns
+from rlgns.runs.text_tables import table_lines
 from rlgns.study.outcomes import Outcome, outcomes_of
 
 COMMON_RATE, GOAL = 0.03, 0.02
