@@ -1,4 +1,4 @@
-"""Tasks beside each other and beside the paper's table."""
+"""Tasks are compared with each other and with the paper's table."""
 
 import csv
 import html
@@ -14,8 +14,9 @@ from synthetic_runs import moments_of, write_run
 from wandb_log import read_wandb_log
 
 from rlgns.commands.cli import main
-from rlgns.study.comparison import PAPER, as_table, courses_of, rows_of
+from rlgns.study.comparison import as_table, courses_of, rows_of
 from rlgns.study.outcomes import outcomes_of
+from rlgns.study.paper import PAPER
 from rlgns.study.study import study_of
 from rlgns.tasks.config import DEFAULTS
 
@@ -55,13 +56,13 @@ def studies(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(studies):
+def task_studies(studies):
     runs = outcomes_of([studies])
     return [study_of(runs, task=task) for task in sorted({run.task for run in runs})]
 
 
-def test_every_task_is_a_row_and_atari_is_one_by_frame_too(found):
-    rows = rows_of(found, DEFAULT_OPTIONS)
+def test_every_task_has_a_row_and_atari_a_second_one_in_frames(task_studies):
+    rows = rows_of(task_studies, DEFAULT_OPTIONS)
     assert [(row.task, row.unit) for row in rows] == [
         ("A2C on breakout", "transitions"),
         ("A2C on breakout", "frames"),
@@ -75,8 +76,8 @@ def test_every_task_is_a_row_and_atari_is_one_by_frame_too(found):
     assert frames.ratio == pytest.approx(transitions.ratio)
 
 
-def test_start_is_at_the_easiest_goal_and_average_at_the_last(found):
-    row = next(row for row in rows_of(found, DEFAULT_OPTIONS) if row.task == "mnist")
+def test_start_is_at_the_easiest_goal_and_average_at_the_last(task_studies):
+    row = next(row for row in rows_of(task_studies, DEFAULT_OPTIONS) if row.task == "mnist")
     assert row.goals == ("2", "1")
     assert row.critical_start.point == pytest.approx(40, rel=0.15)
     assert row.critical_average.point == pytest.approx(160, rel=0.1)
@@ -85,8 +86,8 @@ def test_start_is_at_the_easiest_goal_and_average_at_the_last(found):
     assert row.num_seeds == 3
 
 
-def test_rows_name_the_papers_and_what_stands_in_for_its_data(found):
-    rows = {row.task: row for row in rows_of(found, DEFAULT_OPTIONS)}
+def test_rows_hold_the_papers_row_and_what_stands_in_for_its_data(task_studies):
+    rows = {row.task: row for row in rows_of(task_studies, DEFAULT_OPTIONS)}
     assert rows["mnist"].paper.critical_average == (200, 200)
     assert rows["mnist"].stands_in_for is None
     assert rows["vae on cifar10"].paper.task == "VAE"
@@ -96,7 +97,7 @@ def test_rows_name_the_papers_and_what_stands_in_for_its_data(found):
     assert rows["A2C on breakout"].paper.unit == "frames"
 
 
-def test_the_papers_table_is_the_published_one():
+def test_the_papers_table_holds_the_published_numbers():
     # McCandlish et al. 2018, table 1, averages
     averages = {row.task: (row.critical_average, row.simple_average) for row in PAPER}
     assert averages["MNIST"] == ((200, 200), (900, 900))
@@ -121,23 +122,23 @@ def test_a_course_goes_from_the_beginning_of_training_to_its_end(tmp_path):
         assert course.stretches[-1].scale.point == pytest.approx(400, rel=0.05)
 
 
-def test_a_course_is_the_trained_losss_noise_scale_over_progress(found):
-    courses = {course.task: course for course in courses_of(found)}
+def test_a_course_holds_the_noise_scale_of_the_trained_loss(task_studies):
+    courses = {course.task: course for course in courses_of(task_studies)}
     assert set(courses) == {"mnist", "vae on cifar10", "A2C on breakout"}
-    for one in courses["mnist"].stretches:
-        assert one.scale.point == pytest.approx(800, rel=0.01)
+    for stretch in courses["mnist"].stretches:
+        assert stretch.scale.point == pytest.approx(800, rel=0.01)
 
 
-def test_the_table_holds_plain_values_and_none_for_what_is_unknown(found, tmp_path):
-    for row in as_table(rows_of(found, DEFAULT_OPTIONS)):
+def test_the_table_holds_plain_values_and_none_for_what_is_unknown(task_studies, tmp_path):
+    for row in as_table(rows_of(task_studies, DEFAULT_OPTIONS)):
         assert all(value is None or isinstance(value, str | int | float) for value in row.values())
         json.dumps(row, allow_nan=False)
 
 
 def test_the_command_writes_page_table_and_figures(studies, tmp_path, capsys):
     assert main(["compare", str(studies / "a"), str(studies / "b"), str(studies / "c"), f"--out={tmp_path}"]) == 0
-    said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()[:3]] == ["task", "A2C", "A2C"]
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[:3]] == ["task", "A2C", "A2C"]
     page = (tmp_path / "comparison.html").read_text()
     assert not re.search(r"<script|<link|<img|@import|url\((?!#)", page)
     text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
@@ -175,7 +176,7 @@ def test_table_and_figures_go_to_wandb(studies, tmp_path):
     assert log.run.job_type == "report"
 
 
-def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
+def test_runs_that_cannot_be_compared_give_an_error_of_one_line(tmp_path, capsys):
     assert main(["compare"]) == 2
     assert "which runs? name their directories, as in rlgns compare runs" in capsys.readouterr().err
     write_run(tmp_path / "run", num_envs=8, num_steps=5, learning_rate=1e-3, goals={})
@@ -183,7 +184,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
     assert "the runs had no goals" in capsys.readouterr().err
 
 
-def test_a_task_without_a_fit_or_a_noise_scale_is_a_row_all_the_same(tmp_path):
+def test_a_task_without_a_fit_or_a_noise_scale_has_a_row(tmp_path):
     for seed in range(2):
         write_run(
             tmp_path / str(seed), num_envs=None, num_steps=None, batch_size=64, learning_rate=1e-3, seed=seed,

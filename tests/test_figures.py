@@ -1,3 +1,5 @@
+"""The figure of one run shows noise scales with their intervals, and its measure of progress."""
+
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -58,7 +60,7 @@ CASES = {
 
 
 def texts(path: Path) -> str:
-    """matplotlib draws text as paths and keeps the words in comments."""
+    """The SVG's source; matplotlib draws text as paths and keeps the words in comments."""
     return path.read_text()
 
 
@@ -76,7 +78,7 @@ def test_a_figure_is_written_as_readable_png_and_svg(tmp_path, case):
         assert words in texts(paths[1])
 
 
-def test_a_loss_of_which_nothing_is_known_is_named_as_undetermined(tmp_path):
+def test_the_legend_marks_a_loss_without_an_estimate_as_undetermined(tmp_path):
     path = tmp_path / "figure.svg"
     draw(UNDETERMINED, ["policy"], title="", paths=[path])
     assert "policy: undetermined" in texts(path)
@@ -91,7 +93,7 @@ def test_the_same_records_give_the_same_picture(tmp_path):
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (7, [7]), (15, [15]), (16, [8, 8]), (80, [10] * 8), (0, [])])
-def test_windows_are_consecutive_and_hold_at_least_eight_measurements_where_there_are_so_many(n, sizes):
+def test_windows_are_consecutive_with_eight_measurements_or_more_where_there_are_several(n, sizes):
     windows = _windows([{"progress/steps": i} for i in range(n)])
     assert [len(window) for window in windows] == sizes
     assert [record["progress/steps"] for window in windows for record in window] == list(range(n))
@@ -114,7 +116,7 @@ def test_every_bound_and_arrow_lies_inside_the_axes(tmp_path, monkeypatch):
         assert all(low < y < high for y in shown)
 
 
-def test_an_upper_bound_beyond_all_reason_does_not_squeeze_the_picture():
+def test_a_far_upper_bound_does_not_stretch_the_axis():
     scale = noise_scale(with_sq_norm(1.0, 0.1))
     near, far = replace(scale, low=100, point=500, high=5_000), replace(scale, low=100, point=1000, high=1e12)
     assert _limits([near], 2048) == (50, 10_000)

@@ -1,10 +1,13 @@
+"""The critical batch size, its interval and its coverage, against hand calculations, slow solvers and simulations."""
+
 import math
 
 import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from rlgns.study.fits import Estimate, fit_critical_batch_size
+from rlgns.study.estimates import Estimate
+from rlgns.study.fits import fit_critical_batch_size
 from rlgns.study.likelihoods import Runs
 
 SIX = np.array([10, 40, 160, 640, 2560, 10240.0])
@@ -78,22 +81,22 @@ def test_r_squared_is_the_share_of_the_variance_of_log_steps():
     assert fit.r_squared == pytest.approx(1 - unexplained / (np.var(np.log(S)) * 6))
 
 
-def test_another_unit_of_examples_scales_b_crit_and_leaves_s_min():
+def test_a_change_of_the_unit_of_examples_scales_b_crit_and_leaves_s_min():
     S = noisy(np.random.default_rng(1), SIX, 0.2)
-    one, thousand = fit_critical_batch_size(SIX, S), fit_critical_batch_size(SIX * 1000, S)
+    single, in_thousandths = fit_critical_batch_size(SIX, S), fit_critical_batch_size(SIX * 1000, S)
     for name in ("point", "low", "high"):
-        scaled = getattr(one.critical_batch_size, name) * 1000
-        assert getattr(thousand.critical_batch_size, name) == pytest.approx(scaled, rel=1e-5)
-        assert getattr(thousand.min_steps, name) == pytest.approx(getattr(one.min_steps, name), rel=1e-3)
+        scaled = getattr(single.critical_batch_size, name) * 1000
+        assert getattr(in_thousandths.critical_batch_size, name) == pytest.approx(scaled, rel=1e-5)
+        assert getattr(in_thousandths.min_steps, name) == pytest.approx(getattr(single.min_steps, name), rel=1e-3)
 
 
 def test_exchanging_steps_and_examples_exchanges_s_min_and_e_min():
     # E(B) = E_min + S_min·B is the law of S in 1/B
     S = noisy(np.random.default_rng(2), SIX, 0.2)
-    one, other = fit_critical_batch_size(SIX, S), fit_critical_batch_size(1 / SIX, SIX * S)
+    by_steps, by_examples = fit_critical_batch_size(SIX, S), fit_critical_batch_size(1 / SIX, SIX * S)
     for name in ("point", "low", "high"):
-        assert getattr(other.min_steps, name) == pytest.approx(getattr(one.min_examples, name), rel=1e-3)
-    assert other.critical_batch_size.low == pytest.approx(1 / one.critical_batch_size.high, rel=1e-5)
+        assert getattr(by_examples.min_steps, name) == pytest.approx(getattr(by_steps.min_examples, name), rel=1e-3)
+    assert by_examples.critical_batch_size.low == pytest.approx(1 / by_steps.critical_batch_size.high, rel=1e-5)
 
 
 def test_the_band_holds_the_curve_narrows_where_the_runs_are_and_ends_in_the_intervals_of_the_minima():
@@ -131,7 +134,7 @@ def test_steps_that_fall_faster_than_one_over_b_have_an_infinite_point_and_risin
     assert rise.steps(100.0) == rise.min_steps.point
 
 
-def test_runs_that_say_nothing_are_undetermined():
+def test_runs_at_similar_batch_sizes_leave_b_crit_undetermined():
     fit = fit_critical_batch_size([100, 110, 120], [50, 80, 40])
     assert fit.state == "undetermined"
     assert str(fit.critical_batch_size) == "undetermined"
@@ -150,8 +153,8 @@ def test_lack_of_fit_is_the_f_test_and_widens_the_interval_where_it_is_significa
     # the fit of the means per batch size: 3 times fewer runs, so the sums of squares are a third
     means = fit_critical_batch_size(SIX, np.exp(np.log(shifted).reshape(6, 3).mean(axis=1)))
     for name in ("point", "low", "high"):
-        one, other = getattr(apart.critical_batch_size, name), getattr(means.critical_batch_size, name)
-        assert one == pytest.approx(other, rel=1e-4)
+        of_runs, of_means = getattr(apart.critical_batch_size, name), getattr(means.critical_batch_size, name)
+        assert of_runs == pytest.approx(of_means, rel=1e-4)
     within = sum(np.var(group) * 3 for group in np.log(shifted).reshape(6, 3))
     between = apart.residual_deviation**2 * 16 - within
     F = between / 4 / (within / 12)
@@ -247,7 +250,14 @@ COVERAGE = [
 def coverage(batch_sizes, seeds, critical, sigma, *, repetitions, budget=None, between=0.0):
     """Share of sweeps whose intervals hold B_crit, S_min, E_min and S(B) in the middle.
 
-    between  standard deviation of log S that all seeds of a batch size share
+    Args:
+        batch_sizes: Batch sizes of a sweep.
+        seeds: Seeds at each batch size.
+        critical: True B_crit.
+        sigma: Standard deviation of log S between seeds.
+        repetitions: Number of simulated sweeps.
+        budget: Examples after which a run is censored; unlimited by default.
+        between: Standard deviation of log S that all seeds of a batch size share.
     """
     rng, B = np.random.default_rng(9), np.repeat(batch_sizes, seeds)
     middle = math.sqrt(B[0] * B[-1])
@@ -259,8 +269,8 @@ def coverage(batch_sizes, seeds, critical, sigma, *, repetitions, budget=None, b
         limit = np.full_like(S, np.inf) if budget is None else budget / B
         fit = fit_critical_batch_size(B, np.minimum(S, limit), censored=limit < S)
         band = fit.band(middle)
-        found = fit.critical_batch_size, fit.min_steps, fit.min_examples, Estimate(math.nan, *map(float, band))
-        held += [one.low <= true <= one.high for one, true in zip(found, truth, strict=True)]
+        estimates = fit.critical_batch_size, fit.min_steps, fit.min_examples, Estimate(math.nan, *map(float, band))
+        held += [estimate.low <= true <= estimate.high for estimate, true in zip(estimates, truth, strict=True)]
     return held / repetitions
 
 
@@ -314,7 +324,7 @@ def test_dropping_censored_runs_would_bias_what_keeping_them_does_not():
         ([10, 20, 40, 40, 40], [5, 4, 3, 3, 3], {"censored": [True, True, False, False, False]}, "here are 3 at 1"),
     ],
 )
-def test_what_cannot_be_fitted_is_said_in_one_line(batch_sizes, steps, options, words):
+def test_runs_that_cannot_be_fitted_raise_an_error_of_one_line(batch_sizes, steps, options, words):
     with pytest.raises(ValueError, match=words) as error:
         fit_critical_batch_size(batch_sizes, steps, **options)
     assert "\n" not in str(error.value)
@@ -329,5 +339,5 @@ def test_what_cannot_be_fitted_is_said_in_one_line(batch_sizes, steps, options, 
         (Estimate(3.21, 1.23, 5), "3.2 [1.2, 5]"),
     ],
 )
-def test_estimates_in_words(estimate, words):
+def test_estimates_as_text(estimate, words):
     assert str(estimate) == words

@@ -1,4 +1,4 @@
-"""Runs that somebody else wrote: what their files say is shown as text, and neither drawn, run nor believed."""
+"""Files of runs that somebody else wrote are shown as text; they are neither executed nor taken for markup."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from rlgns.commands.cli import main
 from rlgns.report.comparison_page import write_comparison
 from rlgns.report.literal import LONGEST, make_literal
 from rlgns.report.markup import Svg, inline_svg, render_page
+from rlgns.report.page_figure import PageFigure
+from rlgns.report.page_provenance import LARGEST_SWEEP_FILE
 from rlgns.report.run_figures import noise_scale_figure
-from rlgns.report.sweep_figures import SweepFigure, new_axes
-from rlgns.report.sweep_page import LARGEST_SWEEP_FILE, render, write_report
+from rlgns.report.style import new_axes
+from rlgns.report.sweep_page import render, write_report
 from rlgns.runs.directory import FILES, RunDirectory
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.foreign_text import printable
@@ -42,7 +44,7 @@ SHAPES = ((4, 10), (16, 10), (64, 10))
 
 
 class Page(HTMLParser):
-    """Elements and attributes of a page, as a browser takes them."""
+    """Elements, attributes and texts of a page, as a browser parses it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class Page(HTMLParser):
 
 
 def hostile(content: Any, payload: str) -> Any:
-    """The same with the payload in place of every string that no choice hangs on."""
+    """The content with the payload in place of every string."""
     match content:
         case dict():
             return {key: hostile(value, payload) for key, value in content.items()}
@@ -80,7 +82,7 @@ def hostile(content: Any, payload: str) -> Any:
 
 
 def write_hostile_sweep(folder: Path, payload: str) -> Path:
-    """A sweep in whose files every text is the payload."""
+    """Write a sweep in whose files every text is the payload."""
     provenance = {
         "command": "rlgns train", "created": "2024-01-01T00:00:00", "git_commit": "abc", "python": "3",
         "platform": "Linux", "cpu_count": 2, "versions": {"torch": "2"},
@@ -111,8 +113,8 @@ def pages(sweep: Path) -> dict[str, Page]:
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_no_text_of_a_run_becomes_an_element_or_an_attribute_of_a_page(payload, tmp_path, harmless):
-    found = pages(write_hostile_sweep(tmp_path, payload))
-    for name, page in found.items():
+    hostile_pages = pages(write_hostile_sweep(tmp_path, payload))
+    for name, page in hostile_pages.items():
         assert page.elements <= harmless[name].elements, name
         assert page.names <= harmless[name].names, name
         assert all(str(link).startswith(("#", "https://arxiv.org/")) for link in page.links), name
@@ -122,10 +124,10 @@ def test_no_text_of_a_run_becomes_an_element_or_an_attribute_of_a_page(payload, 
         assert not names & {"script", "foreignObject", "a", "img"}, figure.name
 
 
-def test_a_title_in_a_label_of_a_figure_ends_no_attribute():
+def test_a_title_does_not_end_the_attribute_that_holds_it():
     figure, axes = new_axes()
     axes.set_title(SCRIPTS)
-    content = SweepFigure("name", SCRIPTS, "caption", figure)
+    content = PageFigure("name", SCRIPTS, "caption", figure)
     svg = str(inline_svg(content))
     assert "<script" not in svg
     assert ElementTree.fromstring(svg).get("aria-label") == SCRIPTS
@@ -142,18 +144,18 @@ def test_a_title_in_a_label_of_a_figure_ends_no_attribute():
         "<svg><foreignObject/></svg>",
     ],
 )
-def test_markup_that_no_figure_consists_of_enters_no_page(markup):
+def test_a_page_refuses_markup_that_figures_do_not_have(markup):
     with pytest.raises(ValueError, match="which no page takes in"):
         Svg(ElementTree.fromstring(markup))
 
 
-def test_no_template_can_call_a_value_safe(monkeypatch):
+def test_no_template_can_mark_a_value_as_safe(monkeypatch):
     monkeypatch.setattr(jinja2, "PackageLoader", lambda name: jinja2.DictLoader({"page": "{{ value | safe }}"}))
     with pytest.raises(jinja2.TemplateAssertionError, match="No filter named 'safe'"):
         render_page("page", value="<b>")
 
 
-def test_the_figure_of_one_run_draws_its_title_letter_by_letter(tmp_path):
+def test_the_figure_of_a_run_draws_its_title_literally(tmp_path):
     records = [{"progress/examples": 10 * k, RETURN: float(k)} for k in range(1, 5)]
     for payload in PAYLOADS.values():
         paths = [tmp_path / "figure.svg", tmp_path / "figure.png"]
@@ -161,7 +163,7 @@ def test_the_figure_of_one_run_draws_its_title_letter_by_letter(tmp_path):
         assert not {e.tag.rpartition("}")[2] for e in ElementTree.parse(paths[0]).iter()} & {"script", "a", "image"}
 
 
-def test_texts_of_a_figure_are_no_formulas_and_no_novels():
+def test_texts_of_a_figure_are_literal_and_limited_in_length():
     figure, axes = new_axes()
     axes.set_xlabel("$x^2$")
     axes.set_ylabel("y" * 1000)
@@ -170,7 +172,7 @@ def test_texts_of_a_figure_are_no_formulas_and_no_novels():
     assert len(axes.get_ylabel()) == LONGEST
 
 
-def test_a_sweep_file_that_is_a_link_a_pipe_or_huge_is_not_copied_into_the_page(tmp_path):
+def test_a_sweep_file_that_is_a_link_or_huge_is_not_copied_into_the_page(tmp_path):
     write_sweep(tmp_path / "sweep", shapes=SHAPES, rates=(1,), seeds=1, noise=0.05)
     secret, file = tmp_path / "secret", tmp_path / "sweep" / "sweep.yaml"
     secret.write_text("machine example.org password 12345")
@@ -195,7 +197,7 @@ def test_provenance_of_another_type_leaves_its_lines_out(value, tmp_path):
     assert "How it was made" in render(study_of(outcomes_of([tmp_path])), [], command="")
 
 
-def test_no_name_of_a_run_steers_the_terminal_that_shows_it(tmp_path, capsys):
+def test_names_of_runs_do_not_control_the_terminal(tmp_path, capsys):
     title = "\x1b]0;owned\x07\x1b[2J\u202e\ud800"
     write_hostile_sweep(tmp_path / "sweep", title)
     assert main(["fit", str(tmp_path / "sweep")]) == 0
@@ -250,13 +252,13 @@ RUNS_CODE = (
 
 def test_nothing_in_the_source_reads_files_in_a_way_that_runs_what_they_hold():
     root = Path(__file__).parents[1]
-    found = {
+    dangerous = {
         f"{path.name}: {match[0]}"
         for room in ("rlgns", "agents", "scripts")
         for path in (root / room).rglob("*.py")
         for match in re.finditer(RUNS_CODE, path.read_text())
     }
-    assert not found
+    assert not dangerous
     loads = [
         path.name for path in (root / "rlgns").rglob("*.py") if re.search(r"(?<!`)torch\.load\(", path.read_text())
     ]
@@ -283,7 +285,7 @@ def test_numbers_and_plain_words_stand_in_a_csv_as_they_are(value):
     assert cell(value) == value
 
 
-def test_the_tables_of_report_compare_and_fit_are_neutral(tmp_path):
+def test_the_tables_of_report_compare_and_fit_hold_no_formulas(tmp_path):
     sweep = write_hostile_sweep(tmp_path, "=HYPERLINK(1)")
     pages(sweep)
     assert main(["fit", str(sweep), f"--csv={tmp_path / 'fit.csv'}"]) == 0
@@ -293,7 +295,7 @@ def test_the_tables_of_report_compare_and_fit_are_neutral(tmp_path):
     assert not [text for text in cells if text.startswith(("=", "@", "+", "\t", "\r"))]
 
 
-def test_no_csv_of_the_project_is_written_past_the_one_place():
+def test_every_csv_file_of_the_project_is_written_by_one_module():
     root = Path(__file__).parents[1]
     sources = [path for room in ("rlgns", "agents", "scripts") for path in (root / room).rglob("*.py")]
     writers = {path.name for path in sources if "csv.writer" in (text := path.read_text()) or "DictWriter" in text}

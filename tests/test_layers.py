@@ -25,7 +25,7 @@ ROOMS = {
     "gradients": Room({"noise", "runs"}, {"numpy", "torch"}),
     "study": Room({"noise", "runs"}, {"numpy", "scipy"}),
     "sweeps": Room({"runs", "study"}, {"sweeps"}),
-    "report": Room({"noise", "runs", "study"}, {"jinja2", "matplotlib", "numpy"}),
+    "report": Room({"noise", "runs", "study"}, {"jinja2", "matplotlib", "numpy", "rich"}),
     "tasks": Room(
         {"noise", "runs", "gradients", "report"},
         {

@@ -1,3 +1,5 @@
+"""Outcomes of runs are read from directories and from W&B; damaged runs are reported and left out."""
+
 import gzip
 import json
 
@@ -11,15 +13,15 @@ from rlgns.study.outcomes import outcome_of, outcomes_of, outcomes_of_wandb
 
 
 def run(folder, name="run", **changed):
-    told = {"num_envs": 16, "num_steps": 5, "learning_rate": 7e-4, "seed": 3, "goals": {5.0: 100, 20.0: None}}
-    return write_run(folder / name, **{**told, "budget": 400, **changed})
+    defaults = {"num_envs": 16, "num_steps": 5, "learning_rate": 7e-4, "seed": 3, "goals": {5.0: 100, 20.0: None}}
+    return write_run(folder / name, **{**defaults, "budget": 400, **changed})
 
 
 def refuse(line):
-    raise AssertionError(f"said: {line}")
+    raise AssertionError(f"unexpected note: {line}")
 
 
-def test_an_outcome_says_what_the_run_was_and_what_its_goals_took(tmp_path):
+def test_an_outcome_holds_what_the_run_was_and_what_its_goals_cost(tmp_path):
     outcome = outcome_of(run(tmp_path))
     assert (outcome.name, outcome.task) == ("run", "A2C on breakout")
     assert (outcome.batch_size, outcome.shape, outcome.learning_rate, outcome.seed) == (80, (16, 5), 7e-4, 3)
@@ -45,7 +47,7 @@ def test_the_learning_rate_is_the_one_that_follows_from_the_batch_size(tmp_path)
 @pytest.mark.parametrize(
     ("exit_code", "state"), [(0, "finished"), (1, "failed"), (143, "stopped"), (130, "stopped"), (None, "running")]
 )
-def test_the_exit_code_says_how_a_run_ended(tmp_path, exit_code, state):
+def test_the_state_follows_from_the_exit_code(tmp_path, exit_code, state):
     outcome = outcome_of(run(tmp_path, exit_code=exit_code))
     assert outcome.state == state
     assert outcome.steps == 400
@@ -61,7 +63,7 @@ def test_a_run_resumed_after_its_summary_is_running_and_counts_what_came_since(t
     assert (outcome.state, outcome.steps, outcome.examples, outcome.seconds) == ("running", 500, 40_000, 9.0)
 
 
-def test_a_goal_that_only_the_summary_tells_is_reached(tmp_path):
+def test_a_goal_recorded_in_the_summary_alone_is_reached(tmp_path):
     folder = run(tmp_path)
     kept = [r for r in read_records(folder / "metrics.jsonl") if "goal/5/steps_to_goal" not in r]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
@@ -95,19 +97,19 @@ def test_packed_records_are_read_and_give_back_the_moments(tmp_path):
 
 def test_runs_are_found_at_any_depth_once_and_sorted(tmp_path):
     write_sweep(tmp_path / "a" / "b", shapes=[(16, 5), (4, 5)], seeds=2, rates=[2, 1], noise_scale=None)
-    found = outcomes_of([tmp_path, tmp_path / "a"], refuse)
-    assert len(found) == 8
-    keys = [(one.batch_size, one.learning_rate, one.seed) for one in found]
+    outcomes = outcomes_of([tmp_path, tmp_path / "a"], refuse)
+    assert len(outcomes) == 8
+    keys = [(run.batch_size, run.learning_rate, run.seed) for run in outcomes]
     assert keys == sorted(keys)
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
-def test_one_damaged_run_is_named_and_the_others_stay(tmp_path, name):
+def test_a_damaged_run_is_reported_and_the_others_stay(tmp_path, name):
     run(tmp_path, "good")
     damage(run(tmp_path, "bad"), name)
-    said = []
-    assert [one.name for one in outcomes_of([tmp_path], said.append)] == ["good"]
-    (line,) = said
+    lines = []
+    assert [run.name for run in outcomes_of([tmp_path], lines.append)] == ["good"]
+    (line,) = lines
     assert str(tmp_path / "bad") in line
     assert "left out" in line
     assert "\n" not in line
@@ -128,23 +130,23 @@ def test_one_damaged_run_is_named_and_the_others_stay(tmp_path, name):
 def test_a_config_of_another_kind_is_damage_too(tmp_path, config):
     run(tmp_path, "good")
     (run(tmp_path, "bad") / "config.json").write_text(config)
-    said = []
-    assert [one.name for one in outcomes_of([tmp_path], said.append)] == ["good"]
-    assert len(said) == 1
+    lines = []
+    assert [run.name for run in outcomes_of([tmp_path], lines.append)] == ["good"]
+    assert len(lines) == 1
 
 
-def test_damaged_packed_records_and_missing_ones_are_named(tmp_path):
+def test_damaged_packed_records_and_missing_records_are_reported(tmp_path):
     run(tmp_path, "good")
     for name in ("packed", "missing"):
         (run(tmp_path, name) / "metrics.jsonl").unlink()
     (tmp_path / "packed" / "metrics.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 100)[:20])
-    said = []
-    assert [one.name for one in outcomes_of([tmp_path], said.append)] == ["good"]
-    assert "missing has no records" in said[0]
-    assert "packed holds a damaged run" in said[1]
+    lines = []
+    assert [run.name for run in outcomes_of([tmp_path], lines.append)] == ["good"]
+    assert "missing has no records" in lines[0]
+    assert "packed holds a damaged run" in lines[1]
 
 
-def test_by_default_damage_is_told_on_standard_error(tmp_path, capsys):
+def test_damage_is_reported_on_standard_error_by_default(tmp_path, capsys):
     run(tmp_path, "good")
     damage(run(tmp_path, "bad"))
     outcomes_of([tmp_path])
@@ -158,15 +160,15 @@ def test_a_folder_without_runs_and_one_that_is_not_there_are_errors(tmp_path):
         outcomes_of([tmp_path / "nowhere"], refuse)
 
 
-def test_a_damaged_run_asked_for_alone_is_an_error(tmp_path):
+def test_reading_a_single_damaged_run_is_an_error(tmp_path):
     folder = run(tmp_path)
     damage(folder)
     with pytest.raises(ValueError, match=r"holds a damaged run .*; move it away"):
         outcome_of(folder)
 
 
-def as_wandb_has_it(folder, state="finished"):
-    """What W&B holds of a run: options and what follows from them in one mapping, nothing that is None."""
+def as_in_wandb(folder, state="finished"):
+    """A run as W&B holds it: options and what follows from them in one mapping, without values that are None."""
     config = config_of(folder)
     flat = {**config["options"], **{key: value for key, value in config.items() if key != "options"}}
     rows = [{k: v for k, v in row.items() if v is not None} for row in read_records(folder / "metrics.jsonl")]
@@ -178,28 +180,30 @@ def as_wandb_has_it(folder, state="finished"):
     return {"name": "id", "state": state, "config": flat, "summary": summary, "history": rows}
 
 
-def test_wandb_and_the_directory_tell_the_same(tmp_path):
+def test_outcomes_from_wandb_and_from_the_directory_agree(tmp_path):
     folder = run(tmp_path, moments=growing_moments(900, 80))
-    (there,) = outcomes_of_wandb([as_wandb_has_it(folder)], refuse)
-    here = outcome_of(folder)
+    (in_wandb,) = outcomes_of_wandb([as_in_wandb(folder)], refuse)
+    in_directory = outcome_of(folder)
     for name in ("task", "batch_size", "shape", "learning_rate", "seed", "goals", "steps", "examples", "seconds"):
-        assert getattr(there, name) == getattr(here, name), name
-    assert (there.name, there.state, there.directory) == ("id", "finished", None)
-    mine, theirs = (History.from_records(one.records()).noise_scale("total") for one in (here, there))
-    assert mine == theirs
+        assert getattr(in_wandb, name) == getattr(in_directory, name), name
+    assert (in_wandb.name, in_wandb.state, in_wandb.directory) == ("id", "finished", None)
+    from_directory, from_wandb = (
+        History.from_records(run.records()).noise_scale("total") for run in (in_directory, in_wandb)
+    )
+    assert from_directory == from_wandb
 
 
 @pytest.mark.parametrize(
     ("state", "meaning"), [("running", "running"), ("crashed", "failed"), ("killed", "stopped"), ("failed", "failed")]
 )
-def test_wandb_tells_how_a_run_ended_that_could_not_say_so_itself(tmp_path, state, meaning):
-    run_of_wandb = as_wandb_has_it(run(tmp_path, exit_code=None), state)
+def test_the_state_of_a_killed_run_follows_from_wandbs(tmp_path, state, meaning):
+    run_of_wandb = as_in_wandb(run(tmp_path, exit_code=None), state)
     (outcome,) = outcomes_of_wandb([run_of_wandb], refuse)
     assert (outcome.state, outcome.steps) == (meaning, 400)
 
 
-def test_a_run_of_wandb_that_is_no_training_is_named_and_left_out(tmp_path):
-    said = []
-    other = {"name": "other", "state": "finished", "config": {"lr": 1}, "summary": {}, "history": []}
-    assert len(outcomes_of_wandb([other, as_wandb_has_it(run(tmp_path))], said.append)) == 1
-    assert "other holds a damaged run" in said[0]
+def test_a_wandb_run_that_is_no_training_is_reported_and_left_out(tmp_path):
+    lines = []
+    no_training = {"name": "other", "state": "finished", "config": {"lr": 1}, "summary": {}, "history": []}
+    assert len(outcomes_of_wandb([no_training, as_in_wandb(run(tmp_path))], lines.append)) == 1
+    assert "other holds a damaged run" in lines[0]

@@ -1,4 +1,4 @@
-"""The page about a sweep: complete in itself, readable in light and dark, saying what the study says."""
+"""The page of a sweep is complete in itself, readable on light and dark backgrounds, and agrees with the study."""
 
 import csv
 import json
@@ -13,9 +13,10 @@ from synthetic_runs import write_run, write_sweep
 from wandb_log import read_wandb_log
 
 from rlgns.commands.cli import main
-from rlgns.report.sweep_figures import GOALS, INK, LOSSES, batch_colours, figures_of
-from rlgns.report.sweep_page import ON_DARK, render
-from rlgns.study.advice import rounded
+from rlgns.report.style import DARK_COLOURS, INK, LOSS_COLOURS, PALETTE, batch_colours
+from rlgns.report.sweep_figures import figures_of
+from rlgns.report.sweep_page import render
+from rlgns.study.estimates import rounded
 from rlgns.study.outcomes import outcomes_of
 from rlgns.study.study import study_of
 
@@ -64,20 +65,20 @@ def test_the_page_comes_with_figures_and_numbers_as_files(page):
     assert [fit["goal"] for fit in json.loads((page.parent / "study.json").read_text())["fits"]] == [5, 20]
 
 
-def test_the_page_says_what_the_study_says(page, sweep):
-    said, study = text_of(page), study_of(outcomes_of([sweep]))
+def test_the_page_agrees_with_the_study(page, sweep):
+    text, study = text_of(page), study_of(outcomes_of([sweep]))
     for line in study.recommendation:
-        assert line in said
+        assert line in text
     for fit in study.fits:
-        assert rounded(fit.fit.critical_batch_size) in said
-        assert rounded(fit.fit.min_examples) in said
+        assert rounded(fit.fit.critical_batch_size) in text
+        assert rounded(fit.fit.min_examples) in text
     for prediction in study.predictions:
-        assert rounded(prediction.late) in said
-    assert "75 runs" in said
-    assert f"rlgns report {sweep}" in said
+        assert rounded(prediction.late) in text
+    assert "75 runs" in text
+    assert f"rlgns report {sweep}" in text
 
 
-def test_no_colour_of_a_figure_is_lost_on_a_dark_ground(page):
+def test_every_colour_of_a_figure_has_a_counterpart_on_a_dark_background(page):
     """Every colour drawn is a variable that the page defines twice, for light and for dark."""
     html = page.read_text()
     for svg in svgs(page):
@@ -87,27 +88,27 @@ def test_no_colour_of_a_figure_is_lost_on_a_dark_ground(page):
             assert len(re.findall(rf"\s{variable}:", html)) == 2, variable
 
 
-def test_the_colours_are_told_apart_from_their_ground():
-    """Contrast of at least 3 : 1, as WCAG asks of graphics, and 4.5 : 1 of text."""
+def test_the_colours_contrast_with_their_background():
+    """WCAG asks for a contrast of 3 : 1 in graphics and of 4.5 : 1 in text."""
 
     def luminance(colour):
         channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
-    def contrast(one, other):
-        high, low = sorted([luminance(one), luminance(other)], reverse=True)
+    def contrast(first, second):
+        high, low = sorted([luminance(first), luminance(second)], reverse=True)
         return (high + 0.05) / (low + 0.05)
 
-    assert {*GOALS, *LOSSES.values(), INK} <= ON_DARK.keys()
-    assert all(contrast(colour, "#ffffff") >= 3 for colour in (*GOALS, *LOSSES.values(), *batch_colours(7)))
-    assert all(contrast(colour, "#14171a") >= 3 for colour in (*ON_DARK.values(), *batch_colours(7, dark=True)))
+    assert {*PALETTE, *LOSS_COLOURS.values(), INK} <= DARK_COLOURS.keys()
+    assert all(contrast(colour, "#ffffff") >= 3 for colour in (*PALETTE, *LOSS_COLOURS.values(), *batch_colours(7)))
+    assert all(contrast(colour, "#14171a") >= 3 for colour in (*DARK_COLOURS.values(), *batch_colours(7, dark=True)))
     assert contrast(INK, "#ffffff") > 4.5
-    assert contrast(ON_DARK[INK], "#14171a") > 4.5
+    assert contrast(DARK_COLOURS[INK], "#14171a") > 4.5
 
 
 UNITS = ("transitions", "updates", "seconds", "episode return", "learning rate", "%")
-"""Of what figures show; a return is a sum of rewards, a learning rate has none."""
+"""Units on the axes of figures; a return is a sum of rewards, and a learning rate has no unit."""
 
 
 def unit_of(axis):
@@ -118,12 +119,12 @@ def unit_of(axis):
 
 def test_figures_have_units_and_are_the_same_every_time(sweep):
     study = study_of(outcomes_of([sweep]))
-    for one, again in zip(figures_of(study), figures_of(study), strict=True):
-        assert one.svg() == again.svg()
-        for axes in one.figure.axes:
+    for figure, same in zip(figures_of(study), figures_of(study), strict=True):
+        assert figure.svg() == same.svg()
+        for axes in figure.figure.axes:
             assert unit_of(axes.xaxis), axes.get_xlabel()
             assert unit_of(axes.yaxis), axes.get_ylabel()
-        assert one.caption.endswith(".")
+        assert figure.caption.endswith(".")
 
 
 def test_names_are_text_and_no_markup(tmp_path):
@@ -133,18 +134,18 @@ def test_names_are_text_and_no_markup(tmp_path):
     assert "&lt;b&gt;A2C&lt;/b&gt; &amp; co" in html
 
 
-# --- sweeps that tell little
+# --- sweeps with little data
 
 
-def test_goals_that_were_not_reached_are_told(tmp_path):
+def test_the_page_names_goals_that_were_not_reached(tmp_path):
     write_sweep(tmp_path / "runs", noise=0.05, budget=1_200_000, noise_scale=None)
     assert report(tmp_path / "runs") == 0
     page = tmp_path / "runs/report/report.html"
-    said = text_of(page)
+    text = text_of(page)
     missed = [run for run in outcomes_of([tmp_path / "runs"]) if run.goals[20.0] is None]
     assert missed
-    assert re.search(r"not reached", said, re.IGNORECASE)
-    assert "B_simple predicted" not in said
+    assert re.search(r"not reached", text, re.IGNORECASE)
+    assert "B_simple predicted" not in text
 
 
 def test_a_single_batch_size_makes_a_page_without_a_fit(tmp_path):
@@ -154,25 +155,25 @@ def test_a_single_batch_size_makes_a_page_without_a_fit(tmp_path):
     assert "B_crit needs runs at 3 batch sizes or more, these are at 1" in text_of(tmp_path / "page/report.html")
 
 
-def test_the_shape_of_the_batch_has_its_figure_where_it_was_swept(tmp_path):
+def test_a_sweep_of_shapes_has_a_figure_of_them(tmp_path):
     shapes = [(4, 20), (16, 5), (16, 20), (64, 5), (64, 20), (256, 5)]
     write_sweep(tmp_path, shapes=shapes, noise=0.05, shape_effect=1.5, rates=(0.5, 1, 2))
     assert "shapes" in {figure.name for figure in figures_of(study_of(outcomes_of([tmp_path])))}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         (["nowhere"], "nowhere"),
         ([], "rlgns report"),
         (["--out=x"], "rlgns report"),
     ],
 )
-def test_what_cannot_be_reported_is_told_in_one_line(arguments, said, capsys, tmp_path, monkeypatch):
+def test_runs_that_cannot_be_reported_give_an_error_of_one_line(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert report(*arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert words in error
     assert error.count("\n") == 1
 
 

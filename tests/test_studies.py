@@ -1,4 +1,4 @@
-"""Every number that a study publishes follows from its packed records; its README links nothing that is missing."""
+"""Every number that a study publishes follows from its packed records, and every link of its README leads somewhere."""
 
 import functools
 import importlib.util
@@ -23,15 +23,15 @@ STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
 FITTED = sorted(path.parent.name for path in STUDIES.glob("*/fit.json"))
 
 DIGITS = 1e-10
-"""Relative: as many digits as machines agree on, whose logarithms and sums differ in the last one or two of 16."""
+"""Relative tolerance: machines differ in the last one or two of 16 digits of logarithms and sums."""
 
 
 def refuse(line):
-    raise AssertionError(f"said: {line}")
+    raise AssertionError(f"unexpected note: {line}")
 
 
 def numbers_in(content: Any, place: str = "") -> Iterator[tuple[str, float | None]]:
-    """All numbers of a JSON document, and what is unbounded or unknown, by their places; words are left out."""
+    """Numbers and nulls of a JSON document with their paths, without texts."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield from numbers_in(value, f"{place}/{name}")
@@ -42,14 +42,14 @@ def numbers_in(content: Any, place: str = "") -> Iterator[tuple[str, float | Non
         yield place, content
 
 
-def agree(found: Any, kept: Path, num_least: int) -> None:
-    """Every number of the kept file is found again."""
+def agree(computed: Any, kept: Path, num_least: int) -> None:
+    """Assert that the computed numbers are those of the kept file, of which there are `num_least` at least."""
     expected = dict(numbers_in(json.loads(kept.read_text())))
-    there = dict(numbers_in(json.loads(json.dumps(found))))
+    numbers = dict(numbers_in(json.loads(json.dumps(computed))))
     assert len(expected) >= num_least
     known = {place: number for place, number in expected.items() if number is not None}
-    assert {place: there.get(place, "missing") for place in known} == pytest.approx(known, rel=DIGITS)
-    assert [place for place in expected.keys() - known.keys() if there.get(place) is not None] == []
+    assert {place: numbers.get(place, "missing") for place in known} == pytest.approx(known, rel=DIGITS)
+    assert [place for place in expected.keys() - known.keys() if numbers.get(place) is not None] == []
 
 
 def script(name: str) -> Any:
@@ -72,39 +72,39 @@ def test_every_study_of_a_sweep_keeps_its_numbers():
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_a_study_fitted_anew_from_its_packed_records_gives_the_numbers_that_it_gave(name):
+def test_refitting_the_packed_records_of_a_study_gives_its_published_numbers(name):
     agree(as_mapping(study(name)), STUDIES / name / "fit.json", 100)
 
 
-def test_the_comparison_made_anew_gives_the_numbers_that_it_gave():
-    studies = sorted((study(name) for name in FITTED if name != "small_against_large"), key=lambda one: one.task)
+def test_comparing_the_studies_again_gives_the_published_numbers():
+    studies = sorted((study(name) for name in FITTED if name != "small_against_large"), key=lambda made: made.task)
     defaults = {task: vars(config) for task, config in DEFAULTS.items()}
-    found = comparison_as_mapping(rows_of(studies, defaults), courses_of(studies))
-    agree(found, STUDIES / "comparison" / "comparison.json", 400)
+    computed = comparison_as_mapping(rows_of(studies, defaults), courses_of(studies))
+    agree(computed, STUDIES / "comparison" / "comparison.json", 400)
 
 
 def test_the_numbers_of_small_against_large_batches_follow_from_their_records():
     draw = script("small_against_large/draw")
     common, tuned = draw.series_of(outcomes_of([STUDIES / "small_against_large"], refuse))
-    found = {"one rate for all": draw.numbers_of(common), "the best rate of each": draw.numbers_of(tuned)}
-    agree(found, STUDIES / "small_against_large" / "numbers.json", 90)
+    computed = {"one rate for all": draw.numbers_of(common), "the best rate of each": draw.numbers_of(tuned)}
+    agree(computed, STUDIES / "small_against_large" / "numbers.json", 90)
 
 
 def test_the_errors_of_scaled_learning_rates_follow_from_their_records():
     draw = script("goyal/draw")
-    found = draw.numbers_of(outcomes_of([STUDIES / "goyal"], refuse), outcomes_of([STUDIES / "mnist"], refuse))
-    agree(found, STUDIES / "goyal" / "numbers.json", 54)
+    computed = draw.numbers_of(outcomes_of([STUDIES / "goyal"], refuse), outcomes_of([STUDIES / "mnist"], refuse))
+    agree(computed, STUDIES / "goyal" / "numbers.json", 54)
 
 
 def test_returns_and_noise_scales_of_the_first_look_follow_from_its_records():
     draw = script("first_look/draw")
     runs = run_folders(STUDIES / "first_look", refuse)
-    found = {run.name: draw.numbers_of(draw.records_of(run)) for run in runs}
-    agree(found, STUDIES / "first_look" / "numbers.json", 100)
+    computed = {run.name: draw.numbers_of(draw.records_of(run)) for run in runs}
+    agree(computed, STUDIES / "first_look" / "numbers.json", 100)
 
 
 @pytest.mark.parametrize("readme", sorted(STUDIES.glob("**/README.md")), ids=lambda path: path.parent.name)
-def test_a_readme_of_studies_links_nothing_that_is_missing(readme):
+def test_every_link_of_a_studys_readme_leads_to_a_file(readme):
     links = re.findall(r"\]\(([^)#:]+)\)", readme.read_text())
     assert links
     assert [link for link in links if not (readme.parent / link).exists()] == []
@@ -115,8 +115,8 @@ def test_the_index_names_every_study():
     assert [path.parent.name for path in STUDIES.glob("*/*.json") if f"[{path.parent.name}](" not in index] == []
 
 
-def test_no_file_of_a_study_lies_there_unseen():
-    """What is kept is a README, records, numbers, scripts, and pictures and tables that a README shows."""
+def test_every_kept_file_of_a_study_is_shown_or_has_a_known_role():
+    """A study keeps a README, records, numbers, scripts, and the pictures and tables that a README shows."""
     shown = "".join(path.read_text() for path in STUDIES.glob("**/README.md"))
     if not (STUDIES.parents[1] / ".git").exists():
         pytest.skip("which files are kept is known to git alone")

@@ -1,3 +1,5 @@
+"""Points, fits, noise scales, rows and sentences follow from the outcomes of a sweep."""
+
 import json
 import math
 import re
@@ -10,12 +12,12 @@ from synthetic_runs import growing_moments, moments_of, write_run, write_sweep
 from rlgns.runs.goals import Reached
 from rlgns.study.outcomes import Outcome, outcomes_of
 from rlgns.study.points import best_points, best_shapes, of_one_task, rank, without_duplicates
+from rlgns.study.predictions import Prediction, predictions_of
 from rlgns.study.study import (
     as_mapping,
     as_table,
     fit_goals,
     fit_learning_rate,
-    noise_scales,
     recommendation,
     shape_effect,
     study_of,
@@ -25,9 +27,9 @@ BATCHES = (40, 160, 640, 2560, 10240)
 
 
 def outcome(batch_size=80, *, steps=100, rate=7e-4, seed=0, shape=None, ran=1000, state="finished", **changed):
-    """One run with the goal 20, reached after `steps` updates, or None."""
+    """A run with the goal 20, reached after `steps` updates, or not reached if None."""
     price = None if steps is None else Reached(steps, steps, steps * batch_size, steps / 10)
-    told = {
+    defaults = {
         "name": f"{shape or batch_size}-{rate:g}-{seed}",
         "task": "A2C on breakout",
         "goals": {20.0: price},
@@ -36,7 +38,13 @@ def outcome(batch_size=80, *, steps=100, rate=7e-4, seed=0, shape=None, ran=1000
         "unit": "transitions" if shape else "examples",
     }
     return Outcome(
-        batch_size=batch_size, shape=shape, learning_rate=rate, seed=seed, steps=ran, state=state, **{**told, **changed}
+        batch_size=batch_size,
+        shape=shape,
+        learning_rate=rate,
+        seed=seed,
+        steps=ran,
+        state=state,
+        **{**defaults, **changed},
     )
 
 
@@ -58,6 +66,11 @@ def sweep(batches=BATCHES, *, seeds=3, sigma=0.05, critical=640, rates=(0.5, 1, 
         for m in rates
         for seed in range(seeds)
     ]
+
+
+def noise_scales(runs: list[Outcome]) -> list[Prediction]:
+    """Predictions of all goals, grouped by goal and loss."""
+    return [prediction for fit in fit_goals(runs) for prediction in predictions_of(fit.points)]
 
 
 # Which run is the best
@@ -100,7 +113,7 @@ def test_where_no_rate_reached_the_goal_the_one_that_went_farthest_gives_the_bou
     assert (point.steps, point.censored) == ((900,), (True,))
 
 
-def test_the_edge_of_the_grid_is_noticed_at_either_end_and_where_there_is_no_grid():
+def test_a_best_rate_at_either_end_of_the_grid_or_without_a_grid_is_at_its_edge():
     def point(rates, best):
         runs = [outcome(steps=100 if rate == best else 200, rate=rate) for rate in rates]
         return best_points(runs, 20.0)[0].at_edge_of_grid
@@ -112,13 +125,13 @@ def test_the_edge_of_the_grid_is_noticed_at_either_end_and_where_there_is_no_gri
 
 
 def test_runs_without_the_goal_or_without_an_update_do_not_count():
-    other = replace(outcome(rate=1e-3), goals={5.0: None})
-    unborn = outcome(steps=None, rate=2e-3, ran=0)
-    (point,) = best_points([other, unborn, outcome()], 20.0)
+    other_goal = replace(outcome(rate=1e-3), goals={5.0: None})
+    empty = outcome(steps=None, rate=2e-3, ran=0)
+    (point,) = best_points([other_goal, empty, outcome()], 20.0)
     assert point.rates == (7e-4,)
 
 
-def test_shapes_of_one_batch_size_are_merged_into_the_best_and_it_says_which():
+def test_of_the_shapes_of_a_batch_size_the_best_one_is_kept_with_its_name():
     runs = [outcome(80, steps=100, shape=(16, 5)), outcome(80, steps=90, shape=(8, 10)), outcome(40, shape=(4, 10))]
     points = best_points(runs, 20.0)
     assert [point.shape for point in points] == [(4, 10), (8, 10), (16, 5)]
@@ -137,17 +150,17 @@ def test_runs_of_several_tasks_are_refused_until_one_is_named():
         of_one_task(runs, "chess")
 
 
-def test_of_duplicates_the_first_that_finished_is_kept_and_the_others_are_named():
+def test_the_first_finished_run_of_duplicates_is_kept_and_the_others_are_reported():
     runs = [
         outcome(state="failed", steps=None, name="crashed"),
         outcome(name="first"),
         outcome(name="second", options={"vf_coef": 0.5, "out": "elsewhere", "wandb_name": "x"}),
         outcome(name="other seed", seed=1),
     ]
-    kept, said = without_duplicates(runs)
+    kept, notes = without_duplicates(runs)
     assert [run.name for run in kept] == ["first", "other seed"]
-    assert any("crashed is left out beside first: it is the same run again" in line for line in said)
-    assert any("second is left out beside first: it differs from it in vf_coef" in line for line in said)
+    assert any("crashed is left out beside first: it is the same run again" in line for line in notes)
+    assert any("second is left out beside first: it differs from it in vf_coef" in line for line in notes)
 
 
 # Fits
@@ -176,7 +189,7 @@ def test_every_goal_has_its_fit_and_one_may_be_chosen(tmp_path):
 
 
 def shapes(*, factor=0.8, sigma=0.02, seeds=2):
-    """A run at every num_envs × num_steps, at a factor for twice the environments and half the steps."""
+    """Runs at every num_envs × num_steps; `factor` multiplies S for twice the environments with half the steps."""
     rng = np.random.default_rng(1)
     return [
         outcome(
@@ -275,12 +288,12 @@ def test_censored_runs_enter_the_fit_as_more_than_they_made_and_are_counted():
         (shapes(), "both num_envs and num_steps vary along this curve; a fit by num_envs"),
     ],
 )
-def test_what_weakens_a_fit_is_said(runs, words):
+def test_a_fit_warns_about_what_weakens_it(runs, words):
     (goal,) = fit_goals(runs)
     assert any(words in warning for warning in goal.warnings), goal.warnings
 
 
-def test_a_lack_of_fit_is_said():
+def test_a_fit_warns_about_lack_of_fit():
     runs = [
         outcome(B, steps=round(1000 * law(B) * (1.4 if i % 2 else 0.7)) + seed, seed=seed, ran=10**9)
         for i, B in enumerate(BATCHES)
@@ -290,7 +303,7 @@ def test_a_lack_of_fit_is_said():
 
 
 @pytest.mark.slow
-def test_choosing_the_best_rate_leaves_the_intervals_of_b_crit_honest_and_biases_the_paper_s_choice_of_s_min():
+def test_choosing_the_best_rate_keeps_the_coverage_of_b_crit_and_the_papers_choice_biases_s_min_more():
     rng, held, ours, papers = np.random.default_rng(2), 0, [], []
     for _ in range(300):
         runs = sweep(sigma=0.2, seeds=2, rates=[0.71, 1, 1.41], generator=rng)
@@ -311,23 +324,23 @@ def test_choosing_the_best_rate_leaves_the_intervals_of_b_crit_honest_and_biases
 def test_the_law_of_the_learning_rate_is_recovered(exponent):
     rates = {B: 7e-4 / (1 + 300 / B) ** exponent for B in BATCHES}
     points = best_points([outcome(B, rate=rate) for B, rate in rates.items()], 20.0)
-    found = fit_learning_rate(points, exponent)
-    assert found.batch_scale.point == pytest.approx(300, rel=1e-4)
-    assert found.learning_rate.point == pytest.approx(7e-4, rel=1e-4)
-    assert found.rates(BATCHES) == pytest.approx(list(rates.values()), rel=1e-4)
-    assert found.learning_rate.low <= found.learning_rate.point <= found.learning_rate.high
+    fit = fit_learning_rate(points, exponent)
+    assert fit.batch_scale.point == pytest.approx(300, rel=1e-4)
+    assert fit.learning_rate.point == pytest.approx(7e-4, rel=1e-4)
+    assert fit.rates(BATCHES) == pytest.approx(list(rates.values()), rel=1e-4)
+    assert fit.learning_rate.low <= fit.learning_rate.point <= fit.learning_rate.high
 
 
 def test_rates_in_proportion_to_the_batch_have_no_upper_limit():
     points = best_points(
         [outcome(B, rate=1e-6 * B * f) for B, f in zip(BATCHES, [1, 1.2, 0.9, 1.1, 1.1], strict=True)], 20
     )
-    found = fit_learning_rate(points, 1.0)
-    assert found.learning_rate.high == math.inf
-    assert found.batch_scale.state == "lower bound"
+    fit = fit_learning_rate(points, 1.0)
+    assert fit.learning_rate.high == math.inf
+    assert fit.batch_scale.state == "lower bound"
 
 
-def test_two_batch_sizes_tell_no_law_of_the_learning_rate():
+def test_two_batch_sizes_do_not_determine_the_law_of_the_learning_rate():
     assert fit_learning_rate(best_points([outcome(40), outcome(80)], 20.0)) is None
     with pytest.raises(ValueError, match="exponent 0 is not positive"):
         fit_learning_rate([], 0)
@@ -339,19 +352,21 @@ def test_two_batch_sizes_tell_no_law_of_the_learning_rate():
 def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(tmp_path):
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=900, noise=0.02)
     runs = outcomes_of([tmp_path])
-    found = noise_scales(runs)
-    assert [(one.level, one.loss) for one in found][:4] == [
+    predictions = noise_scales(runs)
+    assert [(prediction.level, prediction.loss) for prediction in predictions][:4] == [
         (5.0, loss) for loss in ("trained", "total", "policy", "value")
     ]
-    twenty = [one for one in found if one.level == 20.0]
+    twenty = [prediction for prediction in predictions if prediction.level == 20.0]
     # shapes 4 … 1024 × 10: the middle is 640; the rate that is best there; seeds pooled
-    assert {(one.batch_size, one.shape, one.num_runs) for one in found} == {(640, (64, 10), 2)}
+    assert {(prediction.batch_size, prediction.shape, prediction.num_runs) for prediction in predictions} == {
+        (640, (64, 10), 2)
+    }
     assert twenty[0].learning_rate == pytest.approx(7e-4 / math.sqrt(2))
     # 300 growing to 900, exponentially: the mean is 600/ln 3 = 546
     assert twenty[0].whole.point == pytest.approx(546, rel=0.03)
     assert twenty[3].loss == "value"
     assert twenty[3].whole.point == pytest.approx(54.6, rel=0.03)
-    five = next(one for one in found if one.level == 5.0)
+    five = next(prediction for prediction in predictions if prediction.level == 5.0)
     # B_crit and S_min a quarter: reached at 65/400 = 16 % of the run, where the noise scale is 300·3^0.16 at most
     assert 300 < five.whole.point < 300 * 3**0.18
 
@@ -366,10 +381,10 @@ def test_the_late_noise_scale_is_that_of_the_second_half_of_every_seed(tmp_path)
             moments=stepped, num_records=40,
         )  # fmt: skip
     runs = outcomes_of([tmp_path])
-    (found,) = noise_scales(runs)
-    assert found.late.point == pytest.approx(400)
-    assert found.late.num_measurements == 40
-    assert found.whole.point == pytest.approx(250, rel=0.03)
+    (prediction,) = noise_scales(runs)
+    assert prediction.late.point == pytest.approx(400)
+    assert prediction.late.num_measurements == 40
+    assert prediction.whole.point == pytest.approx(250, rel=0.03)
 
 
 def test_the_noise_scale_comes_from_runs_that_were_measured_and_reached_the_goal(tmp_path):
@@ -378,20 +393,20 @@ def test_the_noise_scale_comes_from_runs_that_were_measured_and_reached_the_goal
             tmp_path / str(n), num_envs=n, num_steps=10, learning_rate=1e-3, goals={20.0: steps}, budget=500,
             moments=growing_moments(900, n * 10) if moments else None,
         )  # fmt: skip
-    assert {one.batch_size for one in noise_scales(outcomes_of([tmp_path]))} == {160}
+    assert {prediction.batch_size for prediction in noise_scales(outcomes_of([tmp_path]))} == {160}
 
 
 def test_without_measurements_nothing_is_predicted():
     assert noise_scales(sweep()) == []
 
 
-# Words and rows
+# Sentences and rows
 
 
-def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_path):
+def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
     write_sweep(tmp_path, noise=0.05)
-    found = study_of(outcomes_of([tmp_path]), levels=[20.0])
-    text = found.recommendation
+    study = study_of(outcomes_of([tmp_path]), levels=[20.0])
+    text = study.recommendation
     assert text[0].startswith("At goal 20, B_crit is 6")
     assert "transitions; B_simple (trained loss) predicted 7" in text[0]  # the mean of 300·3^t over the second half
     # S/S_min = 1 + B_crit/B and E/E_min = 1 + B/B_crit with B_crit about 640
@@ -399,9 +414,9 @@ def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_pa
     assert re.match(prices, text[1])
     assert "64 × 10 takes twice the least updates at twice the least transitions" in text[1]
     assert any("On the clock" in line for line in text)
-    assert found.warnings == ()
-    assert set(found.rates) == {20.0}
-    assert found.effects == {}
+    assert study.warnings == ()
+    assert set(study.rates) == {20.0}
+    assert study.effects == {}
 
 
 @pytest.mark.parametrize(
@@ -411,7 +426,7 @@ def test_the_study_of_a_sweep_tells_b_crit_prices_and_prediction_in_words(tmp_pa
         (sweep([2560, 5120, 10240], critical=5), "or less; the runs give no lower", "From 2,560, the smallest batch"),
     ],
 )
-def test_a_one_sided_interval_is_told_as_one(runs, first, second):
+def test_a_one_sided_interval_is_stated_as_a_bound(runs, first, second):
     text = recommendation(fit_goals(runs))
     assert text[0].startswith("At goal 20, B_crit is ")
     assert first in text[0]
@@ -419,10 +434,10 @@ def test_a_one_sided_interval_is_told_as_one(runs, first, second):
     assert "times the least" not in " ".join(text)
 
 
-def test_what_cannot_be_told_is_told_as_such():
+def test_an_undetermined_or_missing_fit_is_stated_as_such():
     (undetermined,) = fit_goals(sweep([100, 110, 120], sigma=0.5, seeds=1))
     assert undetermined.fit.state == "undetermined"
-    assert "the runs do not tell B_crit" in recommendation([undetermined])[0]
+    assert "the runs do not determine B_crit" in recommendation([undetermined])[0]
     assert "times the least" not in " ".join(recommendation([undetermined]))
     (none,) = fit_goals([outcome()])
     assert recommendation([none]) == [
@@ -432,14 +447,18 @@ def test_what_cannot_be_told_is_told_as_such():
 
 @pytest.mark.parametrize(
     ("factor", "words"),
-    [(0.8, "buy environments (num_envs)"), (1.3, "buy longer rollouts (num_steps)"), (1.0, "cannot be told")],
+    [
+        (0.8, "buy environments (num_envs)"),
+        (1.3, "buy longer rollouts (num_steps)"),
+        (1.0, "do not determine which of the two to buy"),
+    ],
 )
-def test_which_dimension_to_buy_is_said_where_shapes_tell(factor, words):
-    found = study_of(shapes(factor=factor))
-    assert any(words in line for line in found.recommendation)
+def test_the_recommendation_states_which_dimension_to_buy_where_shapes_determine_it(factor, words):
+    study = study_of(shapes(factor=factor))
+    assert any(words in line for line in study.recommendation)
 
 
-def test_by_num_envs_b_crit_is_told_in_environments_too():
+def test_a_fit_by_num_envs_states_b_crit_in_environments_too():
     line = recommendation(fit_goals(shapes(factor=1.0), "num_envs"))[0]
     assert line.startswith("At goal 20 with num_steps 5, B_crit is")
     assert "num_envs" in line.partition("transitions")[2]
@@ -450,7 +469,7 @@ def test_examples_are_called_transitions_only_where_they_have_a_shape():
     assert "examples" in recommendation(fit_goals(sweep()))[0]
 
 
-def test_rows_hold_seeds_prices_and_the_curve():
+def test_rows_hold_seeds_costs_and_the_curve():
     fits = fit_goals(sweep(sigma=0.0))
     rows = as_table(fits)
     assert [row["batch_size"] for row in rows] == list(BATCHES)
@@ -464,7 +483,7 @@ def test_rows_hold_seeds_prices_and_the_curve():
     assert row["steps"] / 200_000 == pytest.approx(row["steps_over_min"], rel=1e-3)
 
 
-def test_failed_stopped_running_and_unborn_runs_are_counted():
+def test_failed_stopped_running_and_empty_runs_are_counted():
     runs = sweep()
     states = {0: "failed", 1: "stopped", 2: "running"}
     runs = [replace(run, state=states.get(i, "finished")) for i, run in enumerate(runs)]
@@ -489,5 +508,5 @@ def test_the_mapping_of_a_study_is_strict_json_whatever_is_unknown(tmp_path):
         tmp_path, seeds=1, rates=[1], shapes=[(4, 10), (8, 10), (16, 10)], critical_batch_size=1e5, budget=25_000_000
     )
     for by in ("batch_size", "num_envs", "num_steps"):
-        found = as_mapping(study_of(outcomes_of([tmp_path]), by))
-        assert json.loads(json.dumps(found, allow_nan=False)) == found
+        mapping = as_mapping(study_of(outcomes_of([tmp_path]), by))
+        assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping

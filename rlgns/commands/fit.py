@@ -15,9 +15,9 @@ from rlgns.runs.options import parse_flags
 from rlgns.runs.text_tables import table_lines
 
 if TYPE_CHECKING:
-    from rlgns.study.advice import Row
     from rlgns.study.outcomes import Outcome
     from rlgns.study.study import GoalFit, Point, Study
+    from rlgns.study.tables import Row
 
 DESCRIPTION = (
     "Fit S = S_min (1 + B_crit/B) to the number of updates that the runs in and below DIR… needed to reach each of\n"
@@ -121,7 +121,7 @@ def study_lines(study: Study) -> list[str]:
 def _table(fit: GoalFit) -> list[str]:
     """A table with one line for each batch size; `>` marks a lower bound, where a seed did not reach the goal."""
     from rlgns.runs.goals import level_in_words
-    from rlgns.study.advice import as_table, unit_of
+    from rlgns.study.tables import as_table, unit_of
 
     fixed = "" if fit.fixed is None else f" at {'num_steps' if fit.by == 'num_envs' else 'num_envs'} {fit.fixed}"
     headings = ("batch", "rate", "reached", "updates", "fitted", unit_of(fit), "seconds", "× S_min", "× E_min")
@@ -153,7 +153,8 @@ def _cells(row: Row, point: Point) -> tuple[str, ...]:
 
 def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     """The fit of a goal and the noise scales measured before it, with intervals."""
-    from rlgns.study.advice import rounded, unit_of
+    from rlgns.study.estimates import rounded
+    from rlgns.study.tables import unit_of
 
     lines, fit, unit = [], goal.fit, unit_of(goal)
     if fit is None:

@@ -1,4 +1,7 @@
-"""The page about several tasks: `comparison.html`, complete in itself, its table and figures as files beside it."""
+"""How do several tasks compare, on one page?
+
+The page `comparison.html` is complete in itself; its table and figures lie beside it as files.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,51 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from rlgns.noise.scale import NoiseScale, in_words
 from rlgns.report.comparison_figures import WITHIN, comparison_figures
-from rlgns.report.markup import ON_DARK, drawing_of, render_page, variable
+from rlgns.report.markup import drawing_of, render_page, variable
+from rlgns.report.style import DARK_COLOURS
 from rlgns.report.sweep_page import FIGURES, save_figures
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.files import write_json, write_text
-from rlgns.study.advice import rounded
-from rlgns.study.comparison import PAPER, Bounds, Defaults, PaperRow, Row, as_mapping, courses_of, rows_of, write_table
-from rlgns.study.fits import Estimate
+from rlgns.study.comparison import (
+    ESTIMATES,
+    ComparisonRow,
+    Defaults,
+    as_mapping,
+    courses_of,
+    rows_of,
+    write_table,
+)
+from rlgns.study.estimates import Estimate, rounded
+from rlgns.study.paper import PAPER, Bounds, PaperRow
 from rlgns.study.study import Study
 
 PAGE, TABLE, NUMBERS = "comparison.html", "comparison.csv", "comparison.json"
 
+MAX_WIDTH = 1_000
+"""Columns of a line on the terminal at most."""
+
 
 def write_comparison(
     studies: Sequence[Study], out: Path, *, command: str, defaults: Defaults
-) -> tuple[Path, list[Row]]:
-    """Write the page and its files into `out`; return the page and its rows.
+) -> tuple[Path, list[ComparisonRow]]:
+    """Write the page and its files.
 
-    command   that makes it again, for the reader
-    defaults  options of each task by name
+    Args:
+        studies: One study for each task.
+        out: Directory to write to.
+        command: Command that writes the page again, which the page shows.
+        defaults: Default options of each task, by its name.
 
-    Raises ValueError if `out` cannot be written to.
+    Returns:
+        The path of the page, and the rows of its table.
+
+    Raises:
+        ValueError: If `out` cannot be written to.
     """
     rows, courses = rows_of(studies, defaults), courses_of(studies)
     figures = comparison_figures(rows, courses)
@@ -47,8 +72,8 @@ def write_comparison(
             notes=[f"{study.task}: {warning}" for study in studies for warning in study.warnings],
             command=command,
             date=datetime.now(UTC).date().isoformat(),
-            light={variable(colour): colour for colour in ON_DARK},
-            dark={variable(colour): dark for colour, dark in ON_DARK.items()},
+            light={variable(light): light for light in DARK_COLOURS},
+            dark={variable(light): dark for light, dark in DARK_COLOURS.items()},
         )
         write_text(page, content)
     except OSError as error:
@@ -57,25 +82,21 @@ def write_comparison(
     return page, rows
 
 
-def lines_of(rows: Sequence[Row]) -> list[str]:
-    """The table for the terminal."""
-    heading = ("task", "unit", "B_crit start", "B_crit average", "B_simple start", "B_simple average", "ratio", "seeds")
-    table = [
-        (
-            row.task, row.unit, *(_words(getattr(row, name)) for name in _ESTIMATES), _ratio(row.ratio),
-            str(row.num_seeds),
-        )
-        for row in rows
-    ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(heading, *table, strict=True)]
-    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in (heading, *table)]
+def lines_of(rows: Sequence[ComparisonRow]) -> list[str]:
+    """The table for the terminal, one line for each row below a heading; no line is wrapped."""
+    names = ("B_crit start", "B_crit average", "B_simple start", "B_simple average")  # of ESTIMATES
+    table = Table("task", "unit", *names, "ratio", "seeds", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        estimates = (_words(getattr(row, name)) for name in ESTIMATES)
+        table.add_row(row.task, row.unit, *estimates, _ratio(row.ratio), str(row.num_seeds))
+    console = Console(width=MAX_WIDTH, markup=False, emoji=False, highlight=False, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
-_ESTIMATES = ("critical_start", "critical_average", "simple_start", "simple_average")
-
-
-def words_of(rows: Sequence[Row]) -> list[str]:
-    """What the table comes to, in sentences that claim no more than the intervals allow."""
+def words_of(rows: Sequence[ComparisonRow]) -> list[str]:
+    """What the table shows, in sentences that claim no more than the intervals allow."""
     known = [row for row in rows if row.ratio is not None and row.unit != "frames"]
     lines = []
     if known:
@@ -84,21 +105,25 @@ def words_of(rows: Sequence[Row]) -> list[str]:
             f"B_simple predicts B_crit within {WITHIN} times in {len(within)} of the {len(known)} tasks where both are "
             "known."
         )
-    for row in rows:
-        if row.paper is None or row.critical_average is None or row.critical_average.state != "interval":
-            continue
-        theirs = row.paper.critical_average
-        if theirs is None or row.unit != row.paper.unit:
-            continue
-        lines.append(
-            f"{row.task}: B_crit {rounded(row.critical_average)} {row.unit} at goal {row.goals[1]}; "
-            f"the paper's average of {row.paper.task} is {_bounds(theirs)}."
-        )
+    lines += [sentence for row in rows if (sentence := _beside_paper(row))]
     return lines or ["No task has both a critical batch size and a noise scale with intervals yet."]
 
 
-def _stand_ins(rows: Sequence[Row]) -> list[str]:
-    others = [
+def _beside_paper(row: ComparisonRow) -> str | None:
+    """A sentence with our B_crit and the paper's; None unless both are known in the same unit."""
+    if row.paper is None or row.critical_average is None or row.critical_average.state != "interval":
+        return None
+    if row.paper.critical_average is None or row.unit != row.paper.unit:
+        return None
+    return (
+        f"{row.task}: B_crit {rounded(row.critical_average)} {row.unit} at goal {row.goals[1]}; "
+        f"the paper's average of {row.paper.task} is {_bounds(row.paper.critical_average)}."
+    )
+
+
+def _stand_ins(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Sentences about other data than the paper's, and about tasks of other sizes than their defaults."""
+    data = [
         f"The row {row.task} stands in for the paper's {row.paper.task}, which learns from {_data_of(row.paper)}: its "
         "numbers are of another problem, and comparable in kind only."
         for row in rows
@@ -106,26 +131,28 @@ def _stand_ins(rows: Sequence[Row]) -> list[str]:
     ]
     changed = [
         f"The row {row.task} has "
-        + ", ".join(f"{name} {value} instead of {own}" for name, value, own in row.changed)
+        + ", ".join(f"{name} {value} instead of {default}" for name, value, default in row.changed)
         + "."
         for row in rows
         if row.changed
     ]
-    return others + changed
+    return data + changed
 
 
 def _data_of(paper: PaperRow) -> str:
+    """Name of the paper's data, for a sentence."""
     names = {"svhn": "SVHN", "billion": "the Billion Word corpus", "mnist": "MNIST", "cifar10": "CIFAR-10"}
     return names.get(paper.data, paper.task)
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: ComparisonRow) -> dict[str, str]:
+    """Our row in words, by the template's names."""
     data = "" if row.data is None else f"{row.data}, {row.num_train:,}" if row.num_train else row.data
     return {
         "task": row.task,
         "unit": row.unit,
         "goals": " … ".join(dict.fromkeys(row.goals)),
-        **{name: _words(getattr(row, name)) for name in _ESTIMATES},
+        **{name: _words(getattr(row, name)) for name in ESTIMATES},
         "ratio": _ratio(row.ratio),
         "runs": f"{row.num_runs}, {row.num_seeds}",
         "data": data + (" (stands in)" if row.stands_in_for else ""),
@@ -133,12 +160,13 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def _paper_cells(row: PaperRow) -> dict[str, str]:
+    """The paper's row in words, by the template's names."""
     critical, simple = row.critical_average, row.simple_average
     is_single = critical is not None and critical[0] == critical[1] and simple[0] == simple[1]
     return {
         "task": row.task,
         "unit": row.unit,
-        **{name: _bounds(getattr(row, name)) for name in _ESTIMATES},
+        **{name: _bounds(getattr(row, name)) for name in ESTIMATES},
         "ratio": f"{simple[0] / critical[0]:.2g}" if critical and is_single else "–",
     }
 

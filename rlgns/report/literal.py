@@ -1,4 +1,7 @@
-"""How is text drawn and shown as what it is? The name of a run is letters: no mathematics, no markup, no control."""
+"""How is foreign text drawn exactly as it is?
+
+The name of a run is a sequence of letters, whatever it holds: neither mathematics nor markup nor control characters.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from matplotlib.text import Text
 from rlgns.runs.foreign_text import printable
 
 LONGEST = 120
-"""Characters of one text in a figure; of longer ones the beginning is drawn."""
+"""Characters of one text in a figure at most; a longer text is cut off."""
 
 
 def make_literal(figure: Figure) -> None:
-    """Let every text of the figure stand for itself: no formulas between dollar signs, nothing unprintable, no novels.
+    """Make every text of a figure literal: no formulas between dollar signs, no unprintable characters, limited length.
 
-    The numbers at the ticks are left as they are: formatters make them, from numbers alone, when the figure is drawn.
+    The labels of ticks stay as they are: formatters make them from numbers alone when the figure is drawn.
     """
     numbers = {
         label
@@ -36,7 +39,7 @@ def make_literal(figure: Figure) -> None:
 
 @contextmanager
 def any_letters() -> Iterator[None]:
-    """Draw without a warning for every letter that the font lacks, and for texts that leave no room for axes."""
+    """Silence the warnings about letters that the font lacks and about texts that leave no room for the axes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
         warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)

@@ -1,8 +1,8 @@
 """How does foreign text get into a page without becoming markup? Everything that a page shows passes through here.
 
 Names, units, commands and warnings come from the records of runs, which anybody may have written. `render_page` escapes
-every value that a template shows; no template may say that one is safe. The only markup that enters a page from outside
-its templates is a figure, and `inline_svg` alone makes it: the SVG is parsed, checked against the elements and
+every value that a template shows; no template may mark a value as safe. The only markup that enters a page from outside
+its templates is a figure, and only `inline_svg` makes it: the SVG is parsed, checked against the elements and
 attributes that figures consist of, and written anew by a serialiser that escapes texts and attributes.
 """
 
@@ -14,30 +14,18 @@ from xml.etree import ElementTree
 
 import jinja2
 
-from rlgns.report.sweep_figures import INK, SweepFigure
+from rlgns.report.page_figure import PageFigure
+from rlgns.report.style import DARK_COLOURS
 from rlgns.runs.foreign_text import printable
-
-ON_DARK = {
-    INK: "#e6e8eb",
-    "#0072b2": "#56b4e9",
-    "#d55e00": "#ff9a4d",
-    "#009e73": "#2fd6a5",
-    "#cc79a7": "#f0a6cc",
-    "#8c6d1f": "#f0e442",
-    "#5e3c99": "#b39ddb",
-    "#7a1c2e": "#ff7a85",
-    "#6b7280": "#a9b0ba",
-}
-"""What the figures' colours become on a dark ground."""
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 ELEMENTS = frozenset({"svg", "defs", "style", "g", "path", "use", "text", "tspan", "rect", "clipPath", "image"})
-"""What matplotlib draws with; none of them runs code or loads anything unless an attribute says so."""
+"""Elements that matplotlib draws with; they run code or load files only where an attribute says so."""
 
 
 class Svg:
-    """A figure's markup, safe to stand in a page as it is; made by `inline_svg` alone."""
+    """The markup of a figure, which may stand in a page as it is; only `inline_svg` makes it."""
 
     __slots__ = ("_text",)
 
@@ -47,7 +35,7 @@ class Svg:
         self._text = ElementTree.tostring(root, encoding="unicode")
 
     def __html__(self) -> str:
-        """The markup, for templates that escape all else."""
+        """The markup, for templates that escape everything else."""
         return self._text
 
     def __str__(self) -> str:
@@ -56,7 +44,14 @@ class Svg:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure as the page has it."""
+    """A figure as a template shows it.
+
+    Attributes:
+        name: Identifier of the figure on its page.
+        title: Heading.
+        caption: How to read the figure.
+        svg: The drawing.
+    """
 
     name: str
     title: str
@@ -65,7 +60,7 @@ class Drawing:
 
 
 def render_page(template: str, **content: object) -> str:
-    """The page that a template of this package and its content make; every value is escaped."""
+    """The page of a template of this package, filled with its content; every value is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rlgns.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, finalize=_shown,
@@ -75,17 +70,16 @@ def render_page(template: str, **content: object) -> str:
     return environment.get_template(template).render(**content)
 
 
-def drawing_of(figure: SweepFigure) -> Drawing:
-    """The figure as a page has it."""
+def drawing_of(figure: PageFigure) -> Drawing:
+    """The figure as a template shows it."""
     return Drawing(figure.name, figure.title, figure.caption, inline_svg(figure))
 
 
-def inline_svg(figure: SweepFigure) -> Svg:
-    """The figure as SVG in which colours are variables of the page's style sheet.
+def inline_svg(figure: PageFigure) -> Svg:
+    """The figure as an <svg> element in which colours are variables of the page's style sheet.
 
     Raises:
-        ValueError: If the SVG holds what no figure of this project consists of.
-
+        ValueError: If the SVG holds an element or attribute that no figure of this project has.
     """
     root = ElementTree.fromstring(figure.svg())
     for metadata in root.findall(f"{{{SVG}}}metadata"):
@@ -93,7 +87,7 @@ def inline_svg(figure: SweepFigure) -> Svg:
     for size in ("width", "height"):
         root.attrib.pop(size, None)
     root.attrib |= {"role": "img", "aria-label": printable(figure.title)}
-    colours = {colour: f"var({variable(colour)})" for colour in (*ON_DARK, *figure.colours)}
+    colours = {colour: f"var({variable(colour)})" for colour in (*DARK_COLOURS, *figure.colours)}
     pattern = re.compile("|".join(map(re.escape, colours)))
     for element in root.iter():
         if style := element.get("style"):
@@ -106,16 +100,17 @@ def inline_svg(figure: SweepFigure) -> Svg:
 
 
 def variable(colour: str) -> str:
-    """The style sheet's name of a colour."""
+    """Name of the variable that stands for a colour in the style sheet."""
     return f"--c{colour.removeprefix('#')}"
 
 
 def _shown(value: object) -> object:
-    """A value as a page shows it: text without characters that are no text; the rest as it is."""
+    """A value as a page shows it: text without unprintable characters, everything else unchanged."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _check(element: ElementTree.Element) -> None:
+    """Refuse elements that figures do not have, scripts in attributes, and links that leave the page."""
     if element.tag not in ELEMENTS:
         raise ValueError(f"a figure holds the element {element.tag!r}, which no page takes in")
     for name, value in element.attrib.items():
@@ -125,4 +120,5 @@ def _check(element: ElementTree.Element) -> None:
 
 
 def _without(namespace: str, name: str, prefix: str = "") -> str:
+    """The name with `prefix` in place of its namespace, if it is of that namespace."""
     return prefix + name.removeprefix(f"{{{namespace}}}") if name.startswith(f"{{{namespace}}}") else name

@@ -1,4 +1,4 @@
-"""The figures of one run, made from its records alone: the noise scale over training, beside the return."""
+"""How does the noise scale of one run change while it trains? A figure made from the records of the run alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,23 +14,28 @@ from matplotlib.figure import Figure
 from rlgns.noise.history import History, measurement_of
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.literal import any_letters, make_literal
+from rlgns.report.page_figure import DPI
+from rlgns.report.style import GREY, INK, PALETTE, STYLE, arrow, loss_colour
 from rlgns.runs.files import replacing
 from rlgns.runs.goals import MEASURES, RETURN
 from rlgns.runs.records import Record, columns
 
-COLOURS = {"policy": "#0072b2", "value": "#d55e00", "total": "#444444", "trained": "#cc79a7"}
-"""Okabe and Ito's palette, readable with colour-blind eyes."""
-
 EXAMPLES = "progress/examples"
 
 NUM_WINDOWS = 8
+"""Largest number of windows in which the noise scale is estimated."""
+
 MIN_WINDOW = 8
+"""Fewest measurements of a window, where there are several windows."""
 
 ARROW = 3
-"""An arrow reaches from its lower bound to three times as much."""
+"""Factor by which an arrow's tip lies above the lower bound that it starts from."""
 
 MAX_REACH = 50
-"""An upper bound beyond 50 times the largest estimate is hardly one; it may not squeeze the rest of the picture."""
+"""Factor beyond the largest estimate above which an upper bound does not stretch the axis."""
+
+SMALLEST = 1e-3
+"""Examples at which an interval that reaches down to 0 ends on the logarithmic axis."""
 
 
 def noise_scale_figure(
@@ -42,17 +48,35 @@ def noise_scale_figure(
     unit: str = "transitions",
     paths: Sequence[Path],
 ) -> None:
-    """Write a figure of the noise scale in consecutive windows over training, and of its measure, to every path.
+    """Write a figure of the noise scale in consecutive windows over training, and of the measure of progress.
 
-    records     of one run, in order
-    measure     record key of how well the run does, one of `goals.MEASURES`
-    unit        what an example is called
-    batch_size  examples; drawn as the line that the noise scale is compared with
-    paths       their endings choose the formats (.png, .svg)
+    An interval without an upper bound is drawn as an arrow from its lower bound, without its point; a window in which
+    the noise scale is undetermined is left out.
 
-    An open interval is drawn as an arrow from its lower bound, without its point; a window that tells nothing is left
-    out.
+    Args:
+        records: Records of one run, in order.
+        losses: Names of the losses to draw.
+        title: Title of the figure.
+        measure: Record key of the measure of progress, one of `goals.MEASURES`.
+        batch_size: Examples behind one update, drawn as the line that the noise scale is compared with.
+        unit: What an example is called, in the plural.
+        paths: Files to write; their endings choose the formats (.png, .svg).
+
+    Raises:
+        OSError: If a file cannot be written.
     """
+    with mpl.rc_context(STYLE):
+        figure = _figure(records, losses, title=title, measure=measure, batch_size=batch_size, unit=unit)
+    make_literal(figure)
+    with any_letters():
+        for path in paths:
+            with replacing(path) as file:
+                figure.savefig(file, dpi=DPI)
+
+
+def _figure(
+    records: Sequence[Record], losses: Sequence[str], *, title: str, measure: str, batch_size: int, unit: str
+) -> Figure:
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     figure.suptitle(title)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
@@ -61,28 +85,21 @@ def noise_scale_figure(
         measured = [record for record in records if loss in measurement_of(record)]
         scales += _draw_noise_scale(top, measured, loss, place) if measured else []
     if any(scale.state == "lower bound" for scale in scales):
-        top.plot([], [], color="#888888", linestyle="none", marker=r"$\uparrow$", label="lower bound only")
-    top.axhline(batch_size, color="#009e73", linestyle="--", linewidth=1, label=f"this run's batch, {batch_size:,}")
+        top.plot([], [], color=GREY, linestyle="none", marker=r"$\uparrow$", label="lower bound only")
+    top.axhline(batch_size, color=PALETTE[2], linestyle="--", linewidth=1, label=f"this run's batch, {batch_size:,}")
     top.set_yscale("log")
     top.set_ylim(*_limits(scales, batch_size))
     top.set_ylabel(f"noise scale tr Σ/|G|²\n({unit}, 95 % interval)")
-    top.legend(fontsize=9, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
+    top.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
     _draw_measure(bottom, records, measure)
     bottom.set_xlabel(unit)
-    for axes in (top, bottom):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    make_literal(figure)
-    with any_letters():
-        for path in paths:
-            with replacing(path) as file:
-                figure.savefig(file, dpi=150)
+    return figure
 
 
 def _draw_noise_scale(axes: Axes, measured: Sequence[Record], loss: str, place: int) -> list[NoiseScale]:
-    """Draw one loss; return what was drawn."""
+    """Draw the noise scale of one loss; return the estimates drawn."""
     drawn: list[NoiseScale] = []
-    colour = COLOURS.get(loss, f"C{place}")
+    colour = loss_colour(loss, place)
     for window in _windows(measured):
         (examples,) = columns(window, EXAMPLES)
         scale = noise_scale(History.from_records(window).moments(loss))
@@ -97,17 +114,14 @@ def _draw_noise_scale(axes: Axes, measured: Sequence[Record], loss: str, place: 
 
 def _draw_interval(axes: Axes, x: float, scale: NoiseScale, colour: str) -> None:
     if scale.state == "interval":
-        axes.plot([x, x], [max(scale.low, 1e-3), scale.high], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot([x, x], [max(scale.low, SMALLEST), scale.high], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot([x], [scale.point], "o", color=colour)
         return
-    axes.annotate(
-        "", (x, scale.low * ARROW), (x, scale.low), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.5}
-    )
-    axes.plot([x], [scale.low], "_", color=colour, markersize=9)
+    arrow(axes, (x, scale.low), (x, scale.low * ARROW), colour)
 
 
 def _limits(scales: Sequence[NoiseScale], batch_size: int) -> tuple[float, float]:
-    """Limits of the axis: all of it, but for upper bounds far beyond everything else, which leave at the top."""
+    """Limits of the axis; upper bounds far beyond everything else leave it at the top."""
     if not scales:
         return batch_size / 10, batch_size * 10
     arrows = [scale.low * ARROW for scale in scales if scale.state == "lower bound"]
@@ -118,7 +132,7 @@ def _limits(scales: Sequence[NoiseScale], batch_size: int) -> tuple[float, float
 
 
 def _windows(measured: Sequence[Record]) -> list[Sequence[Record]]:
-    """Consecutive windows of equal size: at most eight, of at least eight measurements where there are that many."""
+    """Consecutive windows of equal size, at most eight, with eight measurements or more where there are several."""
     count = min(NUM_WINDOWS, max(1, len(measured) // MIN_WINDOW))
     edges = np.linspace(0, len(measured), count + 1).astype(int)
     return [measured[a:b] for a, b in pairwise(edges) if b > a]
@@ -126,7 +140,7 @@ def _windows(measured: Sequence[Record]) -> list[Sequence[Record]]:
 
 def _draw_measure(axes: Axes, records: Sequence[Record], measure: str) -> None:
     examples, values = columns(records, EXAMPLES, measure)
-    axes.plot(examples, values, color="#444444")
+    axes.plot(examples, values, color=INK)
     axes.set_xlim(0, 1.03 * np.nanmax(examples) if np.isfinite(examples).any() else None)
     if not np.isfinite(values).any():
         what = "no game has ended yet" if measure == RETURN else "not evaluated yet"

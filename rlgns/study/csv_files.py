@@ -1,8 +1,10 @@
-"""How does a table become a CSV file that a spreadsheet shows and does not run? Every CSV of the project is made here.
+"""How does a table become a CSV file that a spreadsheet shows and does not run?
 
-Spreadsheets take a cell that begins with =, +, - or @ as a formula, also behind white space and in full width, and a
-formula may start programs or send what stands beside it elsewhere (OWASP, "CSV injection"). Such text gets an
-apostrophe in front, which a spreadsheet hides; numbers, and text that is a number, stay as they are.
+This module writes every CSV file of the project.
+
+Spreadsheets take a cell that begins with =, +, - or @ for a formula, even after white space and in full-width
+characters, and a formula may start programs or send the cells beside it elsewhere (OWASP, "CSV injection"). Such text
+gets an apostrophe in front, which a spreadsheet hides; numbers, and text that is a number, stay as they are.
 """
 
 from __future__ import annotations
@@ -19,15 +21,14 @@ _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n\x00]")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows of plain values, all with the keys of the first one, as a table with a heading.
+    """Write rows of plain values as a CSV file with a heading.
 
     Args:
         path: File to write.
-        rows: Rows by column name.
+        rows: Rows by column name; all have the columns of the first one.
 
     Raises:
         OSError: If the file cannot be written.
-
     """
     names = list(rows[0]) if rows else []
     file = io.StringIO(newline="")
@@ -38,7 +39,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def cell(value: object) -> object:
-    """The value as it may stand in a CSV file: text that a spreadsheet would run with an apostrophe before it.
+    """A value as it may stand in a CSV file: an apostrophe precedes text that a spreadsheet would run.
 
     >>> [cell(value) for value in ("=1+1", "@SUM(A1)", " =1", "-0.5", -0.5, "Pong")]
     ["'=1+1", "'@SUM(A1)", "' =1", '-0.5', -0.5, 'Pong']

@@ -1,8 +1,8 @@
-"""What did the runs of a sweep come to? One `Outcome` a run, from its directory or from W&B.
+"""What did the runs of a sweep come to? One `Outcome` for each run, read from its directory or from W&B.
 
-An outcome holds what the run was (batch size and shape, learning rate, seed) and what each of its goals took. A goal
-that was not reached is None: never a zero, never dropped. A run that cannot be used is named and left out, with the
-reason; the others stay. What a run's files may hold is said, and checked, by `rlgns.runs.saved_run`.
+An outcome holds what the run was (batch size and shape, learning rate, seed) and what each of its goals cost. A goal
+that was not reached is None: it is neither counted as zero nor dropped. A run that cannot be used is reported with the
+reason and left out; the others stay. `rlgns.runs.saved_run` defines what a run's files may hold, and checks them.
 """
 
 from __future__ import annotations
@@ -20,31 +20,39 @@ from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, check_record, read_records
 from rlgns.runs.saved_run import SavedRun, read_run, records_path, saved_run
 
-State = Literal["finished", "stopped", "failed", "running"]
-"""finished: at its last goal or its budget; stopped: pruned, or by a signal; failed: diverged or crashed; running: no
-summary yet, or records after it."""
+RunState = Literal["finished", "stopped", "failed", "running"]
+"""How a run ended: finished at its last goal or its budget; stopped by pruning or by a signal; failed, as it diverged
+or crashed; running, as there is no summary yet or there are records after it."""
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
+"""Receives one line about every run that is damaged or left out."""
+
+EXIT_CODES_OF_WANDB = {"finished": 0, "failed": 1, "crashed": 1, "killed": 128 + 15}
+"""Exit codes that W&B's states stand for, where the run itself left none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run of a sweep came to.
+    """Result of one run of a sweep.
 
-    name           of its directory, or its W&B id
-    task           what was trained, "A2C on breakout"
-    batch_size     B, examples behind one update
-    shape          how the batch is made up, (num_envs, num_steps); None where examples are independent
-    learning_rate  at the start of the run, at its batch size
-    seed           of everything random in it
-    goals          by level, what each took; None: not reached within `examples`
-    steps, examples, seconds  of the whole run
-    directory      where its files are, if on this machine: a directory, or a folder of a packed file
-    options        all that it was told
-    told           what follows from the options: data, num_train, provenance, …
-    unit           what an example is called
-    measure        what goals are levels of, one of `goals.MEASURES`
-    history        its records, where they are in no directory
+    Attributes:
+        name: Name of its directory, or its W&B id.
+        task: What was trained, such as "A2C on breakout".
+        batch_size: B, the examples behind one update.
+        shape: (num_envs, num_steps) of the batch; None where examples are independent.
+        learning_rate: Learning rate at the start of the run, after scaling to its batch size.
+        seed: Seed of everything random in the run.
+        goals: What each goal cost, by level; None where it was not reached within `examples`.
+        steps: Updates of the whole run.
+        examples: Examples that the whole run consumed.
+        seconds: Wall-clock seconds of the whole run.
+        state: How the run ended.
+        directory: Where its files are, if on this machine: a directory, or a folder of a packed file.
+        options: All options of the run.
+        facts: What follows from the options and the machine: data, num_train, provenance, and so on.
+        unit: What an example is called, in the plural.
+        measure: Record key of the measure that goals are levels of, one of `goals.MEASURES`.
+        history: Its records, where they are in no directory.
     """
 
     name: str
@@ -57,48 +65,54 @@ class Outcome:
     steps: int
     examples: int
     seconds: float
-    state: State
+    state: RunState
     directory: RunFolder | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    told: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "examples"
     measure: str = RETURN
     history: Sequence[Record] = field(default=(), repr=False)
 
     def records(self) -> list[Record]:
-        """All records of the run, in order; none where there are none any more."""
+        """All records of the run in order; an empty list where they are no longer there."""
         path = records_path(self.directory) if self.directory else None
         return list(self.history) if path is None else read_records(path)
 
 
-def outcomes_of(folders: Iterable[Path], say: Say = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
-    """The runs in and below the folders, or in packed files, by batch size, shape, learning rate and seed, each once.
+def outcomes_of(folders: Iterable[Path], say: Notify = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
+    """Outcomes of the runs in and below folders, or in packed files.
 
-    say  is told of every run that is damaged or has no records, and left out
+    Args:
+        folders: Directories and packed files.
+        say: Receives a line about every run that is damaged or left out; standard error by default.
 
-    Raises ValueError where a folder holds no run that can be read.
+    Returns:
+        Outcomes, each run once, sorted by batch size, shape, learning rate and seed.
+
+    Raises:
+        ValueError: If a folder holds no run that can be read.
     """
-    found: dict[RunFolder, Outcome] = {}
+    outcomes: dict[RunFolder, Outcome] = {}
     for folder in folders:
         read = {run.resolve(): _read(run, say) for run in run_folders(folder, say)}
-        good = {path: outcome for path, outcome in read.items() if outcome}
-        if not good:
+        usable = {path: outcome for path, outcome in read.items() if outcome}
+        if not usable:
             sought = f"{CONFIG} and {METRICS} are sought in and below it"
             raise ValueError(f"{folder} {'holds no runs' if folder.exists() else 'is no directory'} ({sought})")
-        found |= good
-    return sorted_outcomes(found.values())
+        outcomes |= usable
+    return sorted_outcomes(outcomes.values())
 
 
 def sorted_outcomes(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """By batch size, shape, learning rate and seed."""
+    """Outcomes sorted by batch size, shape, learning rate and seed."""
     return sorted(outcomes, key=lambda run: (run.batch_size, run.shape or (0, 0), run.learning_rate, run.seed))
 
 
 def outcome_of(run: RunFolder) -> Outcome:
-    """Read one run directory.
+    """Outcome of one run directory.
 
     Raises:
-        ValueError: With the reason, where it cannot be used.
+        ValueError: If the run cannot be used, with the reason.
     """
     try:
         return _outcome(run.name, read_run(run), run)
@@ -121,7 +135,7 @@ def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, his
         state=_state(saved.exit_code),
         directory=directory,
         options=saved.options,
-        told=saved.facts,
+        facts=saved.facts,
         unit=printable(saved.unit),
         measure=saved.measure,
         history=history,
@@ -129,29 +143,34 @@ def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, his
 
 
 def outcomes_of_wandb(
-    runs: Iterable[Mapping[str, Any]], say: Say = lambda line: print(line, file=sys.stderr)
+    runs: Iterable[Mapping[str, Any]], say: Notify = lambda line: print(line, file=sys.stderr)
 ) -> list[Outcome]:
-    """The same from what W&B holds of each run: name, state, config, summary and history in plain values.
+    """Outcomes of the runs of a W&B sweep or project.
 
-    say  is told of every run that is damaged, and left out
+    Args:
+        runs: Name, state, config, summary and history of each run, in plain values.
+        say: Receives a line about every run that is damaged and left out; standard error by default.
+
+    Returns:
+        Outcomes sorted by batch size, shape, learning rate and seed.
     """
-    found = []
+    outcomes = []
     for run in runs:
         config, summary = run["config"], dict(run["summary"])
-        over: dict[str, int] = {"finished": 0, "failed": 1, "crashed": 1, "killed": 128 + 15}
-        if run["state"] in over:
-            summary.setdefault("exit_code", over[run["state"]])
+        if run["state"] in EXIT_CODES_OF_WANDB:
+            summary.setdefault("exit_code", EXIT_CODES_OF_WANDB[run["state"]])
         history = [row for row in run["history"] if _is_record(row)]
         try:
             saved = saved_run(config, config, history, summary if "exit_code" in summary else None)
         except ValueError as error:
             say(f"{run['name']} holds a damaged run ({error}); it is left out")
         else:
-            found.append(_outcome(run["name"], saved, history=history))
-    return sorted_outcomes(found)
+            outcomes.append(_outcome(run["name"], saved, history=history))
+    return sorted_outcomes(outcomes)
 
 
 def _is_record(row: Record) -> bool:
+    """Whether a row of W&B's history has the form of a record."""
     try:
         check_record(row)
     except ValueError:
@@ -159,7 +178,8 @@ def _is_record(row: Record) -> bool:
     return True
 
 
-def _read(run: RunFolder, say: Say) -> Outcome | None:
+def _read(run: RunFolder, say: Notify) -> Outcome | None:
+    """Outcome of one run directory; None, with a line that says why, where it cannot be used."""
     if records_path(run) is None:
         say(f"{run} has no records ({METRICS}); it is left out")
         return None
@@ -174,7 +194,7 @@ def _read(run: RunFolder, say: Say) -> Outcome | None:
     return _outcome(run.name, saved, run)
 
 
-def _state(exit_code: int | None) -> State:
+def _state(exit_code: int | None) -> RunState:
     if exit_code is None:
         return "running"
     return "finished" if exit_code == 0 else "stopped" if exit_code > 128 else "failed"

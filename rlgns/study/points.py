@@ -1,10 +1,10 @@
 """Which run was the best at each batch size?
 
-At every batch size a sweep tries several learning rates with several seeds each. The rate at which most of the seeds
-reached the goal, and of those the one with the least mean log S, is taken, and all of its seeds are handed to the fit.
-The paper takes the one fastest run instead, so the luckiest of many: that is biased low, the more so the more runs a
-batch size has. The least of several means still is, but less, and alike at all batch sizes if their grids are alike:
-S_min and E_min suffer more than their ratio B_crit.
+At every batch size a sweep tries several learning rates with several seeds each. The best rate is the one at which the
+largest share of the seeds reached the goal and, among equals, the one with the least mean log S; all of its seeds enter
+the fit. The paper takes the single fastest run instead, which is the luckiest of many: that is biased low, the more so
+the more runs a batch size has. The least of several means is biased low too, but less, and equally at all batch sizes
+if their grids are the same: S_min and E_min suffer more from it than their ratio B_crit.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from rlgns.runs.goals import Reached
 from rlgns.study.outcomes import Outcome, sorted_outcomes
 
 Edge = Literal["lowest", "highest", "only"]
+"""Where the best learning rate lies in the grid of those tried, if at its edge."""
 
-DIFFERS_BY_RUN = ("out", "resume", "config", "wandb", "device", "num_threads", "num_torch_threads", "num_parts")
-"""Beginnings of options that say where a run runs, not what it is."""
+PLACE_OPTIONS = ("out", "resume", "config", "wandb", "device", "num_threads", "num_torch_threads", "num_parts")
+"""Prefixes of options that say where a run is executed, not what is trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """The seeds of the best learning rate at one batch size (and shape), on the way to one goal.
 
-    level            of the goal
-    runs             one a seed
-    rates            all that were tried at this batch size and shape
+    Attributes:
+        level: Level of the goal.
+        runs: The runs at the best learning rate, one for each seed.
+        rates: All learning rates that were tried at this batch size and shape.
     """
 
     level: float
@@ -40,69 +42,71 @@ class Point:
 
     @property
     def batch_size(self) -> int:
-        """B, examples behind one update."""
+        """B, the examples behind one update."""
         return self.runs[0].batch_size
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """(num_envs, num_steps), where examples come in segments."""
+        """(num_envs, num_steps) where the batch is a rollout, otherwise None."""
         return self.runs[0].shape
 
     @property
     def unit(self) -> str:
-        """What an example is called."""
+        """What an example is called, in the plural."""
         return self.runs[0].unit
 
     @property
     def learning_rate(self) -> float:
-        """The best of those tried."""
+        """The best learning rate of those tried."""
         return self.runs[0].learning_rate
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One a run."""
+        """Seed of each run."""
         return tuple(run.seed for run in self.runs)
 
     @property
     def censored(self) -> tuple[bool, ...]:
-        """Which runs did not reach the goal."""
+        """Whether each run ended without reaching the goal."""
         return tuple(run.goals[self.level] is None for run in self.runs)
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Updates to the goal; where censored, those made without reaching it."""
-        return tuple(self._price(run).steps for run in self.runs)
+        """Updates of each run to the goal; where censored, the updates made without reaching it."""
+        return tuple(self._cost(run).steps for run in self.runs)
 
     @property
     def examples(self) -> tuple[int, ...]:
-        """Examples to the goal; where censored, those consumed without reaching it."""
-        return tuple(self._price(run).examples for run in self.runs)
+        """Examples of each run to the goal; where censored, the examples consumed without reaching it."""
+        return tuple(self._cost(run).examples for run in self.runs)
 
     @property
     def seconds(self) -> tuple[float, ...]:
-        """Of wall-clock time to the goal; where censored, those of the run."""
-        return tuple(self._price(run).seconds for run in self.runs)
+        """Wall-clock seconds of each run to the goal; where censored, the seconds of the whole run."""
+        return tuple(self._cost(run).seconds for run in self.runs)
 
     @property
     def at_edge_of_grid(self) -> Edge | None:
-        """Whether the best rate is the last that was tried on one side: a better one may lie beyond."""
+        """The edge of the grid at which the best rate lies, beyond which a better one may lie; None inside the grid."""
         if len(self.rates) == 1:
             return "only"
         return {min(self.rates): "lowest", max(self.rates): "highest"}.get(self.learning_rate)  # type: ignore[return-value]
 
     @property
     def name(self) -> str:
-        """As people write it: 64 × 10, or the batch size."""
+        """The batch as people write it: "64 × 10" (environments × steps), or "1,024"."""
         return " × ".join(map(str, self.shape)) if self.shape else f"{self.batch_size:,}"
 
-    def _price(self, run: Outcome) -> Reached | Outcome:
+    def _cost(self, run: Outcome) -> Reached | Outcome:
         return run.goals[self.level] or run
 
 
 def rank(level: float, runs: Sequence[Outcome]) -> tuple[float, float]:
-    """Smaller is better: share of runs that did not reach the goal, then the mean log S of those that did.
+    """Sort key of a group of runs, smaller for a better one.
 
-    Where none did, those that went farthest: the bounds of a run that diverged at once would say nothing.
+    The key is the share of runs that did not reach the goal, then the mean log S of those that did. Among groups in
+    which no run reached it, the one that trained longest comes first: the bound of a run that diverged at once would
+    say nothing.
     """
     reached = [math.log(goal.steps) if goal.steps else -math.inf for run in runs if (goal := run.goals[level])]
     if not reached:
@@ -111,7 +115,11 @@ def rank(level: float, runs: Sequence[Outcome]) -> tuple[float, float]:
 
 
 def by_difficulty(outcomes: Sequence[Outcome], levels: Iterable[float]) -> list[float]:
-    """The goals in the order in which runs reach them, whether their measure rises or falls."""
+    """Goals from the easiest to the hardest.
+
+    The goal that more runs reach is the easier one, then the one that takes fewer updates, so that the order is right
+    whether the goals' measure rises or falls.
+    """
 
     def key(level: float) -> tuple[int, int, float]:
         reached = [goal.steps for run in outcomes if (goal := run.goals.get(level))]
@@ -121,7 +129,7 @@ def by_difficulty(outcomes: Sequence[Outcome], levels: Iterable[float]) -> list[
 
 
 def best_points(outcomes: Iterable[Outcome], level: float) -> list[Point]:
-    """The best learning rate at every batch size and shape, of the runs that had this goal, by batch size and shape."""
+    """The best learning rate at every batch size and shape among the runs with this goal, sorted by size and shape."""
     runs = sorted_outcomes(run for run in outcomes if level in run.goals and run.steps > 0)
     points = []
     for _, tried in groupby(runs, key=lambda run: (run.batch_size, run.shape)):
@@ -132,18 +140,23 @@ def best_points(outcomes: Iterable[Outcome], level: float) -> list[Point]:
 
 
 def best_shapes(points: Sequence[Point]) -> list[Point]:
-    """Of points at the same batch size the best, as `rank` has it, by batch size."""
+    """The best shape at every batch size by `rank`, sorted by batch size."""
     ordered = sorted(points, key=lambda point: point.batch_size)
     return [
-        min(alike, key=lambda point: rank(point.level, point.runs))
-        for _, alike in groupby(ordered, key=lambda point: point.batch_size)
+        min(candidates, key=lambda point: rank(point.level, point.runs))
+        for _, candidates in groupby(ordered, key=lambda point: point.batch_size)
     ]
 
 
 def of_one_task(outcomes: Sequence[Outcome], task: str | None = None) -> list[Outcome]:
-    """The runs of a task, which must be the only one unless it is named.
+    """The runs of one task.
 
-    Raises ValueError if there are several, or none of that name.
+    Args:
+        outcomes: Runs, of several tasks or one.
+        task: Name of the task; it may be left out where all runs are of the same one.
+
+    Raises:
+        ValueError: If the runs are of several tasks and none is named, or if none is of the named task.
     """
     tasks = sorted({run.task for run in outcomes})
     if task is None and len(tasks) > 1:
@@ -155,26 +168,35 @@ def of_one_task(outcomes: Sequence[Outcome], task: str | None = None) -> list[Ou
 
 
 def without_duplicates(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[str]]:
-    """One run a batch size, shape, learning rate and seed, and what is to be said of those left out.
+    """One run for every batch size, shape, learning rate and seed.
 
-    The first that finished is kept, or the first.
+    Of several such runs the first that finished is kept or, if none did, the first.
+
+    Returns:
+        The runs kept, and a sentence about each run left out.
     """
 
     def key(run: Outcome) -> tuple[Any, ...]:
         return run.batch_size, run.shape or (0, 0), run.learning_rate, run.seed
 
-    kept, said = [], []
+    kept, notes = [], []
     for _, group in groupby(sorted(outcomes, key=key), key=key):
-        alike = sorted(group, key=lambda run: run.state != "finished")
-        kept.append(alike[0])
-        for other in alike[1:]:
-            differing = _differing(alike[0], other)
+        first, *others = sorted(group, key=lambda run: run.state != "finished")
+        kept.append(first)
+        for other in others:
+            differing = _differing_options(first, other)
             why = f"differs from it in {', '.join(differing)}" if differing else "is the same run again"
-            said.append(f"{other.name} is left out beside {alike[0].name}: it {why}")
-    return kept, said
+            notes.append(f"{other.name} is left out beside {first.name}: it {why}")
+    return kept, notes
 
 
-def _differing(one: Outcome, other: Outcome) -> list[str]:
-    names = sorted(set(one.options) | set(other.options))
-    what_it_is = [name for name in names if not name.startswith(DIFFERS_BY_RUN)]
-    return [name for name in what_it_is if one.options.get(name) != other.options.get(name)]
+def _differing_options(first: Outcome, second: Outcome) -> list[str]:
+    """Names of the options in which two runs differ, without those that say where they were executed."""
+    names = sorted(set(first.options) | set(second.options))
+    relevant = [name for name in names if not name.startswith(PLACE_OPTIONS)]
+    return [name for name in relevant if first.options.get(name) != second.options.get(name)]
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Geometric mean of values that are not negative; 0 if one of them is 0."""
+    return math.exp(sum(map(math.log, values)) / len(values)) if min(values) > 0 else 0.0

@@ -1,8 +1,8 @@
-"""What do the runs of a sweep say together? From outcomes to points, fits, predictions, rows and words.
+"""What do the runs of a sweep say together? From outcomes to points, fits, noise scales, rows and sentences.
 
-The door to the modules that do it: `points` (the best run at each batch size), `goal_fits` (B_crit by goal),
-`predictions` (B_simple by goal), `advice` (rows and words). Nothing here knows of reinforcement learning but that a
-batch may have a shape.
+This module joins the others of the package: `points` (the best runs at each batch size), `goal_fits` (B_crit at each
+goal), `learning_rates`, `batch_shapes`, `predictions` (B_simple before each goal), `tables` and `recommendation`. All
+that is specific to reinforcement learning here is that a batch may have a shape.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Any
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.goals import level_in_words
-from rlgns.study.advice import as_table, finite, recommendation
-from rlgns.study.fits import Estimate
-from rlgns.study.goal_fits import Dimension, GoalFit, LearningRateFit, fit_goals, fit_learning_rate, shape_effect
+from rlgns.study.batch_shapes import shape_effect
+from rlgns.study.estimates import Estimate, finite
+from rlgns.study.goal_fits import Dimension, GoalFit, fit_goals
+from rlgns.study.learning_rates import LearningRateFit, fit_learning_rate
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point, best_points, by_difficulty, of_one_task, without_duplicates
 from rlgns.study.predictions import Prediction, predictions_of
+from rlgns.study.recommendation import recommendation
+from rlgns.study.tables import as_table
 
 __all__ = [
     "Dimension",
@@ -33,7 +36,6 @@ __all__ = [
     "as_table",
     "fit_goals",
     "fit_learning_rate",
-    "noise_scales",
     "recommendation",
     "shape_effect",
     "study_of",
@@ -42,15 +44,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything that the runs of one task say.
+    """Results of the runs of one task.
 
-    outcomes     the runs, each once
-    fits         by goal, the easiest first (and by what is held fixed)
-    predictions  noise scales by fit and loss, of the fit's own points
-    rates        by goal, the best learning rates' dependence on the batch size, where it can be fitted
-    effects      by goal, environments against steps, where shapes allow to tell
-    shapes       by goal, the best run of every batch size in every shape
-    warnings     about the runs as a whole
+    Attributes:
+        task: What was trained.
+        outcomes: The runs that made at least one update, each once.
+        fits: Fits of the goals, the easiest goal first (and by the value of the fixed dimension).
+        predictions: Noise scales before the goals, by fit and loss, in the runs of the fit's own points.
+        rates: By goal, the dependence of the best learning rate on the batch size, where it can be fitted.
+        effects: By goal, the effect of more environments with fewer steps, where the shapes can tell.
+        shapes: By goal, the best runs at every batch size in every shape.
+        warnings: What to know about the runs as a whole.
     """
 
     task: str
@@ -64,7 +68,7 @@ class Study:
 
     @property
     def recommendation(self) -> list[str]:
-        """In words, a line each."""
+        """Which batch size to use, in lines of one or two sentences."""
         return recommendation(self.fits, self.predictions, self.effects)
 
 
@@ -78,68 +82,60 @@ def study_of(
 ) -> Study:
     """The study of one task.
 
-    by          what the fits are against
-    levels      of goals; all by default
-    confidence  nominal coverage of all intervals
+    Args:
+        outcomes: Runs, of several tasks or one.
+        by: What varies along the fitted curves.
+        levels: Levels of the goals; all goals by default.
+        task: Name of the task; it may be left out where all runs are of the same one.
+        confidence: Nominal coverage of all intervals.
 
-    Raises ValueError on runs of several tasks unless one is named, goals that no run had, no goals at all.
+    Raises:
+        ValueError: If the runs are of several tasks and none is named, if no run had one of the goals, or if the runs
+            had no goals at all.
     """
     of_task = of_one_task(outcomes, task)
     runs, duplicates = without_duplicates(of_task)
-    started = [run for run in runs if run.steps > 0]
     goals = by_difficulty(runs, levels or {goal for run in runs for goal in run.goals})
     if not goals:
         goals_of_runs = Argument.of("goals")
         raise ArgumentError("the runs had no goals; start them with ", goals_of_runs, ", the levels to be reached")
     fits = [fit for goal in goals for fit in fit_goals(runs, by, goal, confidence)]
-    rates, effects = {}, {}
-    for goal in goals:
-        if rate := _rate(runs, goal):
-            rates[goal] = rate
-        if effect := shape_effect(runs, goal, confidence):
-            effects[goal] = effect
+    rates = {goal: _rate(runs, goal) for goal in goals}
+    effects = {goal: shape_effect(runs, goal, confidence) for goal in goals}
     return Study(
         task=of_task[0].task,
-        outcomes=tuple(started),
+        outcomes=tuple(run for run in runs if run.steps > 0),
         fits=tuple(fits),
-        predictions=tuple(one for fit in fits for one in predictions_of(fit.points, fit.fixed, confidence=confidence)),
-        rates=rates,
-        effects=effects,
+        predictions=tuple(p for fit in fits for p in predictions_of(fit.points, fit.fixed, confidence=confidence)),
+        rates={goal: rate for goal, rate in rates.items() if rate},
+        effects={goal: effect for goal, effect in effects.items() if effect},
         shapes={goal: tuple(best_points(runs, goal)) for goal in goals},
         warnings=(*duplicates, *_state_warnings(runs)),
     )
 
 
-def noise_scales(
-    outcomes: Sequence[Outcome], levels: Sequence[float] = (), confidence: float = 0.95
-) -> list[Prediction]:
-    """What the noise scale predicts at each goal (all by default), by loss; see `predictions`."""
-    goals = levels or sorted({goal for run in outcomes for goal in run.goals})
-    by_batch_size = [fit for goal in goals for fit in fit_goals(outcomes, "batch_size", goal, confidence)]
-    return [one for fit in by_batch_size for one in predictions_of(fit.points, None, confidence)]
-
-
 def _rate(runs: Sequence[Outcome], goal: float) -> LearningRateFit | None:
+    """Fit of the best learning rates, with the exponent by which the runs themselves scaled theirs, if they did."""
     (fit,) = fit_goals(runs, "batch_size", goal)
     exponents = [run.options["lr_batch_exponent"] for run in runs if run.options.get("lr_batch_exponent")]
     return fit_learning_rate(fit.points, float(exponents[0])) if exponents else fit_learning_rate(fit.points)
 
 
 def _state_warnings(runs: Sequence[Outcome]) -> list[str]:
-    """What the runs as a whole suffered from."""
+    """How many runs failed, were stopped, are running or left nothing."""
     count = Counter[str](run.state for run in runs if run.steps > 0)
-    unborn = sum(run.steps == 0 for run in runs)
+    num_empty = sum(run.steps == 0 for run in runs)
     words = {
         "failed": "failed (diverged, or crashed)",
         "stopped": "were stopped (pruned, or by a signal)",
         "running": "are still running, or were killed",
     }
-    said = [
+    warnings = [
         f"{count[state]} of {len(runs)} runs {what}; goals that they did not reach by then count as not reached"
         for state, what in words.items()
         if count[state]
     ]
-    return said + ([f"{unborn} of {len(runs)} runs left no update and are left out"] if unborn else [])
+    return warnings + ([f"{num_empty} of {len(runs)} runs left no update and are left out"] if num_empty else [])
 
 
 def as_mapping(study: Study) -> dict[str, Any]:
@@ -149,25 +145,25 @@ def as_mapping(study: Study) -> dict[str, Any]:
         "num_runs": len(study.outcomes),
         "fits": [_fit_mapping(fit) for fit in study.fits],
         "points": as_table(study.fits),
-        "noise_scales": [_prediction_mapping(one) for one in study.predictions],
+        "noise_scales": [_prediction_mapping(prediction) for prediction in study.predictions],
         "learning_rates": {level_in_words(goal): _rate_mapping(rate) for goal, rate in study.rates.items()},
-        "shape_effects": {level_in_words(goal): _estimate(effect) for goal, effect in study.effects.items()},
+        "shape_effects": {level_in_words(goal): _estimate_mapping(effect) for goal, effect in study.effects.items()},
         "warnings": list(study.warnings),
         "recommendation": study.recommendation,
     }
 
 
-def _estimate(estimate: Estimate | NoiseScale) -> dict[str, Any]:
+def _estimate_mapping(estimate: Estimate | NoiseScale) -> dict[str, Any]:
     numbers = {name: finite(getattr(estimate, name)) for name in ("point", "low", "high")}
     return {**numbers, "state": estimate.state}
 
 
 def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
-    found: dict[str, Any] = {"goal": goal.level, "by": goal.by, "fixed": goal.fixed, "reason": goal.reason}
+    mapping: dict[str, Any] = {"goal": goal.level, "by": goal.by, "fixed": goal.fixed, "reason": goal.reason}
     if fit := goal.fit:
         names = ("critical_batch_size", "min_steps", "min_examples")
-        found |= {name: _estimate(getattr(fit, name)) for name in names}
-        found |= {
+        mapping |= {name: _estimate_mapping(getattr(fit, name)) for name in names}
+        mapping |= {
             "level": fit.level,
             "residual_deviation": fit.residual_deviation,
             "degrees_of_freedom": fit.degrees_of_freedom,
@@ -176,25 +172,25 @@ def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
             "num_runs": fit.num_runs,
             "num_censored": fit.num_censored,
         }
-    return {**found, "warnings": list(goal.warnings)}
+    return {**mapping, "warnings": list(goal.warnings)}
 
 
-def _prediction_mapping(one: Prediction) -> dict[str, Any]:
+def _prediction_mapping(prediction: Prediction) -> dict[str, Any]:
     return {
-        "goal": one.level,
-        "fixed": one.fixed,
-        "loss": one.loss,
-        "late": _estimate(one.late),
-        "whole": _estimate(one.whole),
-        "batch_size": one.batch_size,
-        "learning_rate": one.learning_rate,
-        "num_runs": one.num_runs,
+        "goal": prediction.level,
+        "fixed": prediction.fixed,
+        "loss": prediction.loss,
+        "late": _estimate_mapping(prediction.late),
+        "whole": _estimate_mapping(prediction.whole),
+        "batch_size": prediction.batch_size,
+        "learning_rate": prediction.learning_rate,
+        "num_runs": prediction.num_runs,
     }
 
 
 def _rate_mapping(rate: LearningRateFit) -> dict[str, Any]:
     return {
-        "learning_rate": _estimate(rate.learning_rate),
-        "batch_scale": _estimate(rate.batch_scale),
+        "learning_rate": _estimate_mapping(rate.learning_rate),
+        "batch_scale": _estimate_mapping(rate.batch_scale),
         "exponent": rate.exponent,
     }

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from rlgns.report.sweep_figures import GOALS, STYLE, logarithmic
+from rlgns.report.style import PALETTE, STYLE, logarithmic
 from rlgns.runs.records import columns
 from rlgns.runs.text_tables import table_lines
 from rlgns.study.outcomes import Outcome, outcomes_of
@@ -86,7 +86,7 @@ def _draw(numbers: dict[str, Any], path: Path) -> None:
         panels = dict(zip(WARMUPS, figure.subplots(1, 3, sharey=True), strict=True))
         for warmup, scaling in product(WARMUPS, SCALINGS):
             by_size = {int(size): errors for size, errors in numbers["errors"][scaling][warmup].items()}
-            axes, colour = panels[warmup], GOALS[SCALINGS.index(scaling)]
+            axes, colour = panels[warmup], PALETTE[SCALINGS.index(scaling)]
             means = [np.mean(errors) for errors in by_size.values()]
             axes.plot(list(by_size), means, "o-", color=colour, label=f"rate scaled: {scaling}")
             for size, errors in by_size.items():

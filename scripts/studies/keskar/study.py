@@ -17,7 +17,7 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from rlgns.report.sweep_figures import GOALS, STYLE
+from rlgns.report.style import PALETTE, STYLE
 from rlgns.runs.ranks import ALONE
 from rlgns.study.csv_files import write_csv
 from rlgns.tasks.catalogue import TASKS
@@ -123,14 +123,14 @@ def _draw(path: Path, alphas: Float64, lines: Float64) -> None:
         errors = axes.twinx()
         for column, style in ((0, "-"), (2, "--")):
             name = "training" if column == 0 else "test"
-            axes.plot(alphas, lines[:, :, column].mean(0), style, color=GOALS[0], label=f"{name} loss")
+            axes.plot(alphas, lines[:, :, column].mean(0), style, color=PALETTE[0], label=f"{name} loss")
             errors.plot(
-                alphas, 100 * (1 - lines[:, :, column + 1].mean(0)), style, color=GOALS[1], label=f"{name} accuracy"
+                alphas, 100 * (1 - lines[:, :, column + 1].mean(0)), style, color=PALETTE[1], label=f"{name} accuracy"
             )
         axes.set_yscale("log")
         axes.set_xlabel("α: 0 small batch, 1 large batch")
-        axes.set_ylabel("loss", color=GOALS[0])
-        errors.set_ylabel("accuracy, %", color=GOALS[1])
+        axes.set_ylabel("loss", color=PALETTE[0])
+        errors.set_ylabel("accuracy, %", color=PALETTE[1])
         handles = [*axes.get_lines(), *errors.get_lines()]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
         figure.savefig(path, dpi=150)

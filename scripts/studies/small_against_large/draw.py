@@ -22,7 +22,7 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlgns.report.sweep_figures import GOALS, STYLE, logarithmic
+from rlgns.report.style import PALETTE, STYLE, logarithmic
 from rlgns.runs.records import columns
 from rlgns.runs.text_tables import table_lines
 from rlgns.study.outcomes import Outcome, outcomes_of
@@ -103,7 +103,7 @@ def _rank(run: Outcome) -> tuple[float, float]:
 
 def _epochs_to_goal(run: Outcome) -> float:
     reached = run.goals.get(GOAL)
-    return reached.examples / run.told["num_train"] if reached else math.nan
+    return reached.examples / run.facts["num_train"] if reached else math.nan
 
 
 def _error(run: Outcome) -> float:
@@ -120,7 +120,7 @@ def _ms_per_update(run: Outcome) -> float:
 
 
 def _seconds_per_epoch(run: Outcome) -> float:
-    return float(run.told["num_train"] / _speed(run))
+    return float(run.facts["num_train"] / _speed(run))
 
 
 def _draw(common: Sequence[Outcome], tuned: Sequence[Outcome], path: Path) -> None:
@@ -140,7 +140,7 @@ def _draw(common: Sequence[Outcome], tuned: Sequence[Outcome], path: Path) -> No
     epochs = drawn[-1]
     epochs.set_yscale("linear")
     epochs.set_ylim(0, 1.1 * max(_epochs_made(run) for run in common))
-    for chosen, colour in ((common, GOALS[0]), (tuned, GOALS[1])):
+    for chosen, colour in ((common, PALETTE[0]), (tuned, PALETTE[1])):
         open_ended = [run for run in chosen if math.isnan(_epochs_to_goal(run))]
         x, y = [run.batch_size for run in open_ended], [_epochs_made(run) for run in open_ended]
         epochs.plot(x, y, "^", color=colour, markerfacecolor="none", label="not reached by then")
@@ -155,7 +155,10 @@ def _epochs_made(run: Outcome) -> float:
 def _panel(
     axes: Axes, label: str, number_of: Callable[[Outcome], float], common: Sequence[Outcome], tuned: Sequence[Outcome]
 ) -> None:
-    for chosen, name, colour in ((common, f"rate {COMMON_RATE} for all", GOALS[0]), (tuned, "tuned rate", GOALS[1])):
+    for chosen, name, colour in (
+        (common, f"rate {COMMON_RATE} for all", PALETTE[0]),
+        (tuned, "tuned rate", PALETTE[1]),
+    ):
         known = [(run.batch_size, number_of(run)) for run in chosen if number_of(run) > 0]
         axes.plot([x for x, _ in known], [y for _, y in known], "o-", color=colour, label=name)
     logarithmic(axes, "batch size, images", label)
