@@ -66,7 +66,7 @@ class Options:
     out: Path = Path("runs/gpu")
     """Directory for gpu.json and gpu.md."""
     shape: int | None = None
-    """Time only the shape with this number and print its rows as JSON; the benchmark starts itself so."""
+    """Time only the shape with this number and print its rows as JSON; the benchmark starts itself in this way."""
 
 
 def main(options: Options) -> int:

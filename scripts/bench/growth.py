@@ -37,7 +37,7 @@ class Bench:
     rounds: int = 3
     """Number of rounds; each times every shape once."""
     shape: tuple[int, int] | None = None
-    """Time only this num_envs and num_steps and print the result as JSON; the rounds start themselves so."""
+    """Time only this num_envs and num_steps and print the result as JSON; the rounds start the script in this way."""
 
 
 SHAPES = [(num_envs, 5) for num_envs in (8, 32, 128, 512, 1024)] + [(16, num_steps) for num_steps in (5, 32, 128, 512)]

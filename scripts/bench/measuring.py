@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timing import print_rows, ratios, seconds, take_turns
@@ -49,7 +49,8 @@ def main(bench: Bench) -> None:
     """Print, for each shape, the time of every variant and its ratio to the plain pass."""
     keep_freed_memory()  # as training does
     for num_envs, num_steps in SHAPES:
-        timings = take_turns(_variants(bench, num_envs, num_steps), bench.rounds)
+        model = _model_with_rollout(bench, num_envs, num_steps)
+        timings = take_turns(_variants(model, num_envs, num_steps), bench.rounds)
         print(f"{num_envs} × {num_steps}, K = {default_num_groups(num_envs)}, {bench.precision}")
         rows = [
             (name, f"{statistics.median(values) * 1e3:.1f}", ratios(values, timings[PLAIN]))
@@ -58,17 +59,22 @@ def main(bench: Bench) -> None:
         print_rows(("variant", "ms", "ratio to the plain pass"), rows)
 
 
-def _variants(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[], float]]:
-    """Functions that time each variant on one rollout of an untrained policy."""
+def _model_with_rollout(bench: Bench, num_envs: int, num_steps: int) -> Any:
+    """An untrained model whose buffer holds one rollout of Breakout."""
     config = resolved(TrainConfig(num_envs=num_envs, num_steps=num_steps, precision=bench.precision))
     environments = AtariVecEnv("breakout", num_envs, seed=0)
     model = make_model(config, environments, bench.device)
     model.learning_rate = 0.0
     model.learn(config.batch_size, log_interval=None)
     environments.close()
+    model.policy.set_training_mode(True)
+    return model
+
+
+def _variants(model: Any, num_envs: int, num_steps: int) -> dict[str, Callable[[], float]]:
+    """Functions that time each variant on the rollout in the model's buffer; they return seconds."""
     rollout = whole_rollout(model.rollout_buffer, model.device)
     groups = torch.as_tensor(environment_groups(num_steps, num_envs, default_num_groups(num_envs))).to(model.device)
-    model.policy.set_training_mode(True)
 
     def by_loss(index: torch.Tensor) -> dict[str, torch.Tensor]:
         return a2c_terms(model.policy, select(rollout, index), rollout.advantages[index]).terms
@@ -90,7 +96,7 @@ def _variants(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable
                 torch.cuda.synchronize()
 
         once()
-        return lambda: seconds(once, times=max(1, 800 // config.batch_size))
+        return lambda: seconds(once, times=max(1, 800 // (num_envs * num_steps)))
 
     def grams(method: Method) -> Callable[[], object]:
         return lambda: group_grams(model.policy, by_loss, groups, method=method)

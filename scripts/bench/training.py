@@ -49,7 +49,7 @@ class Bench:
     skip: tuple[str, ...] = ()
     """Variants to leave out."""
     way: str | None = None
-    """Time only this variant and print its transitions per second; the rounds start themselves so."""
+    """Time only this variant and print its transitions per second; the rounds start the script in this way."""
 
 
 def main(bench: Bench) -> None:
