@@ -172,7 +172,7 @@ def test_bad_flags_are_refused_in_one_line(flags, message, tmp_path, capsys):
     assert sweep(path, *flags) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert error.count_events("\n") == 1
+    assert error.count("\n") == 1
 
 
 def test_the_file_comes_first(capsys):
