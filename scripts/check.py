@@ -1,8 +1,8 @@
-"""Everything that must hold before a change lands: format, lint, types, tests.
+"""Run every check that a change must pass: format, lint, types, tests.
 
-Tests run in two processes. The numerical ones run on other processors as well, emulated by the switches of PyTorch and
-oneDNN: fewer instructions, other orders of summation, another number of threads. With `--quick` neither those nor the
-slow tests run.
+The tests run in two processes. The quick numerical ones also run on emulated processors: with settings of PyTorch and
+oneDNN that allow fewer instructions, sum in other orders, or use another number of threads. `--quick` leaves out the
+emulated processors and the slow tests.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CHECKS = (
 )
 
 TESTS = ("pytest", "-q", "--durations=10", "--dist=loadfile", "--no-loadscope-reorder")
-"""By file, since runs that many tests of a file read are made once; in the order that `tests/conftest.py` gives."""
+"""Tests are distributed by file, because tests of a file share runs, in the order that `tests/conftest.py` sets."""
 
 EMULATED = {
     "SSE 4.1, one thread": {
@@ -36,7 +36,11 @@ EMULATED = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run every check, also after one has failed; 0 if all passed. The last words are those of the whole suite."""
+    """Run every check, even after one has failed; the test suite comes last.
+
+    Returns:
+        The exit code: 0 if all checks passed, else 1.
+    """
     options = parser().parse_args(arguments)
     workers = ("-n", str(options.workers))
     failed = [" ".join(check) for check in CHECKS if not passes(check)]
@@ -51,15 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Flags of the command."""
+    """The parser of the command's flags."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--quick", action="store_true", help="leave out slow tests and other processors")
+    result.add_argument("--quick", action="store_true", help="leave out slow tests and emulated processors")
     result.add_argument("--workers", type=int, default=2, help="processes for the tests, default 2", metavar="N")
     return result
 
 
 def passes(check: Sequence[str], variables: dict[str, str] | None = None) -> bool:
-    """Run a module with its arguments, after printing how; whether it succeeded."""
+    """Print a command, run it, and return whether it succeeded.
+
+    Args:
+        check: A module and its arguments.
+        variables: Environment variables to set.
+    """
     settings = [f"{name}={value}" for name, value in (variables or {}).items()]
     print("$", " ".join([*settings, "python", "-m", *check]), flush=True)
     command = [sys.executable, "-m", *check]
@@ -67,7 +76,7 @@ def passes(check: Sequence[str], variables: dict[str, str] | None = None) -> boo
 
 
 def emulated(quick: bool) -> dict[str, dict[str, str]]:
-    """Processors to run the numerical tests on besides this one: those whose instructions it has."""
+    """Environment variables of the processors that can be emulated here, by name; none with `quick`."""
     import torch
 
     if quick:

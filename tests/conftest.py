@@ -19,6 +19,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup has it
 LONG = (
     "test_quadratic", "test_devices", "test_ranks_of_runs", "test_supervised_sweep", "test_slurm", "test_sweep_command",
     "test_models", "test_forwards", "test_learning", "test_wandb_agent", "test_train_atari", "test_algorithms",
+    "test_sweep_interruptions",
 )  # fmt: skip
 """Files that take longest come first: where a process takes a file at a time, none ends long after the other."""
 

@@ -1,4 +1,4 @@
-"""`rlgns bench`: its figures are consistent; no test depends on how fast anything is."""
+"""The numbers that `rlgns bench` prints are consistent; no test depends on how fast anything is."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def bench(*arguments: object) -> int:
         pytest.param(["--env=CartPole-v1", "--algo=a2c", "--no-measure"], id="a2c without measuring"),
     ],
 )
-def test_the_parts_are_the_whole_and_the_bound_follows_from_the_speeds_alone(flags, tmp_path, capsys):
+def test_the_parts_sum_to_the_whole_and_the_bound_follows_from_the_separate_speeds(flags, tmp_path, capsys):
     assert bench(*SHORT, *flags, f"--json={tmp_path / 'bench.json'}") == 0
     figures = json.loads((tmp_path / "bench.json").read_text())
     shares = {name: value for name, value in figures.items() if name.startswith("share of ") and "bound" not in name}
@@ -42,11 +42,11 @@ def test_the_parts_are_the_whole_and_the_bound_follows_from_the_speeds_alone(fla
 
 
 @pytest.mark.slow
-def test_the_search_names_the_fastest_of_what_it_tried_as_a_command(tmp_path, capsys):
+def test_the_search_prints_the_fastest_tried_configuration_as_a_command(tmp_path, capsys):
     flags = ["--env=CartPole-v1", "--algo=a2c", "--search", "--max-num-envs=16", f"--json={tmp_path / 'bench.json'}"]
     assert bench(*SHORT, *flags) == 0
     tried = json.loads((tmp_path / "bench.json").read_text())["search"]
-    sizes = {trial["num_envs"]: trial["transitions_per_second"] for trial in tried[:2]}
+    sizes = {row["num_envs"]: row["transitions_per_second"] for row in tried[:2]}
     assert sizes.keys() == {8, 16}
     assert f"--num-envs {max(sizes, key=sizes.get)}" in capsys.readouterr().out
 
@@ -60,7 +60,7 @@ def test_the_search_names_the_fastest_of_what_it_tried_as_a_command(tmp_path, ca
         (["bench", "atari", "--game=brekout"], "did you mean breakout"),
     ],
 )
-def test_what_cannot_be_timed_is_refused_in_one_line(arguments, message, capsys):
+def test_a_configuration_that_cannot_be_timed_is_refused_in_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -1,4 +1,4 @@
-"""`rlgns fit` as people call it; W&B is asked through its real client, from a stand-in for the server on loopback."""
+"""The command `rlgns fit`; W&B is queried by its real client, from a simulated server on the loopback interface."""
 
 import csv
 import json
@@ -32,20 +32,20 @@ def fit(*arguments: object) -> int:
     return main(["fit", *map(str, arguments)])
 
 
-def test_a_sweep_is_told_with_its_critical_batch_size(sweep, capsys):
+def test_the_critical_batch_size_of_a_sweep_is_printed(sweep, capsys):
     assert fit(sweep) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "A2C on breakout: 75 runs" in said.out
-    points = re.findall(r"B_crit ([\d,]+) \[([\d,]+), ([\d,]+)\]", said.out)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "A2C on breakout: 75 runs" in printed.out
+    points = re.findall(r"B_crit ([\d,]+) \[([\d,]+), ([\d,]+)\]", printed.out)
     for (_, low, high), truth in zip(points, (160, 640), strict=True):
         assert int(low.replace(",", "")) < truth < int(high.replace(",", ""))
-    assert "256 × 10 = 2,560" in said.out
-    assert "At goal 20, B_crit is" in said.out
-    assert "noise scale before the goal, 3 runs of 640 transitions" in said.out
+    assert "256 × 10 = 2,560" in printed.out
+    assert "At goal 20, B_crit is" in printed.out
+    assert "noise scale before the goal, 3 runs of 640 transitions" in printed.out
 
 
-def test_a_reader_that_has_enough_is_left_in_peace(sweep):
+def test_a_closed_pipe_ends_the_command_without_an_error(sweep):
     command = [sys.executable, "-m", "rlgns", "fit", str(sweep)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
@@ -53,7 +53,7 @@ def test_a_reader_that_has_enough_is_left_in_peace(sweep):
         assert process.wait() == 141
 
 
-def test_one_goal_and_another_level_may_be_chosen(sweep, capsys):
+def test_a_goal_and_a_confidence_level_may_be_chosen(sweep, capsys):
     assert fit(sweep, "--goal", 20, "--level=0.5") == 0
     half = capsys.readouterr().out
     assert "Goal 5" not in half
@@ -77,7 +77,7 @@ def test_json_and_csv_hold_what_is_printed(sweep, tmp_path, capsys):
     assert fit(sweep, "--json", tmp_path / "fit.json", "--csv", tmp_path / "points.csv") == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "fit.json").read_text())
-    assert [one["goal"] for one in found["fits"]] == [5, 20]
+    assert [fit["goal"] for fit in found["fits"]] == [5, 20]
     B_crit = found["fits"][1]["critical_batch_size"]
     assert B_crit["state"] == "interval"
     assert f"B_crit {B_crit['point']:,.0f} [{B_crit['low']:,.0f}, {B_crit['high']:,.0f}]" in printed
@@ -92,27 +92,27 @@ def test_json_and_csv_hold_what_is_printed(sweep, tmp_path, capsys):
 def test_damaged_runs_are_named_and_do_not_stop_the_rest(tmp_path, capsys):
     damage(write_sweep(tmp_path, seeds=3, rates=[0.5, 1, 2], noise_scale=None)[0])
     assert fit(tmp_path) == 0
-    said = capsys.readouterr()
-    assert "44 runs" in said.out
-    (line,) = said.err.splitlines()
+    printed = capsys.readouterr()
+    assert "44 runs" in printed.out
+    (line,) = printed.err.splitlines()
     assert line.startswith(f"note: {tmp_path}/4x10-lr0.5-seed0 holds a damaged run")
 
 
 def test_censored_runs_are_marked(tmp_path, capsys):
     write_sweep(tmp_path, rates=[1], budget=1_300_000, noise_scale=None)
     assert fit(tmp_path, "--goal", 20) == 0
-    said = capsys.readouterr().out
-    (line,) = [line for line in said.splitlines() if "1024 × 10 = " in line]
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if "1024 × 10 = " in line]
     assert line.split()[6] == "0/3"
     assert line.split()[7].startswith(">")
-    assert "3 of these 15 runs did not reach the goal" in said
+    assert "3 of these 15 runs did not reach the goal" in printed
 
 
 def test_a_single_run_has_a_table_and_a_reason(tmp_path, capsys):
     write_run(tmp_path / "run", num_envs=8, num_steps=10, learning_rate=1e-3, goals={5.0: 100})
     assert fit(tmp_path) == 0
-    said = capsys.readouterr().out
-    assert "no fit: B_crit needs runs at 3 batch sizes or more, these are at 1; add batch sizes" in said
+    printed = capsys.readouterr().out
+    assert "no fit: B_crit needs runs at 3 batch sizes or more, these are at 1; add batch sizes" in printed
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_a_single_run_has_a_table_and_a_reason(tmp_path, capsys):
 )
 def test_bad_input_is_one_line_and_exit_code_2(sweep, tmp_path, capsys, arguments, words):
     assert fit(*(argument.format(sweep=sweep, empty=tmp_path) for argument in arguments)) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
     assert line.startswith("error: ")
     assert words in line
 
@@ -151,7 +151,7 @@ def test_runs_of_two_tasks_are_refused_until_one_is_chosen(tmp_path, capsys):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers what wandb.Api asks of the runs of a project, and of their histories."""
+    """Answers the queries of wandb.Api for the runs of a project and for their histories."""
 
     daemon_threads = True
 
@@ -243,7 +243,7 @@ def server(tmp_path) -> Iterator[Server]:
 
 
 def ask_wandb(server: Server, home: Path, *arguments: str, key: str | None = KEY) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: wandb keeps one of its own and takes its settings from the environment."""
+    """Run the command in a process of its own, because wandb starts one and reads its settings from the environment."""
     wandb = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", **({"WANDB_API_KEY": key} if key else {})}
     return subprocess.run(
         [sys.executable, "-c", "import sys; from rlgns.commands import cli; sys.exit(cli.main())", "fit", *arguments],
@@ -251,7 +251,7 @@ def ask_wandb(server: Server, home: Path, *arguments: str, key: str | None = KEY
     )  # fmt: skip
 
 
-def test_the_runs_of_a_wandb_sweep_tell_what_their_directories_tell(server, tmp_path, capsys):
+def test_the_runs_of_a_wandb_sweep_give_the_same_fit_as_their_directories(server, tmp_path, capsys):
     assert fit(tmp_path / "sweep") == 0
     here = capsys.readouterr().out
     home = tmp_path / "home"
@@ -266,7 +266,7 @@ def test_the_runs_of_a_wandb_sweep_tell_what_their_directories_tell(server, tmp_
     assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
-def test_a_project_of_wandb_without_runs_of_ours_is_an_error(server, tmp_path):
+def test_a_wandb_project_without_runs_of_this_package_is_an_error(server, tmp_path):
     server.runs = {"other": {"state": "finished", "config": {"lr": 1}, "summary": {}, "history": []}}
     done = ask_wandb(server, tmp_path, "--wandb", "us/breakout")
     assert done.returncode == 2
@@ -276,7 +276,7 @@ def test_a_project_of_wandb_without_runs_of_ours_is_an_error(server, tmp_path):
 
 
 @pytest.mark.parametrize(("key", "project", "words"), [(KEY, "chess", "chess"), (None, "breakout", "no API key")])
-def test_what_wandb_does_not_give_is_one_line(server, tmp_path, key, project, words):
+def test_a_failed_query_of_wandb_is_one_line(server, tmp_path, key, project, words):
     done = ask_wandb(server, tmp_path, "--wandb", f"us/{project}", key=key)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

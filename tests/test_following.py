@@ -1,4 +1,4 @@
-"""How far a run has come, read as its records are appended, and when it is beyond hope."""
+"""The progress of a run is read as its records are appended, and beaten runs are recognised."""
 
 import json
 
@@ -7,7 +7,7 @@ from synthetic_runs import progress, write_run
 
 from rlgns.runs.goals import Reached, goal_record
 from rlgns.study.outcomes import outcome_of
-from rlgns.sweeps.pruning import Follower, budget, is_hopeless
+from rlgns.sweeps.pruning import Follower, better_run, budget
 
 
 def append(run, *records, end="\n"):
@@ -26,7 +26,7 @@ def test_nothing_is_known_before_the_first_record(tmp_path):
     assert (follower.examples, follower.seconds_left, follower.goals) == (0, None, {})
 
 
-def test_records_are_taken_in_as_they_come_and_a_half_written_one_when_it_is_whole(tmp_path):
+def test_records_are_read_as_they_are_appended_and_a_half_written_one_when_it_is_complete(tmp_path):
     run, follower = tmp_path / "run", Follower(tmp_path / "run")
     append(run, progress(1, 80))
     follower.update()
@@ -40,7 +40,7 @@ def test_records_are_taken_in_as_they_come_and_a_half_written_one_when_it_is_who
     assert follower.goals == {5.0: reached(2)}
 
 
-def test_goals_that_a_resumed_run_had_reached_after_its_checkpoint_are_forgotten(tmp_path):
+def test_goals_that_a_resumed_run_had_reached_after_its_checkpoint_are_dropped(tmp_path):
     run, follower = tmp_path / "run", Follower(tmp_path / "run")
     append(run, progress(2, 80) | goal_record(5.0, reached(2)), progress(9, 80) | goal_record(6.0, reached(9)))
     append(run, {"event": "resume", "progress/steps": 4}, progress(5, 80))
@@ -49,7 +49,7 @@ def test_goals_that_a_resumed_run_had_reached_after_its_checkpoint_are_forgotten
     assert follower.examples == 400
 
 
-def test_a_run_that_began_anew_is_read_anew(tmp_path):
+def test_a_restarted_run_is_read_from_the_beginning(tmp_path):
     run, follower = tmp_path / "run", Follower(tmp_path / "run")
     append(run, progress(8, 80) | goal_record(5.0, reached(8)), progress(9, 80))
     follower.update()
@@ -62,7 +62,7 @@ def test_a_run_that_began_anew_is_read_anew(tmp_path):
 @pytest.mark.parametrize(
     ("config", "examples"), [({"max_examples": 1000}, 1000), ({"max_examples": None}, None), ({}, None)]
 )
-def test_the_budget_is_that_of_the_configuration(config, examples, tmp_path):
+def test_the_budget_is_read_from_the_configuration(config, examples, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert budget(tmp_path) == examples
     append(tmp_path, progress(5, 64))
@@ -79,14 +79,14 @@ def test_the_budget_is_that_of_the_configuration(config, examples, tmp_path):
 
 @pytest.fixture
 def other(tmp_path):
-    """Took 100 updates of 80 to 5 and 300 to 20."""
+    """A finished run that needed 100 updates of 80 examples to goal 5, and 300 to goal 20."""
     goals = {5: 100, 20: 300}
     folder = write_run(tmp_path / "other", num_envs=16, num_steps=5, learning_rate=1e-3, goals=goals)
     return outcome_of(folder)
 
 
 @pytest.mark.parametrize(
-    ("updates", "goals", "hopeless"),
+    ("updates", "goals", "is_beaten"),
     [
         (150, {}, False),  # no goal can be judged yet
         (199, {}, False),
@@ -98,13 +98,13 @@ def other(tmp_path):
         (601, {}, True),
     ],
 )
-def test_a_run_is_hopeless_if_it_is_beaten_at_every_goal_that_can_be_judged(updates, goals, hopeless, other):
-    found = is_hopeless(updates * 80, goals, [other], 2.0)
-    assert (found is other) if hopeless else found is None
+def test_a_run_is_beaten_if_it_is_slower_at_every_goal_that_can_be_judged(updates, goals, is_beaten, other):
+    found = better_run(updates * 80, goals, [other], 2.0)
+    assert (found is other) if is_beaten else found is None
 
 
-def test_nothing_is_hopeless_beside_a_run_that_reached_nothing(tmp_path):
+def test_a_run_without_goals_beats_no_other_run(tmp_path):
     goals = {5: None, 20: None}
     folder = write_run(tmp_path / "run", num_envs=16, num_steps=5, learning_rate=1e-3, goals=goals, budget=300)
-    assert is_hopeless(1e9, {}, [outcome_of(folder)], 2.0) is None
-    assert is_hopeless(1e9, {}, [], 2.0) is None
+    assert better_run(1e9, {}, [outcome_of(folder)], 2.0) is None
+    assert better_run(1e9, {}, [], 2.0) is None

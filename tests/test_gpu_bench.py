@@ -1,4 +1,4 @@
-"""The benchmark for a machine with a GPU, rehearsed on a CPU: it ends in time and says what it found."""
+"""The benchmark for a machine with a GPU, rehearsed on a CPU: it ends in time and writes its results."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def bench(*flags: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_every_shape_is_timed_in_every_precision_that_the_device_has(tmp_path):
+def test_every_shape_is_timed_in_every_precision_that_the_device_supports(tmp_path):
     done = bench("--device", "cpu", "--seconds", 1, "--out", tmp_path)
     found = json.loads((tmp_path / "gpu.json").read_text())
     trained = [row for row in found["rows"] if row["what"] == "training"]
@@ -43,9 +43,9 @@ def test_every_shape_is_timed_in_every_precision_that_the_device_has(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_ends_when_its_time_is_over_and_keeps_what_it_has(tmp_path):
+def test_the_benchmark_ends_when_its_time_is_over_and_keeps_its_results(tmp_path):
     started = time.monotonic()
     done = bench("--device", "cpu", "--seconds", 1000, "--total-seconds", 10, "--out", tmp_path)
-    assert time.monotonic() - started < 120  # ten seconds, and what Python takes to start on a busy machine
+    assert time.monotonic() - started < 120  # ten seconds, and the time that Python takes to start on a busy machine
     assert done.returncode == 1
     assert "nothing within" in json.loads((tmp_path / "gpu.json").read_text())["rows"][0]["what"]

@@ -1,4 +1,4 @@
-"""Packed files: fits give the same results as for the directory, and files from untrusted sources do no harm."""
+"""Packed files: they give the same fits as the directory, and files from untrusted sources do no harm."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from rlgns.study.study import as_mapping, study_of
 
 
 def refuse(line):
-    raise AssertionError(f"said: {line}")
+    raise AssertionError(f"unexpected message: {line}")
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +53,17 @@ def write_archive(file: Path, content: dict[str, bytes | str]) -> Path:
 
 
 def directory_of(raw: bytes) -> int:
-    """The offset of an archive's central directory."""
+    """Offset of an archive's central directory."""
     end = raw.rindex(b"PK\x05\x06")
     return int.from_bytes(raw[end + 16 : end + 20], "little")
 
 
-def names_in(place: Path, said: list[str]) -> list[str]:
-    return [run.name for run in outcomes_of([place], said.append)]
+def names_in(place: Path, messages: list[str]) -> list[str]:
+    return [run.name for run in outcomes_of([place], messages.append)]
 
 
 @pytest.mark.parametrize("flags", [[], ["--lean"]], ids=["whole", "lean"])
-def test_a_packed_file_gives_the_same_numbers_and_words_as_its_directory_to_every_digit(flags, sweep, tmp_path):
+def test_a_packed_file_gives_the_same_numbers_and_words_as_its_directory(flags, sweep, tmp_path):
     assert pack(sweep, "--out", tmp_path / "a.zip", *flags) == 0
     whole, from_file = (study_of(outcomes_of([place], refuse)) for place in (sweep, tmp_path / "a.zip"))
     assert as_mapping(from_file) == as_mapping(whole)
@@ -73,18 +73,18 @@ def test_a_packed_file_gives_the_same_numbers_and_words_as_its_directory_to_ever
 
 
 def test_fit_report_and_compare_read_a_packed_file(packed, sweep, tmp_path, capsys):
-    said = {}
+    printed = {}
     for place in (sweep, packed):
         assert main(["fit", str(place)]) == 0
-        said[place] = capsys.readouterr()
-    assert said[packed] == said[sweep]
+        printed[place] = capsys.readouterr()
+    assert printed[packed] == printed[sweep]
     assert main(["report", str(packed), "--log-to-wandb=disabled"]) == 0
     page = (packed.with_suffix("") / "report" / "report.html").read_text()
-    assert "method: grid" in page  # the sweep file above the runs
+    assert "method: grid" in page  # from the sweep file in the directory of the runs
     assert main(["compare", str(packed), "--out", str(tmp_path / "comparison")]) == 0
 
 
-def test_pages_are_the_same_but_for_the_command_that_makes_them(packed, sweep, tmp_path):
+def test_pages_are_the_same_except_for_the_command_that_makes_them(packed, sweep, tmp_path):
     pages = [
         write_report(study_of(outcomes_of([place])), tmp_path / str(number), command="").read_text()
         for number, place in enumerate((sweep, packed))
@@ -114,7 +114,7 @@ def test_records_are_kept_whole_with_events_and_without_half_written_lines(tmp_p
     assert read_records(folder / "metrics.jsonl", events=True) == read_records(run / "metrics.jsonl", events=True)
 
 
-def test_a_lean_file_leaves_out_what_is_pooled_anew(tmp_path):
+def test_a_lean_file_leaves_out_what_can_be_computed_again(tmp_path):
     run = write_run(tmp_path / "sweep" / "run", num_envs=4, num_steps=5, learning_rate=1e-3, goals={5.0: 100})
     with RecordWriter(run / "metrics.jsonl") as writer:
         writer.write({"train/loss": 1.0, "noise/total/noise_scale_low": 2.0, "noise/total/sq_norm": 3.0})
@@ -131,9 +131,9 @@ def test_directories_that_hold_packed_files_are_read_with_them(packed, sweep, tm
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "runs.zip").write_bytes(packed.read_bytes())
     (tmp_path / "study" / "other.zip").write_bytes(b"PK no archive")
-    said: list[str] = []
-    assert names_in(tmp_path / "study", said) == names_in(sweep, [])
-    (line,) = said
+    messages: list[str] = []
+    assert names_in(tmp_path / "study", messages) == names_in(sweep, [])
+    (line,) = messages
     assert "other.zip is not a file of packed runs" in line
     assert names_in(tmp_path, []) == names_in(sweep, [])
 
@@ -154,44 +154,44 @@ def test_runs_of_several_directories_keep_their_directories_names(packed, tmp_pa
 )
 def test_a_member_whose_name_leaves_the_file_is_left_out_with_one_line(name, packed, tmp_path):
     hostile = write_archive(tmp_path / "a.zip", {**members(packed), name: "{}"})
-    said: list[str] = []
-    assert names_in(hostile, said) == names_in(packed, [])
-    (line,) = said
+    messages: list[str] = []
+    assert names_in(hostile, messages) == names_in(packed, [])
+    (line,) = messages
     assert line.isprintable()
     assert "is not a path within the file" in line
 
 
-def test_a_member_that_would_unpack_to_too_much_is_left_out_unread_with_its_run(packed, tmp_path):
+def test_a_member_that_is_too_large_unpacked_is_left_out_unread_with_its_run(packed, tmp_path):
     content = members(packed)
     bomb = b" " * (2 * MAX_RATIO * 2**13)
     content["4x10-lr1-seed0/metrics.jsonl"] = bomb
-    said: list[str] = []
-    names = names_in(write_archive(tmp_path / "a.zip", content), said)
+    messages: list[str] = []
+    names = names_in(write_archive(tmp_path / "a.zip", content), messages)
     assert names == [name for name in names_in(packed, []) if name != "4x10-lr1-seed0"]
-    (line,) = said
+    (line,) = messages
     assert f"to {len(bomb):,}; it is left out" in line
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_stands_in_the_file_twice_costs_its_run_alone(packed, tmp_path):
+def test_a_name_that_occurs_twice_costs_only_its_run(packed, tmp_path):
     file = tmp_path / "a.zip"
     file.write_bytes(packed.read_bytes())
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("4x10-lr1-seed0/config.json", "{}")
-    said: list[str] = []
-    assert len(names_in(file, said)) == len(names_in(packed, [])) - 1
-    assert len(said) == 1
+    messages: list[str] = []
+    assert len(names_in(file, messages)) == len(names_in(packed, [])) - 1
+    assert len(messages) == 1
 
 
 @pytest.mark.parametrize(("at", "value", "reason"), [(8, 1, "is encrypted"), (10, 14, "other than deflate")])
-def test_what_cannot_be_unpacked_plainly_costs_its_run_alone(at, value, reason, packed, tmp_path):
+def test_an_unusual_archive_entry_costs_only_its_run(at, value, reason, packed, tmp_path):
     raw = bytearray(packed.read_bytes())
     entry = raw.index(b"4x10-lr1-seed0/summary.json", directory_of(raw)) - 46  # in the archive's central directory
     raw[entry + at] = value
     (tmp_path / "a.zip").write_bytes(raw)
-    said: list[str] = []
-    assert names_in(tmp_path / "a.zip", said) == [name for name in names_in(packed, []) if name != "4x10-lr1-seed0"]
-    (line,) = said
+    messages: list[str] = []
+    assert names_in(tmp_path / "a.zip", messages) == [name for name in names_in(packed, []) if name != "4x10-lr1-seed0"]
+    (line,) = messages
     assert reason in line
 
 
@@ -202,9 +202,9 @@ def test_damage_within_a_packed_file_costs_one_run_and_one_line(packed, tmp_path
     middle = info.header_offset + 30 + len(info.filename) + info.compress_size // 2
     content[middle : middle + 8] = b"\xff" * 8
     (tmp_path / "a.zip").write_bytes(content)
-    said: list[str] = []
-    assert len(names_in(tmp_path / "a.zip", said)) == len(names_in(packed, [])) - 1
-    (line,) = said
+    messages: list[str] = []
+    assert len(names_in(tmp_path / "a.zip", messages)) == len(names_in(packed, [])) - 1
+    (line,) = messages
     assert "4x10-lr1-seed0" in line
     assert "\n" not in line
 
@@ -214,14 +214,14 @@ def test_members_that_share_bytes_are_refused_as_a_whole(packed, tmp_path, capsy
     raw = bytearray(file.read_bytes())
     first = directory_of(raw)
     second = raw.index(b"PK\x01\x02", first + 4)
-    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]  # the second member now lies where the first does
+    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]  # the second member points to the bytes of the first
     file.write_bytes(raw)
     assert main(["fit", str(file)]) == 2
     assert "its members overlap" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [0, 10, 1000])
-def test_a_file_that_is_cut_short_or_no_archive_is_named_in_one_line(cut, packed, tmp_path, capsys):
+def test_a_truncated_file_or_no_archive_is_reported_in_one_line(cut, packed, tmp_path, capsys):
     (tmp_path / "cut.zip").write_bytes(packed.read_bytes()[:cut])
     for command in ("fit", "report", "compare"):
         assert main([command, str(tmp_path / "cut.zip")]) == 2
@@ -247,9 +247,9 @@ def test_a_damaged_run_is_left_out_of_the_file_and_the_exit_code_says_so(tmp_pat
         write_run(tmp_path / "sweep" / name, num_envs=4, num_steps=5, learning_rate=1e-3, goals={5.0: 100})
     damage(tmp_path / "sweep" / "bad")
     assert pack(tmp_path / "sweep", "--out", tmp_path / "a.zip") == 1
-    said = capsys.readouterr()
-    assert "bad holds a damaged run" in said.err
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert "bad holds a damaged run" in printed.err
+    assert printed.err.count("\n") == 1
     assert names_in(tmp_path / "a.zip", []) == ["good"]
     assert pack(tmp_path / "sweep" / "bad", "--out", tmp_path / "b.zip") == 2
     assert "no run can be read" in capsys.readouterr().err
@@ -257,7 +257,7 @@ def test_a_damaged_run_is_left_out_of_the_file_and_the_exit_code_says_so(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--out", "a.zip"], "which runs? name their directories"),
         (["{sweep}"], "which file? name it, as in rlgns pack"),
@@ -268,18 +268,20 @@ def test_a_damaged_run_is_left_out_of_the_file_and_the_exit_code_says_so(tmp_pat
         (["{sweep}", "{sweep}", "--out", "a.zip"], "pack them into two files"),
     ],
 )
-def test_what_cannot_be_packed_is_refused_in_one_line(arguments, said, sweep, packed, tmp_path, monkeypatch, capsys):
+def test_arguments_that_cannot_be_packed_are_refused_in_one_line(
+    arguments, message, sweep, packed, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     before = packed.read_bytes()
     assert pack(*(argument.format(sweep=sweep, packed=packed) for argument in arguments)) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert packed.read_bytes() == before
     assert not list(tmp_path.iterdir())
 
 
-def test_packing_again_needs_a_flag_and_members_are_plain_files(packed, sweep, tmp_path):
+def test_overwriting_needs_a_flag_and_members_are_plain_files(packed, sweep, tmp_path):
     file = tmp_path / "a.zip"
     assert pack(sweep, "--out", file) == 0
     assert pack(sweep, "--out", file, "--overwrite") == 0

@@ -56,7 +56,7 @@ def test_a_time_shorter_than_an_update_is_one_whole_update():
     assert 0 < peers.cleanrl_style(small("a2c"), 1e-9) < math.inf
 
 
-def test_the_clock_counts_whole_updates_after_the_first_and_stops_after_the_seconds(monkeypatch):
+def test_the_clock_counts_whole_updates_after_the_first_and_stops_in_time(monkeypatch):
     now = iter([10.0, 11.0, 12.5, 13.0])  # ends of updates of 20 transitions
     monkeypatch.setattr(peers.time, "perf_counter", lambda: next(now))
     clock, going = peers.UpdateClock(2.0), []
@@ -96,7 +96,7 @@ def test_gae_is_stable_baselines3s(gamma, lam):
     assert_equal_to_rounding(advantages, torch.as_tensor(buffer.advantages))
 
 
-def test_games_are_played_and_their_returns_counted_as_by_our_environments():
+def test_games_are_played_and_their_returns_counted_as_in_our_environments():
     config = small("a2c", max_num_frames_per_episode=600)  # games end by death and by time
     games, ours = peers.Games(config), AtariVecEnv("breakout", 4, seed=0, max_num_frames_per_episode=600)
     np.testing.assert_array_equal(games.observations, ours.reset())
@@ -113,7 +113,7 @@ def test_games_are_played_and_their_returns_counted_as_by_our_environments():
 
 
 @ALGOS
-def test_a_rollout_holds_what_was_seen_done_and_thought_together(algo):
+def test_a_rollout_holds_matching_observations_actions_and_values(algo):
     config = small(algo)
     agent, games, rollout = rollout_of(config)
     first, before = [part.clone() for part in rollout], games.observations
@@ -124,7 +124,7 @@ def test_a_rollout_holds_what_was_seen_done_and_thought_together(algo):
     peers.collect(agent, games, rollout)
     assert torch.equal(rollout.observations[0], before)
 
-    again = AtariVecEnv("breakout", config.num_envs, seed=config.seed)  # the first rollout's actions once more
+    again = AtariVecEnv("breakout", config.num_envs, seed=config.seed)  # takes the actions of the first rollout again
     first = peers.Transitions(*first)
     observations, dones = again.reset(), np.ones(config.num_envs)
     for t, actions in enumerate(first.actions):
@@ -135,12 +135,12 @@ def test_a_rollout_holds_what_was_seen_done_and_thought_together(algo):
 
 
 @ALGOS
-def test_the_loss_before_an_update_is_the_algorithms(algo):
+def test_the_loss_before_an_update_is_that_of_the_algorithm(algo):
     config = small(algo)
     agent, _, rollout = rollout_of(config)
     batch = flat(rollout)
     losses = {name: loss.item() for name, loss in peers.losses_of(agent, batch, config).items()}
-    # The agent is the one that played: every ratio is 1 and every value its old one, so that nothing is clipped.
+    # The agent has not changed since the rollout: every ratio is 1 and every value is the old one; nothing is clipped.
     A = batch.advantages
     policy = -(A * batch.log_probs).mean() if algo == "a2c" else -normalised(A).mean()
     assert losses["policy"] == rounded(policy.item(), factor=MIXED_SIGNS, scale=1.0)
@@ -149,7 +149,7 @@ def test_the_loss_before_an_update_is_the_algorithms(algo):
     assert losses["loss"] == rounded(expected, scale=1.0)
 
 
-def test_ppo_does_not_go_on_where_ratio_or_value_left_the_clipping_range():
+def test_ppo_has_no_gradient_where_ratio_or_value_has_left_the_clipping_range():
     config = small("ppo", normalize_advantage=False)
     agent, _, rollout = rollout_of(config)
     A = torch.ones_like(rollout.advantages)
@@ -163,7 +163,7 @@ def test_ppo_does_not_go_on_where_ratio_or_value_left_the_clipping_range():
 def test_training_on_one_rollout_lowers_its_loss(algo):
     config = small(algo, learning_rate=1e-4)
     agent, _, rollout = rollout_of(config)
-    rollout.rewards[:] = torch.linspace(-1, 1, 4)  # in so short a time nothing is won
+    rollout.rewards[:] = torch.linspace(-1, 1, 4)  # so short a rollout has no rewards
     rollout.advantages[:] = peers.gae(rollout, torch.zeros(4), torch.ones(4), config.gamma, config.gae_lambda)
     batch, optimizer = flat(rollout), peers.make_optimizer(agent, config)
 

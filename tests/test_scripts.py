@@ -1,4 +1,4 @@
-"""Scripts answer --help, and do nothing else then."""
+"""With --help, scripts print their help and do nothing else."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ COMMANDS = sorted(
 )
 
 
-def times() -> dict[Path, int]:
+def modification_times() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in SCRIPTS.rglob("*.*") if "__pycache__" not in path.parts}
 
 
@@ -25,9 +25,9 @@ def test_scripts_are_where_the_readme_says():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_script_answers_help_with_help_and_writes_nothing(name, tmp_path):
+def test_a_script_prints_its_help_and_writes_nothing(name, tmp_path):
     program = ["bash"] if name.endswith(".sh") else [sys.executable]
-    before = times()
+    before = modification_times()
     done = subprocess.run(
         [*program, SCRIPTS / name, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, timeout=300,
@@ -36,5 +36,5 @@ def test_a_script_answers_help_with_help_and_writes_nothing(name, tmp_path):
     words = done.stdout.lower()
     assert "usage" in words or "sbatch" in words
     assert name.rpartition("/")[2] in done.stdout
-    assert times() == before
+    assert modification_times() == before
     assert not list(tmp_path.iterdir())

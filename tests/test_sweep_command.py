@@ -1,31 +1,14 @@
-"""`rlgns sweep` with real processes: several at once, none twice, whatever is killed."""
+"""`rlgns sweep` with real processes: several run at once, none twice, and failures stay with their run."""
 
-import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from support.processes import HANG, wait_until
+from support.quadratic_sweeps import EASY, SLOW, count_events, start, sweep, sweep_file
 
 from rlgns.commands.cli import main
-from rlgns.runs.records import read_lines, read_records
 from rlgns.study.outcomes import outcomes_of
-
-QUADRATIC = ["${interpreter}", "-m", "rlgns", "train", "quadratic", "${args}"]
-
-EASY = {"num_dimensions": {"value": 10}, "condition_number": {"value": 2}, "goals": {"value": [0.1]}}
-"""A loss that a run reaches after some ten steps at a learning rate of 0.2."""
-
-SLOW = {**EASY, "step_seconds": {"value": 0.05}}
 
 FLAKY = """
 import pathlib, sys
@@ -41,41 +24,11 @@ if tries < int(flags["failures"]):
 """
 
 
-def sweep_file(folder: Path, parameters: Mapping[str, Any], **config: Any) -> Path:
-    path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters, "command": QUADRATIC, **config}))
-    return path
-
-
-def sweep(path: Path, *flags: object) -> int:
-    return main(["sweep", str(path), f"--out={path.parent / 'out'}", *map(str, flags)])
-
-
-def start(path: Path, *flags: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlgns", "sweep", str(path), f"--out={path.parent / 'out'}", *map(str, flags)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def events(out: Path) -> list[dict[str, Any]]:
-    return [event for path in sorted(out.glob("sweep*.jsonl")) for event in read_lines(path)[0]]
-
-
-def has_records(run: Path) -> bool:
-    path = run / "metrics.jsonl"
-    return path.exists() and len(read_records(path)) > 0
-
-
-def count(out: Path, kind: str) -> Counter[str]:
-    return Counter(event["run"] for event in events(out) if event["event"] == kind)
-
-
 def test_every_run_is_run_once_and_a_second_call_runs_nothing(tmp_path, capsys):
     path = sweep_file(tmp_path, {**EASY, "batch_size": {"values": [64, 128]}, "learning_rate": {"values": [0.1, 0.2]}})
     assert sweep(path, "--workers=2") == 0
     assert "4 finished" in capsys.readouterr().out
-    assert count(tmp_path / "out", "started").total() == count(tmp_path / "out", "finished").total() == 4
+    assert count_events(tmp_path / "out", "started").total() == count_events(tmp_path / "out", "finished").total() == 4
     runs = outcomes_of([tmp_path / "out"])
     assert [(run.batch_size, run.learning_rate, run.state) for run in runs] == [
         (B, rate, "finished") for B in (64, 128) for rate in (0.1, 0.2)
@@ -85,30 +38,30 @@ def test_every_run_is_run_once_and_a_second_call_runs_nothing(tmp_path, capsys):
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("metrics.jsonl")}
     assert sweep(path) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert count(tmp_path / "out", "started").total() == 4
+    assert count_events(tmp_path / "out", "started").total() == 4
 
 
-def test_a_larger_grid_goes_on_with_what_is_there(tmp_path):
+def test_a_larger_grid_keeps_the_runs_that_exist(tmp_path):
     path = sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1]}})
     assert sweep(path, "--workers=2") == 0
     sweep_file(tmp_path, {**EASY, "learning_rate": {"value": 0.2}, "seed": {"values": [0, 1, 2]}})
     assert sweep(path) == 0
-    assert count(tmp_path / "out", "started") == {"seed=0": 1, "seed=1": 1, "seed=2": 1}
+    assert count_events(tmp_path / "out", "started") == {"seed=0": 1, "seed=1": 1, "seed=2": 1}
 
 
 def test_workers_share_the_cores(tmp_path, monkeypatch):
-    told = "import os, sys; print(sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'])"
-    path = sweep_file(tmp_path, {"seed": {"values": [0, 1]}}, command=["${interpreter}", "-c", told, "${args}"])
+    script = "import os, sys; print(sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS'])"
+    path = sweep_file(tmp_path, {"seed": {"values": [0, 1]}}, command=["${interpreter}", "-c", script, "${args}"])
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        pytest.skip("one core cannot be shared out")
+        pytest.skip("a single core cannot be shared")
     sweep(path, "--workers=2")
     half = len(cores) // 2
     logs = {log.read_text() for log in (tmp_path / "out/logs").iterdir()}
     assert logs == {f"{cores[:half]} {half}\n", f"{cores[half:]} {len(cores) - half}\n"}
 
 
-def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, monkeypatch):
+def test_a_failed_run_is_retried_and_then_given_up(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rlgns.sweeps.jobs.LONGEST_PAUSE", 0.0)
     program = tmp_path / "flaky.py"
     program.write_text(FLAKY)
@@ -116,14 +69,14 @@ def test_a_run_that_fails_is_tried_again_and_then_given_up(tmp_path, capsys, mon
         tmp_path, {"failures": {"values": [0, 2, 9]}}, command=["${interpreter}", str(program), "${args}"]
     )
     assert sweep(path) == 1
-    said = capsys.readouterr()
-    assert "2 finished, 1 failed" in said.out
-    assert "failures=9: given up, exit code 7 the last of 3 times: out of luck" in said.err
-    assert count(tmp_path / "out", "started") == {"failures=0": 1, "failures=2": 3, "failures=9": 3}
+    printed = capsys.readouterr()
+    assert "2 finished, 1 failed" in printed.out
+    assert "failures=9: given up, exit code 7 the last of 3 times: out of luck" in printed.err
+    assert count_events(tmp_path / "out", "started") == {"failures=0": 1, "failures=2": 3, "failures=9": 3}
     assert sweep(path) == 1
-    assert count(tmp_path / "out", "started")["failures=9"] == 3
+    assert count_events(tmp_path / "out", "started")["failures=9"] == 3
     assert sweep(path, "--retries=9") == 0
-    assert count(tmp_path / "out", "started")["failures=9"] == 10
+    assert count_events(tmp_path / "out", "started")["failures=9"] == 10
 
 
 def test_a_run_that_its_program_refuses_does_not_keep_the_others_from_starting(tmp_path, capsys):
@@ -131,17 +84,18 @@ def test_a_run_that_its_program_refuses_does_not_keep_the_others_from_starting(t
     assert sweep(path) == 1
     printed = capsys.readouterr()
     assert (
-        "batch_size=20: was refused by its program: batch_size 20 is no multiple of 8; use --batch-size" in printed.err
+        "batch_size=20: its program refuses the arguments: batch_size 20 is no multiple of 8; use --batch-size"
+        in printed.err
     )
     assert "1 finished, 2 failed" in printed.out
     assert "batch_size=12 failed: batch_size 12 is no multiple of 8" in printed.out
     assert (tmp_path / "out/batch_size=64/summary.json").exists()
-    assert set(count(tmp_path / "out", "started").values()) == {1}
-    assert sweep(path) == 1  # what was refused is tried again: what it lacked may be there now
-    assert count(tmp_path / "out", "started") == {"batch_size=20": 2, "batch_size=64": 1, "batch_size=12": 2}
+    assert set(count_events(tmp_path / "out", "started").values()) == {1}
+    assert sweep(path) == 1  # a refused run is tried again, because the cause may have been corrected
+    assert count_events(tmp_path / "out", "started") == {"batch_size=20": 2, "batch_size=64": 1, "batch_size=12": 2}
 
 
-def test_a_hopeless_rate_is_stopped_and_not_taken_up_again(tmp_path, capsys, monkeypatch):
+def test_a_beaten_rate_is_stopped_and_not_resumed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rlgns.sweeps.launcher.LOOK_SECONDS", 0.1)
     rates = {"learning_rate": {"values": [0.0001, 0.2]}, "log_every": {"value": 1}, "step_seconds": {"value": 0.01}}
     path = sweep_file(tmp_path, {**EASY, **rates})
@@ -151,10 +105,10 @@ def test_a_hopeless_rate_is_stopped_and_not_taken_up_again(tmp_path, capsys, mon
     assert (pruned.learning_rate, pruned.state, pruned.goals) == (0.0001, "stopped", {0.1: None})
     assert 2 * beside.goals[0.1].examples < pruned.examples < 40 * beside.goals[0.1].examples
     assert sweep(path) == 0
-    assert count(tmp_path / "out", "started").total() == 2
+    assert count_events(tmp_path / "out", "started").total() == 2
 
 
-def test_no_prune_lets_every_run_come_to_its_end(tmp_path):
+def test_with_no_prune_every_run_finishes(tmp_path):
     rates = {"learning_rate": {"values": [0.0001, 0.2]}, "max_steps": {"value": 300}, "step_seconds": {"value": 0.01}}
     path = sweep_file(tmp_path, {**EASY, **rates})
     assert sweep(path, "--no-prune") == 0
@@ -167,7 +121,7 @@ def test_shards_run_every_run_once_between_them(tmp_path):
         assert sweep(path, "--shard=1/2") == 0
         other.communicate(timeout=HANG)
     assert other.returncode == 0
-    assert count(tmp_path / "out", "finished") == {f"seed={seed}": 1 for seed in range(5)}
+    assert count_events(tmp_path / "out", "finished") == {f"seed={seed}": 1 for seed in range(5)}
 
 
 def test_a_second_launcher_at_the_same_directory_is_refused(tmp_path, capsys):
@@ -175,23 +129,23 @@ def test_a_second_launcher_at_the_same_directory_is_refused(tmp_path, capsys):
     with start(path) as first:
         wait_until((tmp_path / "out/sweep.jsonl").exists)
         assert sweep(path) == 2
-        assert "another launcher is at" in capsys.readouterr().err
+        assert "another launcher uses" in capsys.readouterr().err
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=HANG)
     assert first.returncode == 143
 
 
-def test_a_random_search_ends_at_its_cap_and_goes_on_from_what_it_proposed(tmp_path, capsys):
+def test_a_random_search_ends_at_its_cap_and_continues_from_its_proposals(tmp_path, capsys):
     rate = {"learning_rate": {"distribution": "uniform", "min": 0.1, "max": 0.3}}
     path = sweep_file(tmp_path, {**EASY, **rate}, method="random", run_cap=2)
     assert sweep(path) == 0
     assert "2 finished" in capsys.readouterr().out
     assert sweep(path, "--max-runs=3") == 0
-    assert set(count(tmp_path / "out", "started").values()) == {1}
-    assert count(tmp_path / "out", "finished").total() == 3
+    assert set(count_events(tmp_path / "out", "started").values()) == {1}
+    assert count_events(tmp_path / "out", "finished").total() == 3
 
 
-def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
+def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path, capsys):
     sizes = {"batch_size": {"values": [64, 128]}, "max_steps": {"value": 1000}}
     path = sweep_file(tmp_path, {**EASY, **sizes})
     assert sweep(path, "--dry-run", "--speed=100", "--workers=2") == 0
@@ -203,7 +157,7 @@ def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--workers=0"], "workers 0 is not positive"),
         (["--prune-factor=1"], "not above 1"),
@@ -213,11 +167,11 @@ def test_a_dry_run_tells_the_plan_and_starts_nothing(tmp_path, capsys):
         (["--speed=-1"], "speed -1"),
     ],
 )
-def test_bad_flags_are_refused_in_one_line(flags, said, tmp_path, capsys):
+def test_bad_flags_are_refused_in_one_line(flags, message, tmp_path, capsys):
     path = sweep_file(tmp_path, EASY)
     assert sweep(path, *flags) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -228,92 +182,7 @@ def test_the_file_comes_first(capsys):
     assert "missing.yaml" in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, capsys):
+def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path, capsys):
     (tmp_path / "out").touch()
     assert sweep(sweep_file(tmp_path, EASY)) == 2
     assert "cannot be written to" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_runs_in_good_order_and_the_same_command_goes_on(number, code, tmp_path):
-    path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.1}, "seed": {"values": [0, 1, 2]}})
-    with start(path, "--workers=2") as launcher:
-        wait_until(lambda: sum(has_records(run) for run in (tmp_path / "out").glob("seed=*")) == 2)
-        launcher.send_signal(number)
-        said, _ = launcher.communicate(timeout=HANG)
-    assert launcher.returncode == code, said
-    assert "the same command goes on" in said
-    assert "Traceback" not in said
-    summaries = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/summary.json")]
-    assert [summary["exit_code"] for summary in summaries] == [143, 143]
-    assert sweep(path, "--workers=2") == 0
-    assert [run.state for run in outcomes_of([tmp_path / "out"])] == ["finished"] * 3
-
-
-@pytest.mark.slow
-def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path):
-    path = sweep_file(tmp_path, {**SLOW, "learning_rate": {"value": 0.2}, "seed": {"values": list(range(6))}})
-    out, chance = tmp_path / "out", random.Random(0)
-    for _ in range(6):
-        with start(path, "--workers=2") as launcher:
-            time.sleep(chance.uniform(0.5, 2.5))
-            launcher.kill()
-            launcher.communicate(timeout=HANG)
-    with start(path, "--workers=2") as launcher:
-        said, _ = launcher.communicate(timeout=HANG)
-    assert launcher.returncode == 0, said
-    assert "6 finished" in said
-    runs = outcomes_of([out])
-    assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(6)]
-    assert max(count(out, "finished").values()) == 1  # of those that a launcher lived to see
-    for run in runs:
-        steps = [record["progress/steps"] for record in read_records(run.directory / "metrics.jsonl")]
-        assert steps == sorted(set(steps))
-
-
-@pytest.mark.slow
-def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
-    """A run of the main job, its process killed in the middle: the launcher starts it again, and it resumes."""
-    told = {"env": "CartPole-v1", "algo": "a2c", "num_envs": 8, "total_transitions": 12_000, "checkpoint_seconds": 0.1}
-    parameters = {name: {"value": value} for name, value in {**told, "wandb": "disabled", "measure_every": 5}.items()}
-    command = ["${interpreter}", "-m", "rlgns", "train", "atari", "${args}"]
-    path = sweep_file(tmp_path, {**parameters, "seed": {"values": [3]}}, command=command)
-    with start(path) as launcher:
-        run = tmp_path / "out/run"
-        wait_until((run / "checkpoint.pt").exists)
-        pids = subprocess.run(["pgrep", "-f", f"out={run}"], capture_output=True, text=True, check=True).stdout.split()
-        for pid in pids:
-            os.kill(int(pid), signal.SIGKILL)
-        said, _ = launcher.communicate(timeout=HANG)
-    assert launcher.returncode == 0, said
-    assert "run: exit code -9, starts again" in said
-    assert "run: goes on" in said
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert sum(line.get("event") == "resume" for line in lines) == 1
-    assert json.loads((run / "summary.json").read_text())["progress/transitions"] >= 12_000
-
-
-@pytest.mark.slow
-def test_a_sweep_of_agents_goes_all_the_way_to_its_page(tmp_path, capsys):
-    """The demo's own file with fewer runs and an easy goal."""
-    config = yaml.safe_load((Path(__file__).parents[1] / "rlgns/commands/demos/cartpole.yaml").read_text())
-    config["parameters"] |= {
-        "num_envs": {"values": [4, 8, 16, 32]},
-        "learning_rate": {"values": [0.004]},
-        "goals": {"value": [25, 40]},
-        "total_transitions": {"value": 30_000},
-        "log_every": {"value": 1},
-        "wandb": {"value": "disabled"},
-    }
-    path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump(config))
-    assert sweep(path, "--workers=2") == 0
-    runs = outcomes_of([tmp_path / "out"])
-    assert len(runs) == 8
-    assert all(run.goals[40.0] for run in runs)
-    assert main(["fit", str(tmp_path / "out"), "--json", str(tmp_path / "fit.json")]) == 0
-    fits = json.loads((tmp_path / "fit.json").read_text())["fits"]
-    assert [fit["goal"] for fit in fits if fit["by"] == "batch_size"] == [25, 40]
-    assert main(["report", str(tmp_path / "out")]) == 0
-    assert "B_simple (" in capsys.readouterr().out
-    assert (tmp_path / "out/report/report.html").exists()

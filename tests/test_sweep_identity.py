@@ -1,4 +1,4 @@
-"""Runs of a sweep are told apart by their parameters, and a directory holds one sweep."""
+"""Runs of a sweep are distinguished by their parameters, and a directory holds a single sweep."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ out.mkdir(exist_ok=True)
 (out / "config.json").write_text(json.dumps({"options": {name: json.loads(value) for name, value in flags.items()}}))
 (out / "summary.json").write_text('{"exit_code": 0}')
 """
-"""A program that trains nothing and says, as runs do, what it was given."""
+"""A program that trains nothing and writes its options to config.json, as a run does."""
 
 
 def sweep_of(folder: Path, parameters: dict[str, Any], **config: Any) -> Sweep:
@@ -71,21 +71,21 @@ def test_only_names_that_would_coincide_carry_a_hash(tmp_path):
     assert third == "learning_rate=0.2"
 
 
-def test_a_known_name_stays_and_no_other_run_gets_it():
+def test_a_known_name_is_kept_and_no_other_run_gets_it():
     names = unique_names([("a", "x"), ("b", "X"), ("c", "y")], known={"a": "y"})
     assert names["a"] == "y"
     assert names["b"].startswith("X-")
     assert names["c"].startswith("y-")
 
 
-@pytest.mark.parametrize("one, other", [(1, 1.0), ([1.0], [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1})])
-def test_equal_values_are_one(one, other):
-    assert canonical(one) == canonical(other)
+@pytest.mark.parametrize("value, other", [(1, 1.0), ([1.0], [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1})])
+def test_equal_values_have_the_same_canonical_text(value, other):
+    assert canonical(value) == canonical(other)
 
 
-@pytest.mark.parametrize("one, other", [(1, True), (1, "1"), (None, "None"), (0.1, 0.1 + 1e-16), ([1], 1)])
-def test_other_values_are_not(one, other):
-    assert canonical(one) != canonical(other)
+@pytest.mark.parametrize("value, other", [(1, True), (1, "1"), (None, "None"), (0.1, 0.1 + 1e-16), ([1], 1)])
+def test_different_values_have_different_canonical_texts(value, other):
+    assert canonical(value) != canonical(other)
 
 
 def test_points_whose_short_names_coincide_are_all_run(tmp_path, capsys):
@@ -95,7 +95,7 @@ def test_points_whose_short_names_coincide_are_all_run(tmp_path, capsys):
     assert sorted(options["learning_rate"] for options in runs(tmp_path).values()) == [0.1234567, 0.1234568]
 
 
-def test_a_sweep_that_grows_keeps_what_it_has_under_its_names(tmp_path, capsys):
+def test_a_sweep_that_grows_keeps_its_runs_under_their_names(tmp_path, capsys):
     sweep_of(tmp_path, {"learning_rate": {"value": 0.1}, "seed": {"values": [0, 1]}, "wandb": {"value": 0}})
     assert launch(tmp_path) == 0
     assert set(runs(tmp_path)) == {"seed=0", "seed=1"}
@@ -108,7 +108,7 @@ def test_a_sweep_that_grows_keeps_what_it_has_under_its_names(tmp_path, capsys):
 
 
 def test_finished_runs_under_names_of_an_earlier_version_are_recognised(tmp_path, capsys):
-    """Their journal does not say with what parameters they were started."""
+    """The journal of that version does not hold the parameters of the runs."""
     sweep_of(tmp_path, {"learning_rate": {"values": [0.1, 0.25]}, "goals": {"values": [[1, 2], [3]]}})
     out = tmp_path / "out"
     for rate in (0.1, 0.25):
@@ -123,7 +123,7 @@ def test_finished_runs_under_names_of_an_earlier_version_are_recognised(tmp_path
     assert not list((out / "logs").iterdir())  # nothing was started
 
 
-def test_an_earlier_name_that_stood_for_two_runs_is_given_to_the_one_that_made_it(tmp_path, capsys):
+def test_an_earlier_name_shared_by_two_runs_is_kept_by_the_run_that_made_it(tmp_path, capsys):
     sweep_of(tmp_path, {"learning_rate": {"values": [0.1234567, 0.1234568]}})
     run = tmp_path / "out/learning_rate=0.123457"
     run.mkdir(parents=True)
@@ -166,11 +166,11 @@ def test_a_directory_of_another_sweep_is_refused_with_what_differs(parameters, c
     assert (tmp_path / "out/sweep.yaml").read_text() == before
 
 
-def test_without_a_copy_of_the_sweep_file_the_runs_own_options_tell(tmp_path, capsys):
+def test_without_a_copy_of_the_sweep_file_the_options_of_the_runs_are_compared(tmp_path, capsys):
     sweep_of(tmp_path, FIXED)
     assert launch(tmp_path) == 0
     for path in [*(tmp_path / "out").glob("sweep*"), tmp_path / "out/seed=1/summary.json"]:
-        path.unlink()  # what is left is what a copy or an interruption leaves
+        path.unlink()  # as after copying the runs, or an interruption
     sweep_of(tmp_path, {**FIXED, "gamma": {"value": 0.5}})
     assert launch(tmp_path) == 2
     assert "gamma is 0.5 now and was 0.99 (run seed=" in capsys.readouterr().err
@@ -179,8 +179,8 @@ def test_without_a_copy_of_the_sweep_file_the_runs_own_options_tell(tmp_path, ca
     assert "2 finished" in capsys.readouterr().out
 
 
-def test_a_sweep_of_which_nothing_has_come_may_be_mended(tmp_path):
-    """All its runs were refused: there is nothing to be mixed with."""
+def test_a_sweep_without_any_results_may_be_corrected(tmp_path):
+    """All its runs were refused, so that no results could be mixed."""
     sweep_of(tmp_path, {**FIXED, "gamma": {"value": "word"}})  # the writer fails on it
     assert launch(tmp_path, "--retries=0") == 1
     sweep_of(tmp_path, FIXED)
@@ -188,7 +188,7 @@ def test_a_sweep_of_which_nothing_has_come_may_be_mended(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["random", "bayes"])
-def test_a_search_makes_as_many_runs_as_its_cap_says_none_twice(method, tmp_path):
+def test_a_search_makes_as_many_different_runs_as_its_cap_allows(method, tmp_path):
     sweep = sweep_of(
         tmp_path,
         {"x": {"values": [1, 2, 3, 4]}, "y": {"min": 0, "max": 1}, "z": {"value": 7}},
@@ -208,16 +208,16 @@ def _parts(result: Result) -> tuple[Any, bool, float | None]:
     return result.spec, result.finished, result.metric
 
 
-def test_a_search_leaves_out_what_has_no_chance(tmp_path):
+def test_a_search_never_proposes_a_value_of_probability_zero(tmp_path):
     sweep = sweep_of(tmp_path, {"x": {"values": [1, 2], "probabilities": [1, 0]}}, method="random")
     only = sweep.next([])
     assert only.parameters == {"x": 1}
     assert sweep.next([Result(only, finished=True, metric=None)]) is None
 
 
-def test_a_random_search_of_four_values_makes_four_runs_and_says_that_there_are_no_more(tmp_path, capsys):
+def test_a_random_search_of_four_values_makes_four_runs_and_reports_that_there_are_no_more(tmp_path, capsys):
     sweep_of(tmp_path, {"x": {"values": [1, 2, 3, 4]}}, method="random", run_cap=9)
     assert launch(tmp_path) == 0
     printed = capsys.readouterr()
     assert "4 finished" in printed.out
-    assert "all 4 runs that the search can propose have been made" in printed.err
+    assert "the search has proposed all 4 runs that it can" in printed.err

@@ -1,4 +1,4 @@
-"""Sweep files and what lies in a sweep's directory, as nobody should write them: one line each, and no run is lost."""
+"""Malformed sweep files and damaged sweep directories: each costs one line, and no run is lost."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ONE = "parameters: {a: {value: 1}}\n"
 
 
 def refusal(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What `rlgns sweep` says of a file: one line, exit code 2, and nothing else is done."""
+    """The one line with which `rlgns sweep` refuses a file, with exit code 2 and without doing anything."""
     path = folder / "sweep.yaml"
     path.write_text(text)
     assert main(["sweep", str(path), f"--out={folder / 'out'}"]) == 2
@@ -108,7 +108,7 @@ def refusal(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("", "there are no parameters"),
     ],
 )
-def test_a_file_that_cannot_be_meant_is_refused_in_one_line(text, message, tmp_path, capsys):
+def test_a_malformed_file_is_refused_in_one_line(text, message, tmp_path, capsys):
     assert message in refusal(tmp_path, text, capsys)
 
 
@@ -118,7 +118,7 @@ def test_a_command_without_a_program_is_refused(command, tmp_path, capsys):
 
 
 def test_a_sweep_file_may_be_a_pipe(tmp_path, capsys):
-    """`rlgns sweep <(make-sweep)`: it can be read once."""
+    """In `rlgns sweep <(make-sweep)` the file can be read only once."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     text = f"method: grid\ncommand: ['true', '${{args}}']\n{ONE}"
@@ -130,7 +130,7 @@ def test_a_sweep_file_may_be_a_pipe(tmp_path, capsys):
     assert (tmp_path / "out/sweep.yaml").read_text() == text
 
 
-def test_any_number_of_workers_and_failures_is_taken(tmp_path):
+def test_any_number_of_workers_and_failures_is_accepted(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(f"method: grid\ncommand: ['true', '${{args}}']\n{ONE}")
     assert main(["sweep", str(path), f"--out={tmp_path / 'out'}", "--workers=1000000000000"]) == 0
@@ -157,7 +157,7 @@ def write(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
-def test_a_summary_of_another_kind_is_no_summary(text, tmp_path):
+def test_a_malformed_summary_counts_as_none(text, tmp_path):
     write(tmp_path / "run/summary.json", text)
     job = Job(RunSpec("run", {}), tmp_path, metric="loss")
     assert not job.is_finished
@@ -172,7 +172,7 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def test_records_of_another_kind_are_skipped(tmp_path):
+def test_malformed_records_are_skipped(tmp_path):
     run = tmp_path / "run"
     good = {"progress/steps": 2, "progress/examples": 80, "time/examples_per_second": 4.0, "loss": 0.5}
     write(run / "metrics.jsonl", "\n".join([*RECORDS, json.dumps(good), *ODD, ""]))
@@ -196,7 +196,7 @@ EVENTS = [
 ]  # fmt: skip
 
 
-def test_lines_of_a_journal_that_are_no_events_are_skipped_and_told_of(tmp_path):
+def test_lines_of_a_journal_that_are_no_events_are_skipped_and_reported(tmp_path):
     good = Event("a", "started", parameters={"x": 1.5})
     write(tmp_path / "sweep.jsonl", "\n".join([*EVENTS, json.dumps(good.record()), ""]))
     write(
@@ -207,7 +207,7 @@ def test_lines_of_a_journal_that_are_no_events_are_skipped_and_told_of(tmp_path)
     assert lines == [f"{tmp_path / 'sweep.jsonl'}: {len(EVENTS)} lines are no events of a run and are skipped"]
 
 
-def test_a_journal_is_read_on_from_where_it_was_read_to(tmp_path):
+def test_each_event_of_a_journal_is_read_once(tmp_path):
     mine, other = (Journal(tmp_path, shard, pytest.fail) for shard in ((1, 2), (2, 2)))
     mine.open()
     other.open()
@@ -231,8 +231,8 @@ def test_a_full_disk_costs_the_journal_and_no_run(tmp_path):
     assert lines == [f"{tmp_path / 'sweep.jsonl'} cannot be written to (No space left on device); runs go on"]
 
 
-def test_a_sweep_goes_on_beside_runs_that_are_damaged_in_every_way(tmp_path, capsys, monkeypatch):
-    """Finished runs that others would be held against, journals, and the copy of the sweep file."""
+def test_a_sweep_continues_despite_runs_that_are_damaged_in_every_way(tmp_path, capsys, monkeypatch):
+    """Damaged are finished runs that others would be compared with, journals, and the copy of the sweep file."""
     monkeypatch.setattr("rlgns.sweeps.launcher.LOOK_SECONDS", 0.0)
     rates = [i / 100 for i in range(1, len(RECORDS) + 1)]
     parameters: dict[str, Any] = {"learning_rate": {"values": [*rates, 7.5]}, "gamma": {"value": 1}}
@@ -252,4 +252,4 @@ def test_a_sweep_goes_on_beside_runs_that_are_damaged_in_every_way(tmp_path, cap
     printed = capsys.readouterr()
     assert f"{len(RECORDS) + 1} finished" in printed.out
     assert "lines are no events of a run and are skipped" in printed.err
-    assert "no run is held against learning_rate=0.01" in printed.err
+    assert "no run is compared with learning_rate=0.01" in printed.err

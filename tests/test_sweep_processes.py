@@ -1,4 +1,4 @@
-"""Processes around a sweep: what ends them, what outlives what, and who starts which run."""
+"""The processes of a sweep: what ends them, which outlive others, and which launcher starts a run."""
 
 import fcntl
 import json
@@ -96,7 +96,7 @@ def started() -> Counter[str]:
     ("number", "command"),
     [(signal.SIGKILL, PLAIN), (signal.SIGKILL, WRAPPED), (signal.SIGTERM, WRAPPED), (signal.SIGHUP, PLAIN)],
 )
-def test_however_a_launcher_ends_its_runs_end_well_once_asked_and_none_is_left(number, command, folder):
+def test_however_a_launcher_ends_its_runs_are_asked_to_end_once_and_none_is_left(number, command, folder):
     write_sweep(command)
     with start() as launcher:
         wait_for(lambda: len(trainers()) == 3)
@@ -108,7 +108,7 @@ def test_however_a_launcher_ends_its_runs_end_well_once_asked_and_none_is_left(n
     assert summaries() == [143, 143, 143]
 
 
-def test_a_second_signal_ends_all_at_once(folder):
+def test_a_second_signal_kills_all_runs_at_once(folder):
     write_sweep(["bash", "-c", "trap '' TERM; touch $0/started.$$; while :; do sleep 0.1; done", str(folder)], seeds=2)
     with start() as launcher:
         wait_for(lambda: len(list(folder.glob("started.*"))) == 2)
@@ -122,7 +122,7 @@ def test_a_second_signal_ends_all_at_once(folder):
 
 
 @pytest.mark.parametrize("streams", ["pipe", "full", "closed"])
-def test_a_terminal_that_is_gone_costs_words_and_no_run(streams, folder):
+def test_a_closed_terminal_loses_messages_but_no_run(streams, folder):
     """`rlgns sweep … 2>&1 | head -1`, `> /dev/full`, `>&- 2>&-`."""
     write_sweep(seeds=4, seconds=0.3)
     words = "exec " + " ".join([sys.executable, "-m", "rlgns", "sweep", "sweep.yaml", "--out=out"])
@@ -136,7 +136,7 @@ def test_a_terminal_that_is_gone_costs_words_and_no_run(streams, folder):
     assert set(started().values()) == {1}
 
 
-def test_launchers_of_other_shards_at_one_directory_start_no_run_twice(folder):
+def test_launchers_of_different_shards_in_one_directory_start_no_run_twice(folder):
     write_sweep(seeds=6, seconds=0.5)
     launchers = [start(*flags, "--workers=2") for flags in ([], ["--shard=1/2"], ["--shard=2/3"])]
     printed = [launcher.communicate(timeout=PATIENCE)[0] for launcher in launchers]
@@ -145,7 +145,7 @@ def test_launchers_of_other_shards_at_one_directory_start_no_run_twice(folder):
     assert ["6 finished" in printed[0], "3 finished" in printed[1], "2 finished" in printed[2]] == [True] * 3
 
 
-def test_a_run_that_outlives_its_launcher_and_its_guard_is_waited_for_not_started_again(folder):
+def test_a_run_that_outlives_its_launcher_and_its_guard_is_awaited_not_started_again(folder):
     write_sweep(seeds=1, seconds=600)
     with start() as launcher:
         wait_for(trainers)
@@ -155,7 +155,7 @@ def test_a_run_that_outlives_its_launcher_and_its_guard_is_waited_for_not_starte
             os.kill(pid, signal.SIGKILL)
     assert is_alive(trainer)
     with start() as launcher:
-        assert "another process is at it" in launcher.stdout.readline()
+        assert "another process is running it" in launcher.stdout.readline()
         os.kill(trainer, signal.SIGKILL)
         wait_for(lambda: set(trainers()) - {trainer})
         launcher.send_signal(signal.SIGTERM)
@@ -163,14 +163,14 @@ def test_a_run_that_outlives_its_launcher_and_its_guard_is_waited_for_not_starte
     assert started() == {"run": 2}
 
 
-def test_what_another_launcher_gave_up_is_not_started_again(folder):
+def test_a_run_that_another_launcher_gave_up_is_not_started_again(folder):
     write_sweep(["false", "${args}"], seeds=1)
     claims = folder / "out/.claims"
     claims.mkdir(parents=True)
     with (claims / "run.lock").open("w") as claim:
-        fcntl.flock(claim, fcntl.LOCK_EX)  # the other launcher is at it
+        fcntl.flock(claim, fcntl.LOCK_EX)  # the other launcher has claimed it
         with start("--retries=0") as launcher:
-            assert "another process is at it" in launcher.stdout.readline()
+            assert "another process is running it" in launcher.stdout.readline()
             (folder / "out/sweep-1-of-2.jsonl").write_text('{"run": "run", "event": "failed", "exit_code": 7}\n')
             claim.close()
             printed, _ = launcher.communicate(timeout=PATIENCE)
@@ -203,7 +203,7 @@ def test_a_finished_run_without_a_summary_is_started_again_to_close_itself(folde
     ],
     ids=["refusal", "traceback", "signal", "colours", "no program"],
 )
-def test_a_run_that_fails_is_told_of_at_the_end_with_its_reason(command, reason, folder, capsys):
+def test_a_failed_run_is_listed_at_the_end_with_its_reason(command, reason, folder, capsys):
     (folder / "not_executable").write_text("#!/no/such/interpreter\n")
     (folder / "not_executable").chmod(0o755)
     write_sweep(command, seeds=2)
@@ -214,8 +214,8 @@ def test_a_run_that_fails_is_told_of_at_the_end_with_its_reason(command, reason,
         assert printed.count(reason) == 2
 
 
-def test_nothing_of_a_users_is_run_to_find_out_its_flags(folder, capsys):
-    """The command takes no notice of --help, as scripts do."""
+def test_no_program_of_the_users_is_run_to_learn_its_flags(folder, capsys):
+    """The command ignores --help, as scripts may."""
     write_sweep(["bash", "-c", "date +%N >> ran"], seeds=2)
     assert main(["sweep", "sweep.yaml", "--out=out"]) == 0
     assert len((folder / "ran").read_text().split()) == 2
@@ -237,7 +237,7 @@ def test_a_guard_ends_as_its_command_does():
     assert ended("no-such-program") == 127
 
 
-def test_hyperband_stops_what_wandb_would_stop(folder, monkeypatch, capsys):
+def test_hyperband_stops_the_runs_that_wandb_would_stop(folder, monkeypatch, capsys):
     monkeypatch.setattr("rlgns.sweeps.launcher.LOOK_SECONDS", 0.1)
     (folder / "loss.py").write_text(LOSSES)
     content = {
@@ -272,7 +272,7 @@ time.sleep(0.5 if level == 1 or "whole" in str(out) else 600)
 """
 
 
-def test_hyperband_without_its_metric_says_so(folder, capsys):
+def test_hyperband_warns_if_its_metric_is_missing(folder, capsys):
     write_sweep(seeds=1, seconds=0)
     content = yaml.safe_load(Path("sweep.yaml").read_text())
     content |= {"metric": {"name": "accuracy"}, "early_terminate": {"type": "hyperband", "min_iter": 1}}

@@ -1,4 +1,4 @@
-"""What a W&B sweep file asks for: its runs, in order, and their commands, as W&B's agent would start them."""
+"""The runs of a W&B sweep file, in order, and their commands, which are those of W&B's agent."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def refusal(folder: Path, **config: Any) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_sweep_files_that_come_along_are_known_to_their_programs(path):
+def test_programs_know_the_flags_of_the_sweep_files_in_this_repository(path):
     sweep = Sweep(path)
     runs = sweep.grid()
     sweep.check_flags(runs[0])
@@ -43,7 +43,7 @@ def test_the_sweep_files_that_come_along_are_known_to_their_programs(path):
     assert len({run.parameters["seed"] for run in runs}) >= 2
 
 
-def test_a_grid_is_every_combination_once_seeds_apart_and_the_middle_rate_first(tmp_path):
+def test_a_grid_is_every_combination_once_by_seed_and_with_the_middle_rate_first(tmp_path):
     sweep = sweep_of(
         tmp_path,
         parameters={
@@ -70,16 +70,16 @@ def test_a_value_given_twice_is_one_run(tmp_path):
     ("parameters", "batch_size"),
     [({"num_envs": 16, "num_steps": 5}, 80), ({"batch_size": 64}, 64), ({"seed": 1}, None), ({"num_envs": 4}, None)],
 )
-def test_the_batch_size_is_told_where_the_parameters_tell_it(parameters, batch_size):
+def test_the_batch_size_is_known_if_the_parameters_determine_it(parameters, batch_size):
     assert RunSpec("run", parameters).batch_size == batch_size
 
 
-def test_names_are_fit_for_directories(tmp_path):
+def test_names_can_name_directories(tmp_path):
     (run,) = sweep_of(tmp_path, parameters={"game": {"values": ["a/b c", "a/b c"]}}).grid()
     assert run.name == "game=a-b-c"
 
 
-def test_macros_of_the_command_are_filled_in_as_wandb_does(tmp_path, monkeypatch):
+def test_macros_of_the_command_are_expanded_as_by_wandb(tmp_path, monkeypatch):
     monkeypatch.setenv("LAUNCH", "srun")
     words = ["${env}", "${envvar:LAUNCH}", "${interpreter}", "-u", "${program}", "--", "${args}"]
     sweep = sweep_of(tmp_path, parameters={"a": {"value": 1}}, command=words)
@@ -101,7 +101,7 @@ def test_every_form_of_the_arguments(macro, words, tmp_path):
     assert sweep.command(RunSpec("", {"a": 1, "b": True, "c": False})) == ["python", *words]
 
 
-def test_the_command_is_wandbs_own_by_default(tmp_path):
+def test_the_default_command_is_that_of_wandb(tmp_path):
     sweep = sweep_of(tmp_path, parameters={"a": {"value": 1}})
     assert sweep.command(RunSpec("", {"a": 1})) == [sys.executable, "train.py", "--a=1"]
 
@@ -109,14 +109,14 @@ def test_the_command_is_wandbs_own_by_default(tmp_path):
 # --- what is refused before anything starts
 
 
-def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path):
-    said = refusal(tmp_path, parameters={"a": {"value": 1}}, comand=["python"])
-    assert "'comand' was unexpected" in said
-    assert "did you mean command?" in said
+def test_a_misspelt_key_is_reported_with_the_nearest_known_key(tmp_path):
+    message = refusal(tmp_path, parameters={"a": {"value": 1}}, comand=["python"])
+    assert "'comand' was unexpected" in message
+    assert "did you mean command?" in message
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"method": "gird", "parameters": {"a": {"value": 1}}}, "gird"),
         ({"method": "grid"}, "parameters"),
@@ -129,11 +129,11 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path):
         ({"parameters": {"a": {"value": 1}}, "command": ["${program}"], "program": ""}, "${program}"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(config, said, tmp_path):
-    assert said in refusal(tmp_path, **config)
+def test_a_sweep_that_cannot_be_run_is_refused_in_one_line(config, message, tmp_path):
+    assert message in refusal(tmp_path, **config)
 
 
-def test_a_file_that_is_missing_or_no_yaml_is_refused(tmp_path):
+def test_a_file_that_is_missing_or_not_yaml_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none\.yaml"):
         Sweep(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
@@ -148,7 +148,7 @@ def test_a_flag_that_the_program_does_not_know_is_refused_with_the_nearest(tmp_p
         sweep.check_flags(sweep.grid()[0])
 
 
-def test_a_program_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_program_is_refused(tmp_path):
     sweep = sweep_of(tmp_path, parameters={"a": {"value": 1}}, command=["no-such-program", "${args}"])
     with pytest.raises(ValueError, match="no-such-program cannot be run"):
         sweep.check_flags(sweep.grid()[0])
@@ -157,7 +157,7 @@ def test_a_program_that_is_not_there_is_refused(tmp_path):
 # --- searches
 
 
-def test_a_random_search_draws_within_its_limits_until_it_is_told_to_stop(tmp_path):
+def test_a_random_search_draws_within_its_limits_until_it_is_stopped(tmp_path):
     sweep = sweep_of(
         tmp_path,
         method="random",
@@ -174,7 +174,7 @@ def test_a_random_search_draws_within_its_limits_until_it_is_told_to_stop(tmp_pa
 
 
 @pytest.mark.parametrize("best", [2, 8])
-def test_a_bayesian_search_goes_where_the_metric_was_good(best, tmp_path):
+def test_a_bayesian_search_proposes_values_near_the_best_metric(best, tmp_path):
     sweep = sweep_of(
         tmp_path,
         method="bayes",

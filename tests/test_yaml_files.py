@@ -1,4 +1,4 @@
-"""YAML files of options: valid ones have the values that people expect, others are refused at once in one line."""
+"""YAML files of options are read as their authors mean them; malformed ones are refused at once, in one line."""
 
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ def read(folder: Path, text: str) -> dict:
         ("v1.2.3", "v1.2.3"), ("~", None), ("yes", True), ("!!float 1", 1.0), ("!!str 1", "1"), ("[1, [2]]", [1, [2]]),
     ],
 )  # fmt: skip
-def test_values_are_what_people_mean(text, value):
+def test_values_are_read_as_their_authors_mean_them(text, value):
     parsed = parse_yaml(text, "text")
     assert parsed == value
     assert type(parsed) is type(value)
@@ -35,7 +35,7 @@ def test_dashes_are_underscores_and_an_empty_file_holds_no_options(tmp_path):
     assert read(tmp_path, "\ufeffa: 1\n") == {"a": 1}
 
 
-def test_aliases_and_merges_of_a_usual_size_are_taken(tmp_path):
+def test_aliases_and_merges_of_a_usual_size_are_accepted(tmp_path):
     assert read(tmp_path, "a: &a {x: 1, y: 2}\nb: *a\nc: {<<: *a, x: 3}\n")["c"] == {"x": 3, "y": 2}
 
 
@@ -80,7 +80,7 @@ BOMB = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)
         ("x" * (MAX_BYTES + 1), "is larger than 1,048,576 bytes"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_one_line_at_once(text, message, tmp_path):
+def test_a_malformed_file_is_refused_in_one_line_at_once(text, message, tmp_path):
     started = time.process_time()
     with pytest.raises(ValueError, match=r"options\.yaml") as error:
         read(tmp_path, text)

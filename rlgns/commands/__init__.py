@@ -1,1 +1,1 @@
-"""One module a command of `rlgns`: its `main` takes the arguments after the command's name and gives the exit code."""
+"""The commands of `rlgns`, one module each: its `main` takes the arguments after the name and returns the exit code."""

@@ -1,4 +1,4 @@
-"""The console command `rlgns`: which command is meant, and what goes wrong as one line and an exit code."""
+"""The console command `rlgns`: finds the command to run, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -10,32 +10,40 @@ from importlib import import_module
 from rlgns.runs.exit_codes import exit_code_of
 
 COMMANDS = {
-    "train": "train one task and measure its noise scale",
-    "bench": "where a task's time goes on this machine, and its fastest configuration",
-    "sweep": "run a W&B sweep file without a server",
-    "fit": "critical batch size of a sweep's runs",
-    "report": "one page of figures and tables about a sweep's runs",
-    "compare": "critical batch sizes and noise scales of several tasks, beside the paper's",
-    "pack": "a sweep's runs in one file, which fit, report and compare read as a directory",
-    "demo": "the whole way from a sweep to its page, in minutes",
+    "train": "train a task and measure its gradient noise scale",
+    "bench": "measure where a task's time goes on this machine, and find its fastest configuration",
+    "sweep": "run a W&B sweep file on this machine, without a server",
+    "fit": "fit the critical batch size to the runs of a sweep",
+    "report": "write a page of figures and tables about the runs of a sweep",
+    "compare": "compare critical batch sizes and noise scales of several tasks with the paper's",
+    "pack": "put the runs of a sweep into one file, which fit, report and compare read as a directory",
+    "demo": "run a small sweep, fit it and write its page, in a few minutes",
 }
-"""What each command does; its module is rlgns.commands.NAME."""
+"""What each command does, by its name; its module is rlgns.commands.NAME."""
 
-PRINTING_THEIR_RESULT = {"bench", "fit", "report", "compare"}
-"""Commands that fail where their output does not arrive; the product of the others is their files."""
+COMMANDS_THAT_PRINT = {"bench", "fit", "report", "compare"}
+"""Commands whose result is their output, so that they fail if it cannot be written; the others' result is files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names; exit codes as `exit_code_of` has them."""
+    """Run the command that the first argument names.
+
+    Args:
+        arguments: Name of the command, then its arguments; None for those of this process.
+
+    Returns:
+        The exit code, as `rlgns.runs.exit_codes.exit_code_of` documents it.
+    """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in {"-h", "--help"}:
         return exit_code_of(_help, prints_its_result=True)
-    return exit_code_of(lambda: _command(name)(rest), prints_its_result=name in PRINTING_THEIR_RESULT)
+    return exit_code_of(lambda: _command(name)(rest), prints_its_result=name in COMMANDS_THAT_PRINT)
 
 
 def _help() -> int:
     print("usage: rlgns COMMAND …   (rlgns COMMAND --help lists its options)\n")
-    print("\n".join(f"  {command:8}{what}" for command, what in COMMANDS.items()))
+    for command, description in COMMANDS.items():
+        print(f"  {command:9}{description}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The whole way from a sweep to its page on a task that takes minutes: `rlgns demo`."""
+"""Sweep, fit and page of a task that takes minutes: `rlgns demo`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,35 @@ from rlgns.runs.options import nearest, parse_flags
 
 DEMOS = {
     "cartpole": "A2C on CartPole, 36 runs; about three minutes on two cores",
-    "quadratic": "a noisy quadratic, whose critical batch size is known, 108 runs; two minutes or so",
+    "quadratic": "a noisy quadratic, whose critical batch size is known, 108 runs; about two minutes",
 }
-"""What can be shown; the sweep file is demos/NAME.yaml of the package."""
+"""Descriptions of the demos, by name; the sweep file is demos/NAME.yaml of this package."""
 
 DESCRIPTION = "Sweep batch sizes and learning rates of a light task, fit its critical batch size, write the page."
 
 
 @dataclass(frozen=True)
 class DemoFlags:
-    """How to run it."""
+    """Options of `rlgns demo`."""
 
     out: Path | None = None
-    """Directory of the runs; the page goes to report/ in it [runs/demo-NAME]."""
+    """Directory of the runs; the page is written to report/ in it [runs/demo-NAME]."""
     workers: Annotated[int, Interval(ge=1, le=1024)] = os.cpu_count() or 1
-    """Runs at once."""
+    """Number of runs at the same time."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes as those of `rlgns sweep`; the page comes only after all runs have ended."""
+    """Run the sweep of a demo and, if all its runs have ended, write its page.
+
+    Args:
+        arguments: Name of the demo, cartpole if there is none, then flags.
+
+    Returns:
+        The exit code, as that of `rlgns sweep`.
+
+    Raises:
+        ValueError: There is no demo of that name, or a flag is wrong.
+    """
     name, flags = (arguments[0], arguments[1:]) if arguments and arguments[0][:1] != "-" else ("cartpole", arguments)
     program = "rlgns demo [" + "|".join(DEMOS) + "]"
     options = parse_flags(DemoFlags, flags, description=DESCRIPTION, program=program)

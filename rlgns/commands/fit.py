@@ -1,4 +1,4 @@
-"""Critical batch size of a sweep's runs: `rlgns fit DIR…`."""
+"""Fit the critical batch size to the runs of a sweep: `rlgns fit DIR…`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from rlgns.runs.bounds import Confidence, Goals
 from rlgns.runs.files import write_json
 from rlgns.runs.options import parse_flags
+from rlgns.runs.text_tables import table_lines
 
 if TYPE_CHECKING:
     from rlgns.study.outcomes import Outcome
@@ -19,59 +20,75 @@ if TYPE_CHECKING:
     from rlgns.study.tables import Row
 
 DESCRIPTION = (
-    "Fit S = S_min (1 + B_crit/B) to the updates that the runs in and below DIR… took to each of their goals, and say\n"
-    "what that means for the batch size. Directories come first, options after them."
+    "Fit S = S_min (1 + B_crit/B) to the number of updates that the runs in and below DIR… needed to reach each of\n"
+    "their goals, and recommend a batch size. Directories come first, options after them."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """What to fit, and where the results go besides the terminal."""
+    """Options of `rlgns fit`."""
 
     by: Literal["batch_size", "num_envs", "num_steps"] = "batch_size"
-    """What the batch size is varied by: in any way, or by one of its dimensions while the other is fixed."""
+    """How the batch size varies between the fitted runs: in any way, or by one dimension while the other is fixed."""
     goal: Goals = ()
-    """Goals to fit [all that the runs had]."""
+    """Goals to fit [all goals of the runs]."""
     level: Confidence = 0.95
     """Nominal coverage of the intervals."""
     task: str | None = None
-    """Task to fit where the runs are of several."""
+    """Task to fit, if the runs belong to several."""
     json: Path | None = None
-    """File for the fits, points, noise scales and words as JSON."""
+    """JSON file to write the fits, points, noise scales and recommendation to."""
     csv: Path | None = None
-    """File for the points as CSV, a row for each goal and batch size."""
+    """CSV file to write the points to, one row for each goal and batch size."""
     wandb: str | None = None
-    """Runs of a W&B sweep (ENTITY/PROJECT/SWEEP) or project (ENTITY/PROJECT)."""
+    """W&B sweep (ENTITY/PROJECT/SWEEP) or project (ENTITY/PROJECT) whose runs are fitted as well."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the fits of the runs that the arguments name; exit code 0.
+    """Print the fits of the runs that the arguments name.
 
-    Raises ValueError on bad input and where there is nothing to fit.
+    Args:
+        arguments: Directories or packed files, then flags.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ValueError: The arguments are wrong, or there is nothing to fit.
     """
-    folders, flags = folders_first(arguments)
+    folders, flags = split_folders(arguments)
     options = parse_flags(FitOptions, flags, description=DESCRIPTION, program="rlgns fit [DIR …]")
     from rlgns.study.csv_files import write_csv
     from rlgns.study.study import as_mapping, as_table, study_of
 
-    runs = outcomes_named(folders, options.wandb, "rlgns fit")
-    found = study_of(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
+    runs = load_outcomes(folders, options.wandb, "rlgns fit")
+    study = study_of(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
     if options.json:
-        write_json(options.json, as_mapping(found))
+        write_json(options.json, as_mapping(study))
     if options.csv:
-        write_csv(options.csv, as_table(found.fits))
-    print("\n".join(lines_of(found)))
+        write_csv(options.csv, as_table(study.fits))
+    print("\n".join(study_lines(study)))
     return 0
 
 
-def folders_first(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The directories, up to the first flag, and the rest."""
+def split_folders(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Arguments split at the first flag: the directories before it, and the flags."""
     folders = [Path(folder) for folder in takewhile(lambda argument: not argument.startswith("-"), arguments)]
     return folders, list(arguments[len(folders) :])
 
 
-def outcomes_named(folders: Sequence[Path], wandb: str | None, command: str) -> list[Outcome]:
-    """The runs in directories and of a W&B sweep or project; ValueError where there are none."""
+def load_outcomes(folders: Sequence[Path], wandb: str | None, command: str) -> list[Outcome]:
+    """Outcomes of the runs in directories and in a W&B sweep or project.
+
+    Args:
+        folders: Directories or packed files.
+        wandb: ENTITY/PROJECT/SWEEP or ENTITY/PROJECT, if any.
+        command: Name of the command, for the error message.
+
+    Raises:
+        ValueError: There are no runs, or a directory cannot be read.
+    """
     from rlgns.study.outcomes import outcomes_of, outcomes_of_wandb
 
     if not folders and wandb is None:
@@ -80,18 +97,18 @@ def outcomes_named(folders: Sequence[Path], wandb: str | None, command: str) -> 
     def say(line: str) -> None:
         print(f"note: {line}", file=sys.stderr)
 
-    found = outcomes_of(folders, say)
+    outcomes = outcomes_of(folders, say)
     if wandb is not None:
         from rlgns.runs.wandb_sink import sweep_runs
 
-        found += outcomes_of_wandb(sweep_runs(wandb), say)
-        if not found:
+        outcomes += outcomes_of_wandb(sweep_runs(wandb), say)
+        if not outcomes:
             raise ValueError(f"--wandb {wandb} has no runs that can be read; name another sweep or project")
-    return found
+    return outcomes
 
 
-def lines_of(study: Study) -> list[str]:
-    """Tables, fits, warnings and recommendation for the terminal."""
+def study_lines(study: Study) -> list[str]:
+    """The lines that `rlgns fit` prints: for each goal a table, the fit and warnings; at the end the recommendation."""
     lines = [f"{study.task}: {len(study.outcomes)} runs"]
     for fit in study.fits:
         lines += ["", *_table(fit), *_fit_lines(fit, study)]
@@ -102,33 +119,32 @@ def lines_of(study: Study) -> list[str]:
 
 
 def _table(fit: GoalFit) -> list[str]:
-    """A line a batch size; `>` where seeds did not reach the goal."""
+    """A table with one line for each batch size; `>` marks a lower bound, where a seed did not reach the goal."""
     from rlgns.runs.goals import level_in_words
     from rlgns.study.tables import as_table, unit_of
 
     fixed = "" if fit.fixed is None else f" at {'num_steps' if fit.by == 'num_envs' else 'num_envs'} {fit.fixed}"
-    heading = ("batch", "rate", "reached", "updates", "of the fit", unit_of(fit), "seconds", "× S_min", "× E_min")
+    headings = ("batch", "rate", "reached", "updates", "fitted", unit_of(fit), "seconds", "× S_min", "× E_min")
     rows = [_cells(row, point) for row, point in zip(as_table([fit]), fit.points, strict=True)]
-    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-    return [
-        f"Goal {level_in_words(fit.level)}{fixed}",
-        *("  " + "  ".join(map(str.rjust, cells, widths)) for cells in (heading, *rows)),
-    ]
+    lines = table_lines(headings, rows, justify=["right"] * len(headings))
+    return [f"Goal {level_in_words(fit.level)}{fixed}", *(f"  {line}" for line in lines)]
 
 
 def _cells(row: Row, point: Point) -> tuple[str, ...]:
+    """The cells of one batch size."""
+
     def number(key: str, form: str = ",.0f", missing: str = "–") -> str:
         return missing if row[key] is None else format(row[key], form)
 
-    more = ">" if any(point.censored) else ""
-    band = f"{number('fitted_steps')} [{number('fitted_steps_low')}, {number('fitted_steps_high', missing='∞')}]"
+    bound = ">" if any(point.censored) else ""
+    interval = f"{number('fitted_steps')} [{number('fitted_steps_low')}, {number('fitted_steps_high', missing='∞')}]"
     return (
         f"{point.name} = {point.batch_size:,}" if point.shape else point.name,
         f"{point.learning_rate:.2g}",
         f"{row['num_reached']}/{row['num_seeds']}",
-        more + number("steps"),
-        "–" if row["fitted_steps"] is None else band,
-        more + number("examples"),
+        bound + number("steps"),
+        "–" if row["fitted_steps"] is None else interval,
+        bound + number("examples"),
         number("seconds", ",.1f"),
         number("steps_over_min", ".2f"),
         number("examples_over_min", ".2f"),
@@ -136,7 +152,7 @@ def _cells(row: Row, point: Point) -> tuple[str, ...]:
 
 
 def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
-    """What was fitted and measured, with intervals."""
+    """The fit of a goal and the noise scales measured before it, with intervals."""
     from rlgns.study.estimates import rounded
     from rlgns.study.tables import unit_of
 
@@ -152,8 +168,10 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     if goal.by == "batch_size" and (rate := study.rates.get(goal.level)):
         law = f"{rate.learning_rate.point:.2g}/(1 + B*/B)^{rate.exponent:g}"
         lines.append(f"  best rate {law}, B* {rounded(rate.batch_scale)} {unit}")
-    mine = [one for one in study.predictions if (one.level, one.fixed) == (goal.level, goal.fixed)]
-    if mine:
-        lines.append(f"  noise scale before the goal, {mine[0].num_runs} runs of {mine[0].batch_size:,} {unit}:")
-        lines += [f"    {one.loss:8}{one.late!s:30}whole way {one.whole}" for one in mine]
+    predictions = [p for p in study.predictions if (p.level, p.fixed) == (goal.level, goal.fixed)]
+    if predictions:
+        first = predictions[0]
+        lines.append(f"  noise scale before the goal, {first.num_runs} runs of {first.batch_size:,} {unit}:")
+        rows = [(p.loss, str(p.late), f"whole way {p.whole}") for p in predictions]
+        lines += [f"    {line}" for line in table_lines(("", "", ""), rows, justify=["left"] * 3)[1:]]
     return lines

@@ -1,4 +1,4 @@
-"""The runs of a study in one file: `rlgns pack DIR… --out FILE`."""
+"""Put the runs of a study into one file: `rlgns pack DIR… --out FILE`."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlgns.commands.fit import folders_first
+from rlgns.commands.fit import split_folders
 from rlgns.runs.options import parse_flags
 
 DESCRIPTION = (
-    "Write the runs in and below DIR… to one compressed file, which rlgns fit, report and compare read as they read a\n"
-    "directory of runs: of each run its options, records and summary. Directories come first, options after them."
+    "Write the options, records and summaries of the runs in and below DIR… to one compressed file, which rlgns fit,\n"
+    "report and compare read like a directory of runs. Directories come first, options after them."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
-    """The file, and what goes into it."""
+    """Options of `rlgns pack`."""
 
     out: Path | None = None
-    """File to write, a zip archive: NAME.zip."""
+    """Zip archive to write, NAME.zip."""
     lean: bool = False
-    """Leave out what no fit or page reads: train/…, and noise scales, which are pooled anew from the moments."""
+    """Leave out what no fit or page reads: train/…, and noise scales, which are computed again from the moments."""
     overwrite: bool = False
-    """Write over a file that exists."""
+    """Replace the file if it exists."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the file.
+    """Write the packed file.
 
     Args:
-        arguments: Directories, then flags.
+        arguments: Directories or packed files, then flags.
 
     Returns:
         The exit code: 0, or 1 if a damaged run was left out.
 
     Raises:
-        ValueError: There is nothing to pack, or the file cannot be written.
+        ValueError: The arguments are wrong, there is nothing to pack, or the file cannot be written.
     """
-    folders, flags = folders_first(arguments)
+    folders, flags = split_folders(arguments)
     options = parse_flags(PackOptions, flags, description=DESCRIPTION, program="rlgns pack DIR …")
     if not folders:
         raise ValueError("which runs? name their directories, as in rlgns pack runs/digits --out digits.zip")

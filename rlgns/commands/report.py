@@ -1,4 +1,4 @@
-"""One page about a sweep's runs: `rlgns report DIR…`."""
+"""Write a page about the runs of a sweep: `rlgns report DIR…`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rlgns.commands.fit import folders_first, outcomes_named
+from rlgns.commands.fit import load_outcomes, split_folders
 from rlgns.runs.bounds import Confidence, Goals, Name
 from rlgns.runs.options import parse_flags
 
@@ -20,44 +20,52 @@ if TYPE_CHECKING:
     from rlgns.study.study import Study
 
 DESCRIPTION = (
-    "Write a page (HTML, complete in itself) and its figures (PNG, SVG) and numbers (CSV, JSON) about the runs in and\n"
-    "below DIR…: critical batch size, noise scale, what every batch size costs. Directories come first, options after."
+    "Write a page (one HTML file), its figures (PNG, SVG) and its numbers (CSV, JSON) about the runs in and below\n"
+    "DIR…: critical batch size, noise scale, and the cost of every batch size.\n"
+    "Directories come first, options after them."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """What the page is about, and where it goes."""
+    """Options of `rlgns report`."""
 
     out: Path | None = None
-    """Directory to write to [report/ in the first DIR; for a packed file NAME.zip, NAME/report]."""
+    """Directory to write to [report/ in the first DIR, or NAME/report for a packed file NAME.zip]."""
     goal: Goals = ()
-    """Goals to report [all that the runs had]."""
+    """Goals to report [all goals of the runs]."""
     level: Confidence = 0.95
     """Nominal coverage of the intervals."""
     task: str | None = None
-    """Task to report where the runs are of several."""
+    """Task to report, if the runs belong to several."""
     wandb: str | None = None
-    """Runs of a W&B sweep (ENTITY/PROJECT/SWEEP) or project (ENTITY/PROJECT)."""
+    """W&B sweep (ENTITY/PROJECT/SWEEP) or project (ENTITY/PROJECT) whose runs are reported as well."""
     log_to_wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Figures and tables to Weights & Biases as well [auto: as the runs themselves did]."""
+    """Whether to log figures and tables to Weights & Biases as well [auto: in the same way as the runs]."""
     wandb_project: Name | None = None
-    """Its project [that of the runs]."""
+    """Weights & Biases project that they are logged to [that of the runs]."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page; exit code 0.
+    """Write the page and print the recommendation.
 
-    Raises ValueError on bad input and where there is nothing to report.
+    Args:
+        arguments: Directories or packed files, then flags.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ValueError: The arguments are wrong, or there is nothing to report.
     """
-    folders, flags = folders_first(arguments)
+    folders, flags = split_folders(arguments)
     options = parse_flags(ReportOptions, flags, description=DESCRIPTION, program="rlgns report [DIR …]")
     from rlgns.report.sweep_page import write_report
     from rlgns.study.study import study_of
 
-    runs = outcomes_named(folders, options.wandb, "rlgns report")
+    runs = load_outcomes(folders, options.wandb, "rlgns report")
     study = study_of(runs, levels=options.goal, task=options.task, confidence=options.level)
-    out = options.out or _beside(folders) / "report"
+    out = options.out or _study_folder(folders) / "report"
     page = write_report(study, out, command=shlex.join(["rlgns", "report", *arguments]))
     print("\n".join(study.recommendation))
     print(page)
@@ -65,15 +73,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _beside(folders: Sequence[Path]) -> Path:
-    """The first directory, or the one that a packed file is named after."""
+def _study_folder(folders: Sequence[Path]) -> Path:
+    """The first directory; for a packed file NAME.zip, the directory NAME."""
     if not folders:
         return Path("runs")
     return folders[0].with_suffix("") if folders[0].is_file() else folders[0]
 
 
 def _log(study: Study, out: Path, options: ReportOptions) -> None:
-    """Figures, tables and the page to W&B, under one run that a later report of the same directory takes up again."""
+    """Log figures, tables and the page to W&B, as one run that a later report of the same directory continues."""
     from rlgns.report.sweep_page import FIGURES, PAGE
     from rlgns.runs.wandb_options import WandbOptions
     from rlgns.runs.wandb_sink import open_wandb
@@ -81,12 +89,12 @@ def _log(study: Study, out: Path, options: ReportOptions) -> None:
 
     mode = _mode(study.outcomes) if options.log_to_wandb == "auto" else options.log_to_wandb
     project = options.wandb_project or _most_common(study.outcomes, "wandb_project") or "rlgns"
-    place = WandbOptions(
+    wandb_options = WandbOptions(
         mode=mode, project=project, entity=_most_common(study.outcomes, "wandb_entity"),
         group=_most_common(study.outcomes, "wandb_group"), job_type="report", name=f"report: {study.task}",
     )  # fmt: skip
     run_id = f"report-{zlib.crc32(str(out.resolve()).encode()):08x}"
-    sink = open_wandb(place, out, {"task": study.task, "num_runs": len(study.outcomes)}, run_id)
+    sink = open_wandb(wandb_options, out, {"task": study.task, "num_runs": len(study.outcomes)}, run_id)
     if sink is None:
         return
     numbers = as_mapping(study)
@@ -105,10 +113,12 @@ def _log(study: Study, out: Path, options: ReportOptions) -> None:
 
 
 def _mode(outcomes: Sequence[Outcome]) -> Mode:
-    found = _most_common(outcomes, "wandb") or "disabled"
-    return found if found in {"online", "offline"} else "disabled"  # type: ignore[return-value]
+    """The W&B mode of most runs; disabled if they had none or another one."""
+    mode = _most_common(outcomes, "wandb") or "disabled"
+    return mode if mode in {"online", "offline"} else "disabled"  # type: ignore[return-value]
 
 
 def _most_common(outcomes: Sequence[Outcome], option: str) -> str | None:
-    count = Counter(str(run.options[option]) for run in outcomes if run.options.get(option))
-    return count.most_common(1)[0][0] if count else None
+    """The most frequent value of an option; None if no run has a value for it."""
+    counts = Counter(str(run.options[option]) for run in outcomes if run.options.get(option))
+    return counts.most_common(1)[0][0] if counts else None

@@ -11,46 +11,59 @@ from rlgns.runs.json_files import is_number
 from rlgns.runs.options import parse_flags
 from rlgns.runs.progress import SweepDisplay
 from rlgns.runs.summary import in_minutes
+from rlgns.runs.text_tables import table_lines
 from rlgns.sweeps.jobs import Job
 from rlgns.sweeps.launcher import Launcher, LaunchOptions
 from rlgns.sweeps.spec import Sweep
 
 DESCRIPTION = (
-    "Run the grid, random or Bayesian search of a W&B sweep file, each run a process of its own in DIR/NAME.\n"
-    "The same command goes on after an interruption: what is done is not run again, and what failed does not keep the\n"
-    "other runs from starting. DIR holds one sweep: more values may be added, what the file holds fixed has to stay."
+    "Run the grid, random or Bayesian search of a W&B sweep file. Each run is a process of its own and writes to\n"
+    "DIR/NAME. After an interruption the same command continues: finished runs are not repeated, and a failed run\n"
+    "does not keep the others from starting. DIR holds one sweep: values may be added, but what the file holds fixed\n"
+    "must stay."
 )
 
 
 @dataclass(frozen=True)
 class SweepFlags:
-    """How to run it."""
+    """Options of `rlgns sweep`."""
 
     out: Path | None = None
-    """Directory of the sweep [runs/ and the file's name]."""
+    """Directory of the sweep [runs/NAME for a file NAME.yaml]."""
     workers: int = 1
-    """Runs at once."""
+    """Number of runs at the same time."""
     threads: int | None = None
-    """CPU threads of each run, on any core [the cores divided by the workers, each run on its own]."""
+    """CPU threads of each run, on any core [the cores divided by the workers, each run on cores of its own]."""
     retries: int = 2
-    """How often a run that failed is started again."""
+    """How often a failed run is started again."""
     prune: bool = True
-    """Stop runs that are beaten, at every goal so far, by a finished run of the same batch at another learning rate.
-    Obeys the file's early_terminate (W&B's hyperband), too."""
+    """Stop a run if a finished run of the same batch size at another learning rate beats it at every goal so far, and
+    apply the file's early_terminate (W&B's hyperband)."""
     prune_factor: float = 2.0
-    """Multiple of the other run's examples to a goal beyond which a run is beaten."""
+    """A run is beaten at a goal if it needs more than this multiple of the other run's examples."""
     max_runs: int | None = None
-    """Runs of a random or Bayesian search [the file's run_cap, or no end]."""
+    """Largest number of runs of a random or Bayesian search [the file's run_cap, or no limit]."""
     shard: str = "1/1"
-    """I/N: every N-th run of a grid from the I-th on, for N machines that share DIR."""
+    """I/N: run every N-th run of a grid, starting with the I-th, on one of N machines that share DIR."""
     dry_run: bool = False
-    """Say what would be run, and start nothing."""
+    """Print what would be run, and start nothing."""
     speed: float | None = None
-    """Examples per second of one run, for the estimate of --dry-run [as measured in DIR]."""
+    """Examples per second of one run, for the time estimate of --dry-run [as measured in DIR]."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes: 0 all done, 1 a run failed or was refused by its program, 2 usage, 129, 130 and 143 stopped."""
+    """Run the sweep, or print its plan.
+
+    Args:
+        arguments: The sweep file, then flags.
+
+    Returns:
+        The exit code: 0 if all runs are done, 1 if a run failed or its program refused it, 129, 130 or 143 if SIGHUP,
+        SIGINT or SIGTERM stopped the sweep.
+
+    Raises:
+        ValueError: The file, a flag or the directory is wrong (exit code 2).
+    """
     if not arguments or arguments[0].startswith("-"):
         if {"-h", "--help"} & set(arguments):
             parse_flags(SweepFlags, ["--help"], description=DESCRIPTION, program="rlgns sweep FILE")
@@ -65,16 +78,16 @@ def main(arguments: Sequence[str]) -> int:
         launcher.plan()
         print("\n".join(_plan_lines(launcher, flags.speed)))
         return 0
-    some = sweep.grid()[0] if sweep.method == "grid" else sweep.next([])
-    if some:
-        sweep.check_flags(some)
+    first = sweep.grid()[0] if sweep.method == "grid" else sweep.next([])
+    if first:
+        sweep.check_flags(first)
     code = launcher.run()
     print("\n".join(_closing_lines(launcher)))
     return code
 
 
 def _closing_lines(launcher: Launcher) -> list[str]:
-    """How many runs ended how, why those that failed did, and what can be done now."""
+    """The number of runs in each state, why runs failed, and the commands that come next."""
     counts = [f"{number} {state}" for state, number in launcher.counts().items() if number]
     failed = [job for job in launcher.jobs.values() if job.state == "failed"]
     return [
@@ -85,6 +98,11 @@ def _closing_lines(launcher: Launcher) -> list[str]:
 
 
 def _options(flags: SweepFlags, path: Path) -> LaunchOptions:
+    """The launcher's options.
+
+    Raises:
+        ValueError: A flag is out of its range.
+    """
     for name in ("workers", "threads", "max_runs", "prune_factor", "speed"):
         value = getattr(flags, name)
         if value is not None and not value > 0:
@@ -112,23 +130,26 @@ def _shard(words: str) -> tuple[int, int]:
 
 
 def _plan_lines(launcher: Launcher, speed: float | None) -> list[str]:
+    """The lines of --dry-run: a table of the runs, and an estimate of examples and time.
+
+    Args:
+        launcher: A launcher that has planned its runs.
+        speed: Examples per second of one run; None for the speed of the finished runs.
+    """
     jobs = list(launcher.jobs.values())
     if not jobs:
         return [f"a {launcher.sweep.method} search proposes its runs one after another, from their results"]
-    width = max(len(job.spec.name) for job in jobs)
-    lines = [f"{'run':{width}}  {'batch size':>10}  {'examples at most':>16}  state"]
-    for job in jobs:
-        size, total = job.spec.batch_size, _budget(job)
-        words = ["–" if number is None else f"{number:,.0f}" for number in (size, total)]
-        lines.append(f"{job.spec.name:{width}}  {words[0]:>10}  {words[1]:>16}  {job.state}")
+    rows = [(job.spec.name, _count(job.spec.batch_size), _count(_budget(job)), job.state) for job in jobs]
+    headings = ("run", "batch size", "examples at most", "state")
+    lines = table_lines(headings, rows, justify=("left", "right", "right", "left"))
     left = [_budget(job) for job in jobs if job.state == "waiting"]
     lines.append(f"{len(jobs)} runs, {len(left)} of them to do")
     if not left or None in left:
         return lines
-    total = sum(one for one in left if one)
+    total = sum(budget for budget in left if budget)
     lines.append(f"at most {total:,.0f} examples, if no run reaches its last goal and none is stopped early")
     if speed is None and (speed := _measured_speed(jobs)) is None:
-        return [*lines, "how long that takes cannot be told before a run is done; or give --speed"]
+        return [*lines, "the time cannot be estimated before a run is done, unless --speed gives examples per second"]
     seconds = total / speed / launcher.options.workers
     return [
         *lines,
@@ -136,19 +157,24 @@ def _plan_lines(launcher: Launcher, speed: float | None) -> list[str]:
     ]
 
 
+def _count(number: float | None) -> str:
+    return "–" if number is None else f"{number:,.0f}"
+
+
 def _budget(job: Job) -> float | None:
+    """Number of examples that the run may consume; None if its parameters do not say."""
     total, steps, size = (_number(job.spec.parameters, key) for key in ("total_transitions", "max_steps", "batch_size"))
     return total or (steps * size or None)
 
 
 def _measured_speed(jobs: Iterable[Job]) -> float | None:
-    """Of the finished runs, examples over seconds."""
+    """Examples per second of the finished runs; None without any."""
     done = [job.summary for job in jobs if job.state == "finished"]
     seconds = sum(_number(summary, "time/seconds") for summary in done)
     return sum(_number(summary, "progress/examples") for summary in done) / seconds if seconds else None
 
 
 def _number(values: Mapping[str, Any], key: str) -> float:
-    """The number of that name; 0 where there is none."""
+    """The value of the key as a float; 0 unless it is a number."""
     value = values.get(key)
     return float(value) if value is not None and is_number(value) else 0.0

@@ -8,5 +8,15 @@ from rlgns.tasks import TASKS, find_task
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code of the task; ValueError if there is none of that name."""
+    """Run the task's own command.
+
+    Args:
+        arguments: Name of the task, then its flags.
+
+    Returns:
+        The exit code of the task.
+
+    Raises:
+        ValueError: There is no task of that name, or the task refuses its flags.
+    """
     return find_task(TASKS, arguments)()

@@ -1,1 +1,1 @@
-"""Which runs a sweep file asks for, and who starts them."""
+"""Sweeps: the runs that a W&B sweep file asks for, and the launcher that starts them."""

@@ -1,8 +1,8 @@
-"""Is what lies in a sweep's directory of the sweep that is asked for, and what is it called there?
+"""Does a directory hold an earlier part of this very sweep, and which names do its runs have there?
 
-A sweep may grow: more values, more seeds, a larger cap. What it holds fixed must stay, since runs of two settings would
-be mixed under one name. What a directory was made from stands in its sweep.yaml, in the journals, and in each run's
-config.json; all three are asked.
+A sweep may grow: it may get more values, more seeds, a larger cap. What its file holds fixed must stay the same:
+otherwise runs with two different settings would be mixed under one name. What a directory was made from is recorded in
+its sweep.yaml, in the journals, and in the config.json of each run; all three are compared.
 """
 
 from __future__ import annotations
@@ -15,75 +15,77 @@ from typing import Any
 from rlgns.runs.directory import CONFIG, SWEEP_FILE
 from rlgns.runs.json_files import read_json
 from rlgns.sweeps.journal import Event
-from rlgns.sweeps.naming import canonical, is_of_machine, readable_name
+from rlgns.sweeps.naming import canonical, is_machine_parameter, readable_name
 from rlgns.sweeps.programs import DEFAULT_COMMAND
 from rlgns.sweeps.spec import RunSpec, Sweep
 
 BUDGETS = frozenset({"total_transitions", "max_steps", "max_epochs"})
-"""What a person may have raised in a single run by hand."""
+"""Options that a user may raise for a single run, for instance to continue it further than the sweep does."""
 
 
 def check_same_sweep(sweep: Sweep, out: Path, events: Sequence[Event]) -> None:
     """Refuse a directory that holds another sweep.
 
     Args:
-        sweep: What is asked for.
-        out: The directory.
-        events: All that launchers have noted there.
+        sweep: The sweep that is to be run.
+        out: Its directory.
+        events: Events of all journals in the directory.
 
     Raises:
-        ValueError: It holds another sweep; what differs is named.
+        ValueError: The directory holds another sweep. The message names what differs.
     """
     if not any(out.glob(f"*/{CONFIG}")) and all(event.kind != "finished" for event in events):
-        return  # nothing has come of it yet
-    if before := _earlier(out):
-        differences = list(_differences(before.config, sweep.config))
+        return  # no run has produced anything yet
+    if earlier := _earlier_sweep(out):
+        differences = list(_sweep_differences(earlier.config, sweep.config))
     else:
-        fixed = {name: one["value"] for name, one in sweep.parameters.items() if "value" in one}
+        fixed = {name: parameter["value"] for name, parameter in sweep.parameters.items() if "value" in parameter}
         differences = [
             f"{difference} (run {event.run})"
             for event in events
             if event.parameters is not None and (out / event.run).exists()
-            for difference in _differing(fixed, event.parameters)
+            for difference in _fixed_differences(fixed, event.parameters)
         ]
     if differences:
         raise ValueError(_refusal(out, sweep.path, differences))
 
 
 def check_same_runs(sweep: Sweep, out: Path, specs: Iterable[RunSpec]) -> None:
-    """Refuse runs whose directory was made by other options than they would be given.
+    """Refuse runs whose directory was made with other options than they would get now.
 
     Raises:
-        ValueError: One was; what differs is named.
+        ValueError: The options of a run differ. The message names them.
     """
     for spec in specs:
         if differences := differing_options(spec.parameters, options_of(out / spec.name)):
-            raise ValueError(_refusal(out, sweep.path, [f"{one} (run {spec.name})" for one in differences]))
+            raise ValueError(
+                _refusal(out, sweep.path, [f"{difference} (run {spec.name})" for difference in differences])
+            )
 
 
-def names_there(sweep: Sweep, out: Path, events: Iterable[Event]) -> dict[str, str]:
-    """Names that runs of the sweep have in its directory already, by identity.
+def existing_names(sweep: Sweep, out: Path, events: Iterable[Event]) -> dict[str, str]:
+    """Names that runs of the sweep already have in its directory, by identity.
 
-    Runs that no journal knows the parameters of are recognised by their name, where one run alone can have made it.
+    A run whose parameters no journal holds is recognised by its name, if only one run of the grid can have that name.
     """
     known = {sweep.identity(event.parameters): event.run for event in events if event.parameters is not None}
     if sweep.method != "grid":
         return known
-    before = _earlier(out)
+    earlier = _earlier_sweep(out)
     claims: dict[str, set[str]] = {}
     for spec in sweep.grid():
-        one = sweep.identity(spec.parameters)
-        for varying in [sweep.varying, *([before.varying] if before else [])]:
+        identity = sweep.identity(spec.parameters)
+        for varying in [sweep.varying, *([earlier.varying] if earlier else [])]:
             name = readable_name(spec.parameters, varying)
-            options = None if one in known else options_of(out / name)
+            options = None if identity in known else options_of(out / name)
             if options is not None and not differing_options(spec.parameters, options):
-                claims.setdefault(name, set()).add(one)
+                claims.setdefault(name, set()).add(identity)
     named = set(known.values())
-    return known | {one: name for name, (one, *more) in claims.items() if not more and name not in named}
+    return known | {identity: name for name, (identity, *others) in claims.items() if not others and name not in named}
 
 
 def options_of(run: Path) -> Mapping[str, Any] | None:
-    """The options that a run was made with; None where it has none that can be read."""
+    """The options in the config.json of a run; None if they cannot be read."""
     try:
         options = read_json(run / CONFIG).get("options")
     except ValueError:
@@ -92,21 +94,21 @@ def options_of(run: Path) -> Mapping[str, Any] | None:
 
 
 def differing_options(parameters: Mapping[str, Any], options: Mapping[str, Any] | None) -> list[str]:
-    """What a run would be given and what it was made with, where the two cannot be the same.
+    """Differences between the parameters that a run would get now and the options that it was made with.
 
-    Programs spell some options in their own way (names of games, paths, defaults in place of nothing), so that words
-    are compared by their letters and digits, and what has no value on one side is not compared.
+    Programs normalise some options (names of games, paths, a default in place of no value). Text is therefore compared
+    by its letters and digits only, and an option without a value on either side is not compared.
     """
     return [
         f"{name} is {_shown(value)} now and was {_shown(options[name])}"
         for name, value in parameters.items()
-        if options and name in options and not is_of_machine(name) and name not in BUDGETS
+        if options and name in options and not is_machine_parameter(name) and name not in BUDGETS
         if not _may_be_same(value, options[name])
     ]
 
 
-def _earlier(out: Path) -> Sweep | None:
-    """The sweep that the directory was made from, if that can be read."""
+def _earlier_sweep(out: Path) -> Sweep | None:
+    """The sweep that the directory was made from; None if its file cannot be read."""
     path = out / SWEEP_FILE
     try:
         return Sweep(path) if path.exists() else None
@@ -114,39 +116,41 @@ def _earlier(out: Path) -> Sweep | None:
         return None
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _sweep_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key, default in (("method", ""), ("command", list(DEFAULT_COMMAND)), ("program", "")):
         old, new = before.get(key) or default, now.get(key) or default
         if canonical(old) != canonical(new):
             yield f"{key} is {_shown(new)} now and was {_shown(old)}"
-    old_ones, new_ones = before["parameters"], now["parameters"]
-    for name in sorted(old_ones.keys() | new_ones.keys()):
-        if is_of_machine(name):
+    old_parameters, new_parameters = before["parameters"], now["parameters"]
+    for name in sorted(old_parameters.keys() | new_parameters.keys()):
+        if is_machine_parameter(name):
             continue
-        if name not in old_ones or name not in new_ones:
-            yield f"{name} is {'new' if name in new_ones else 'gone'}"
+        if name not in old_parameters or name not in new_parameters:
+            yield f"{name} is {'new' if name in new_parameters else 'gone'}"
             continue
-        old, new = _texts(old_ones[name]), _texts(new_ones[name])
+        old, new = _canonical_values(old_parameters[name]), _canonical_values(new_parameters[name])
         if old and new and 1 in {len(old), len(new)} and not old & new:
-            yield f"{name} is {_given(new_ones[name])} now and was {_given(old_ones[name])}"
+            yield f"{name} is {_shown_values(new_parameters[name])} now and was {_shown_values(old_parameters[name])}"
 
 
-def _differing(fixed: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[str]:
+def _fixed_differences(fixed: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[str]:
     for name, value in fixed.items():
-        if name in parameters and not is_of_machine(name) and canonical(value) != canonical(parameters[name]):
+        if name in parameters and not is_machine_parameter(name) and canonical(value) != canonical(parameters[name]):
             yield f"{name} is {_shown(value)} now and was {_shown(parameters[name])}"
 
 
-def _texts(one: Mapping[str, Any]) -> set[str]:
-    """The values that a parameter can have; empty for a distribution."""
-    return {canonical(value) for value in ([one["value"]] if "value" in one else one.get("values", []))}
+def _canonical_values(parameter: Mapping[str, Any]) -> set[str]:
+    """The values that a parameter can have, as canonical text; empty for a distribution."""
+    values = [parameter["value"]] if "value" in parameter else parameter.get("values", [])
+    return {canonical(value) for value in values}
 
 
-def _given(one: Mapping[str, Any]) -> str:
-    return _shown(one["value"] if "value" in one else one.get("values"))
+def _shown_values(parameter: Mapping[str, Any]) -> str:
+    return _shown(parameter["value"] if "value" in parameter else parameter.get("values"))
 
 
 def _may_be_same(value: Any, option: Any) -> bool:
+    """Whether a sweep's value may have become this option of a run."""
     if value is None or option is None:
         return True
     if isinstance(value, list | tuple) and isinstance(option, list | tuple):

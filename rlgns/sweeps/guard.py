@@ -1,12 +1,13 @@
-"""The parent of one run's processes: it asks them to end once, and whoever is left of them is ended in the end.
+"""The parent process of one run: it asks the run's processes to end, and kills those that do not.
 
     python guard.py SECONDS CORES COMMAND …
 
-The command gets a process group of its own, an empty standard input, and the cores (comma-separated; "" for all). It is
-asked to end by one SIGTERM when the guard gets one, or when the guard's standard input, a pipe whose other end the
-launcher alone holds, comes to its end: then the launcher is gone, however it went. A script that dies of the signal
-leaves the trainers that it started: they get theirs when it is gone. SECONDS after, or on SIGQUIT, all are killed.
-The guard ends as the command did, by the same exit code or signal. It is run as a file, without the package.
+The command gets a process group of its own, an empty standard input, and the cores (comma-separated; "" for all). The
+guard sends it one SIGTERM when the guard itself is signalled, or when the guard's standard input reaches its end. That
+input is a pipe whose other end only the launcher holds, so its end means that the launcher is gone, however it died. A
+script that dies of the signal may leave behind trainers that it started; they get their SIGTERM once it is gone. After
+SECONDS, or on SIGQUIT, the whole group is killed. The guard ends as the command did, with the same exit code or signal.
+It is run as a file and does not import the package.
 """
 
 from __future__ import annotations
@@ -22,20 +23,25 @@ import time
 from collections.abc import Sequence
 
 LINGER_SECONDS = 60.0
-"""How long a group may outlive its command before it is asked to end."""
+"""How long other processes of the group may outlive the command before they are asked to end."""
 
 ADOPT_ORPHANS = 36  # Linux: PR_SET_CHILD_SUBREAPER
 
 
 class Guard:
-    """The command's processes, and how far their end has come."""
+    """The processes of the command, and which signals they have been sent.
+
+    Args:
+        command: Program and arguments.
+        seconds: Time between the request to end and the kill.
+    """
 
     def __init__(self, command: Sequence[str], seconds: float) -> None:
         self.seconds = seconds
         self.status: int | None = None
-        self._deadline = float("inf")  # beyond it all are killed
-        self._linger = float("inf")  # beyond it a group without its command is asked to end
-        self._asked: set[str] = set()
+        self._kill_at = float("inf")  # time at which the group is killed
+        self._linger_until = float("inf")  # time at which a group without its command is asked to end
+        self._sent: set[str] = set()  # recipients of signals so far
         self.group = os.posix_spawnp(
             command[0],
             list(command),
@@ -46,34 +52,35 @@ class Guard:
         )
 
     def ask_to_end(self) -> None:
-        """One SIGTERM to the command; to the rest of its group when it is gone."""
-        self._deadline = min(self._deadline, time.monotonic() + self.seconds)
+        """Send one SIGTERM to the command, or to the rest of its group if the command is gone."""
+        self._kill_at = min(self._kill_at, time.monotonic() + self.seconds)
         self._send("command" if self.status is None else "group", signal.SIGTERM)
 
     def kill(self) -> None:
-        """All of the group, at once."""
+        """Kill the whole group at once."""
         self._send("kill", signal.SIGKILL)
 
     def is_over(self) -> bool:
-        """Whether command and group are gone; moves their end on if it is time for that."""
+        """Whether the command and its group are gone. Sends the next signal if it is due."""
         self._reap()
         now = time.monotonic()
         if self.status is not None:
             if not _exists(self.group):
                 return True
-            self._linger = min(self._linger, now + LINGER_SECONDS)
-            if self._asked or now > self._linger:
+            self._linger_until = min(self._linger_until, now + LINGER_SECONDS)
+            if self._sent or now > self._linger_until:
                 self.ask_to_end()
-        if now > self._deadline:
+        if now > self._kill_at:
             self.kill()
-        return self.status is not None and now > self._deadline + self.seconds
+        return self.status is not None and now > self._kill_at + self.seconds
 
-    def _send(self, whom: str, number: int) -> None:
-        if whom in self._asked:
+    def _send(self, recipient: str, number: int) -> None:
+        """Send a signal, but never twice to the same recipient."""
+        if recipient in self._sent:
             return
-        self._asked.add(whom)
+        self._sent.add(recipient)
         try:
-            if whom == "command":
+            if recipient == "command":
                 os.kill(self.group, number)
             else:
                 os.killpg(self.group, number)
@@ -90,7 +97,7 @@ class Guard:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command to its end; its exit code."""
+    """Run the command until its end and return its exit code."""
     seconds, cores, *command = arguments
     _adopt_orphans()
     if cores:
@@ -111,13 +118,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _watch(guard: Guard, signals: int) -> None:
+    """Pass signals and the end of the standard input on until the guard is over.
+
+    Args:
+        guard: The guard.
+        signals: Descriptor from which the numbers of received signals are read.
+    """
     watched = [0, signals]
     while not guard.is_over():
         ready = select.select(watched, [], [], 0.1 if guard.status is not None else 1.0)[0]
-        came = os.read(signals, 64) if signals in ready else b""
-        if signal.SIGQUIT in came:
+        received = os.read(signals, 64) if signals in ready else b""
+        if signal.SIGQUIT in received:
             guard.kill()
-        elif {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} & set(came):
+        elif {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} & set(received):
             guard.ask_to_end()
         if 0 in ready and not os.read(0, 64):  # the launcher is gone
             watched = [signals]
@@ -125,7 +138,7 @@ def _watch(guard: Guard, signals: int) -> None:
 
 
 def _exit_code(status: int) -> int:
-    """The command's exit code; ends this process by the signal that ended the command."""
+    """The command's exit code. If a signal ended the command, the same signal ends this process."""
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core dump is enough
         number = os.WTERMSIG(status)
@@ -147,7 +160,7 @@ def _exists(group: int) -> bool:
 
 
 def _adopt_orphans() -> None:
-    """Let grandchildren whose parent dies become children, so that they are reaped here; Linux alone knows how."""
+    """Make grandchildren whose parent dies children of this process, so that it reaps them; only Linux offers this."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
 

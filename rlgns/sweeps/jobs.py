@@ -1,31 +1,29 @@
-"""One run of a sweep as a job: what is on disk of it, its process, and every step from waiting to its end.
+"""One run of a sweep as a job: its files, its process, and all its changes of state.
 
-    waiting → running → finished | pruned | failed | waiting again (stopped, or to be tried once more)
+    waiting → running → finished | pruned | failed | waiting again (stopped, or to be retried)
 
-A run is finished when its summary says so. One that was interrupted is started with the same command and
-RLGNS_RESTART_COUNT set, upon which a trainer goes on from its checkpoint; without a checkpoint it begins anew. A lock
-that the run's processes inherit (.claims/NAME.lock) keeps every other launcher from a run while one of them lives.
+A run is finished when its summary says so. An interrupted run is started with the same command and RLGNS_RESTART_COUNT
+set, upon which a trainer resumes from its checkpoint; a run without a checkpoint starts from the beginning. The run's
+processes inherit a lock (.claims/NAME.lock), which keeps every other launcher from the run while any of them lives.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlgns.runs.directory import CHECKPOINT, RESTART_COUNT, SUMMARY
+from rlgns.runs.directory import CHECKPOINT, SUMMARY
 from rlgns.runs.json_files import is_number, read_json
-from rlgns.sweeps import guard
 from rlgns.sweeps.journal import Event
+from rlgns.sweeps.processes import is_locked, last_line, start_guarded
 from rlgns.sweeps.pruning import Follower
 from rlgns.sweeps.spec import RunSpec
 
@@ -33,25 +31,26 @@ JobState = Literal["finished", "running", "waiting", "pruned", "failed"]
 
 USAGE_EXIT_CODE = 2
 LOGS, CLAIMS = "logs", ".claims"
-END_SECONDS, LONGEST_PAUSE = 60.0, 60.0
+LONGEST_PAUSE = 60.0
 
 
 @dataclass(slots=True)
 class Job:
-    """A run and what has become of it; its methods alone change its state.
+    """A run and its state, which only the methods of this class change.
 
     Attributes:
         spec: The run.
         out: Directory of the sweep.
-        retries: How often it is started again after a failure.
-        metric: Key of its records that a search or hyperband looks at.
-        state: Where it stands.
-        starts: Number of starts so far, over all launchers.
-        failures: Number of failures so far, over all launchers.
-        not_before: Monotonic time of its next start.
-        slot: Which share of the cores it has while it runs.
+        retries: How often the run is started again after a failure.
+        metric: Record key of the metric that a search or hyperband compares runs by.
+        state: Present state of the run.
+        starts: Number of starts so far, by all launchers.
+        failures: Number of failures so far, by all launchers.
+        not_before: Monotonic time, in seconds, before which the run is not started.
+        slot: Number of the share of the cores that the run has while it is running.
         reason: Why it failed, in words.
-        beaten_by: What it has been stopped for: the name of a better run, or "hyperband".
+        beaten_by: Why it was stopped early: the name of a better run, or "hyperband".
+        follower: Reads the records of the run.
     """
 
     spec: RunSpec
@@ -72,26 +71,26 @@ class Job:
     def __post_init__(self) -> None:
         self.follower = Follower(self.directory, self.metric)
 
-    # --- what is on disk
+    # --- files
 
     @property
     def directory(self) -> Path:
-        """Where the run writes."""
+        """Output directory of the run."""
         return self.out / self.spec.name
 
     @property
     def log(self) -> Path:
-        """What it prints, over all its starts."""
+        """File that holds everything that the run has printed, in all its starts."""
         return self.out / LOGS / f"{self.spec.name}.log"
 
     @property
     def resumes(self) -> bool:
-        """Whether it has a checkpoint to go on from."""
+        """Whether the run has a checkpoint to resume from."""
         return (self.directory / CHECKPOINT).exists()
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """The numbers that the run was left with; empty before, or where they cannot be read."""
+        """The run's summary; empty if there is none yet or it cannot be read."""
         try:
             return read_json(self.directory / SUMMARY)
         except ValueError:
@@ -99,42 +98,31 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its summary says that it came to its end."""
+        """Whether the run's summary says that it ended well."""
         code = self.summary.get("exit_code")
         return type(code) is int and code == 0
 
-    def course(self) -> list[float]:
-        """The metric that runs are compared by, as far as it is recorded."""
+    def metric_course(self) -> list[float]:
+        """All values of the metric that have been recorded so far."""
         self.follower.update()
         return self.follower.course
 
     def metric_at_end(self) -> float | None:
-        """The metric that the run was left with, in its summary or, as W&B has it, its last record that holds one."""
+        """The final metric: that of the summary or, as in W&B, of the last record that has one; None without either."""
         value = self.summary.get(self.metric or "")
         if value is not None and is_number(value):
             return float(value)
-        return next(reversed(self.course()), None)
+        return next(reversed(self.metric_course()), None)
 
-    def last_line(self) -> str:
-        """The last line that it printed, without control characters."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - 8192))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            lines = []
-        printable = (re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f]", "", line).strip() for line in reversed(lines))
-        return next((line for line in printable if line), "it printed nothing")
-
-    # --- what is known of it
+    # --- the past
 
     def recall(self, event: Event, *, earlier: bool) -> None:
-        """Take in what another launcher, or an earlier one, noted of it.
+        """Apply an event that an earlier launcher, or another one, has noted about this run.
 
         Args:
-            event: Of this run.
-            earlier: Whether it was noted before this launcher began; a run that its program refused then is tried
-                again, since what it complained of may have been mended.
+            event: An event of this run.
+            earlier: Whether it was noted before this launcher started. A run that its program had refused by then is
+                tried again, because the cause may have been corrected since.
         """
         refused = event.kind == "refused" or (event.kind == "failed" and event.exit_code == USAGE_EXIT_CODE)
         self.starts += event.kind == "started"
@@ -142,21 +130,25 @@ class Job:
         if event.kind in {"failed", "refused"}:
             self.reason = _reason(event.exit_code, event.reason)
         if self.state == "waiting" and event.kind == "pruned":
-            self.state, self.beaten_by = "pruned", event.beside
+            self.state, self.beaten_by = "pruned", event.beaten_by
         elif self.state == "waiting" and refused and not earlier:
             self.state = "failed"
 
     def settle(self) -> None:
-        """Find on disk whether it is finished already; give up if it has failed too often."""
+        """Set the state to finished if the files say so, and to failed if there were too many failures."""
         if self.is_finished:
             self.state = "finished"
         elif self.state == "waiting" and self.failures > self.retries:
             self.state = "failed"
 
-    # --- its process
+    # --- the process
 
     def claim(self) -> bool:
-        """Take the run for this launcher; False if another one, or a process that outlives one, is at it."""
+        """Claim the run for this launcher.
+
+        Returns:
+            False if another launcher, or a process that outlived its launcher, has the run.
+        """
         if self._claim is not None:
             return True
         claim = os.open(self.out / CLAIMS / f"{self.spec.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -166,67 +158,69 @@ class Job:
             os.close(claim)
             return False
         self._claim = claim
-        if self._is_in_use():
+        if is_locked(self.directory / ".lock"):  # a process that no launcher started, for instance one resumed by hand
             self.release()
             return False
         return True
 
     def release(self) -> None:
-        """Give the run up to other launchers, once its processes are gone too."""
+        """Release the claim; other launchers can have the run once its processes are gone as well."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
 
     def start(self, command: Sequence[str], cores: Sequence[int], threads: int, lifeline: int) -> Event:
-        """Start the process with `--out`; what an earlier start left that cannot be gone on with is removed.
+        """Start the process with `--out`, after removing what an earlier start has left without a checkpoint.
 
         Args:
             command: The program and its arguments.
-            cores: To run on; none for all.
-            threads: Of the numerical libraries.
-            lifeline: Descriptor that comes to its end when this launcher does.
+            cores: Cores to run on; empty for all of them.
+            threads: Number of threads of the numerical libraries.
+            lifeline: Reading end of a pipe that is closed when this launcher ends.
 
         Returns:
-            What to note.
+            The event to note.
 
         Raises:
             OSError: No process can be started.
         """
-        assert self._claim is not None, "claimed first"
+        assert self._claim is not None, "claim() comes before start()"
         if self.starts and not self.resumes:
             shutil.rmtree(self.directory, ignore_errors=True)
-        environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
-        environment.pop(RESTART_COUNT, None)
-        if self.resumes:
-            environment[RESTART_COUNT] = str(max(1, self.starts))
-        shared = ",".join(map(str, cores))
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", guard.__file__, str(END_SECONDS), shared, *command, f"--out={self.directory}"],
-                stdin=lifeline, stdout=log, stderr=log, env=environment, start_new_session=True,
-                pass_fds=[self._claim],
-            )  # fmt: skip
+        self._process = start_guarded(
+            [*command, f"--out={self.directory}"],
+            self.log,
+            cores=cores,
+            threads=threads,
+            restart_count=max(1, self.starts) if self.resumes else None,
+            lifeline=lifeline,
+            claim=self._claim,
+        )
         self.starts, self.state = self.starts + 1, "running"
         return Event(self.spec.name, "started", parameters=self.spec.parameters)
 
     def exit_code(self) -> int | None:
-        """Of its process; None while it runs."""
+        """Exit code of the process; None while it is running."""
         assert self._process
         return self._process.poll()
 
     def ask_to_end(self, beaten_by: str | None = None) -> None:
-        """Let it save what it has and end; it is pruned if something has beaten it."""
+        """Ask the run to save its state and end.
+
+        Args:
+            beaten_by: Name of a better run or "hyperband", if this run is to be pruned.
+        """
         assert self._process
         self.beaten_by = self.beaten_by or beaten_by
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and all its processes at once."""
+        """Kill the run and all its processes at once."""
         assert self._process
         self._process.send_signal(signal.SIGQUIT)
 
     def wait(self, seconds: float) -> int:
-        """Wait for its end, at most so long; its exit code."""
+        """Wait for the end of the process and return its exit code; kill it after so many seconds."""
         assert self._process
         try:
             return self._process.wait(seconds)
@@ -235,30 +229,40 @@ class Job:
             return self._process.wait()
 
     def ended(self, code: int, *, stopping: bool) -> Event:
-        """Settle what the end of its process means.
+        """Set the state that follows from the end of the process.
 
         Args:
             code: Exit code of the process.
-            stopping: Whether the launcher is ending, so that the run waits for the next one.
+            stopping: Whether the launcher is ending, so that an interrupted run waits for the next launcher.
 
         Returns:
-            What to note.
+            The event to note.
         """
         self.release()
         name = self.spec.name
-        if code == 0 or self.is_finished:  # a signal may come after its end
+        if code == 0 or self.is_finished:  # a signal may have arrived after the run's end
             self.state = "finished"
             return Event(name, "finished")
         if self.beaten_by:
             self.state = "pruned"
-            return Event(name, "pruned", beside=self.beaten_by)
+            return Event(name, "pruned", beaten_by=self.beaten_by)
         if stopping:
             self.state = "waiting"
             return Event(name, "stopped", exit_code=code)
-        return self.failed(code, self.last_line())
+        return self.failed(code, last_line(self.log))
 
     def failed(self, code: int | None, words: str) -> Event:
-        """It failed: wait for another try, or give up; a program that refuses its arguments will do so again."""
+        """Set the state after a failure: waiting for a retry, or failed.
+
+        A program that refuses its arguments is not started again, because it would refuse them again.
+
+        Args:
+            code: Exit code of the process; None if none could be started.
+            words: Why it failed.
+
+        Returns:
+            The event to note.
+        """
         self.release()
         words = words.removeprefix("error: ")
         self.reason = _reason(code, words)
@@ -272,28 +276,11 @@ class Job:
 
     @property
     def pause(self) -> float:
-        """Seconds before it is started again."""
+        """Seconds before the run is started again; they double with every failure."""
         return min(LONGEST_PAUSE, 2.0 ** min(self.failures, 10))
-
-    def _is_in_use(self) -> bool:
-        """Whether a process that was not started from here is at it, for instance one resumed by hand."""
-        try:
-            with (self.directory / ".lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
 
 
 def _reason(code: int | None, words: str | None) -> str:
-    """Why a run failed: a refusal in the program's own words, else its exit code as well."""
-    known = [f"exit code {code}"] if code not in {None, USAGE_EXIT_CODE} or not words else []
-    return ": ".join([*known, *([words] if words else [])])
-
-
-def cores_of(slot: int, workers: int) -> list[int]:
-    """The share of this process's cores that a slot has; none of its own where there are too few."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return cores[slot * len(cores) // workers : (slot + 1) * len(cores) // workers]
+    """Why a run failed: the program's own words, preceded by the exit code unless it is a refusal."""
+    code_words = [f"exit code {code}"] if code not in {None, USAGE_EXIT_CODE} or not words else []
+    return ": ".join([*code_words, *([words] if words else [])])

@@ -1,8 +1,8 @@
-"""Runs a sweep's commands on this machine: several at once, none twice, and none lost by what befalls another.
+"""Runs the commands of a sweep on this machine: several at once, none twice, and none lost to another's failure.
 
-Everything is found again after a kill at any moment. Run NAME lives in OUT/NAME, what it printed in OUT/logs/NAME.log;
-OUT/sweep.jsonl says what was proposed, started, and ended how. A terminal or a pipe that is gone costs words only,
-since commands run inside `rlgns.runs.terminal.tolerant_output`.
+The launcher can be killed at any moment and continues from its files. Run NAME writes to OUT/NAME, its output goes to
+OUT/logs/NAME.log, and OUT/sweep.jsonl holds the events: which run was proposed, started, and how it ended. A closed
+terminal or pipe loses messages but no run, because commands run inside `rlgns.runs.terminal.tolerant_output`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import get_args
 
 from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_text
-from rlgns.runs.progress import SweepDisplay, SweepRow
-from rlgns.sweeps.continuing import check_same_runs, check_same_sweep, names_there
+from rlgns.runs.progress import SweepDisplay
+from rlgns.sweeps.continuing import check_same_runs, check_same_sweep, existing_names
 from rlgns.sweeps.early_stopping import EarlyStopping
-from rlgns.sweeps.jobs import CLAIMS, END_SECONDS, LOGS, Job, JobState, cores_of
+from rlgns.sweeps.jobs import CLAIMS, LOGS, Job, JobState
 from rlgns.sweeps.journal import Event, Journal
-from rlgns.sweeps.pruning import HYPERBAND
+from rlgns.sweeps.messages import display_row, end_message
+from rlgns.sweeps.processes import END_SECONDS, cores_of
 from rlgns.sweeps.spec import Result, RunSpec, Sweep
 
 POLL_SECONDS, LOOK_SECONDS = 0.1, 2.0
@@ -37,12 +38,13 @@ class LaunchOptions:
 
     Attributes:
         out: Directory of the sweep.
-        workers: Runs at once.
-        threads: CPU threads of each; None for the cores divided by the workers.
-        retries: How often a run that failed is started again.
-        prune_factor: See `rlgns.sweeps.pruning`; None if no run is to be stopped early.
-        max_runs: Of a random or Bayesian search; None for the file's run_cap.
-        shard: (i, n): of a grid only every n-th run, from the i-th, 1 ≤ i ≤ n.
+        workers: Number of runs at the same time.
+        threads: CPU threads of each run; None for the number of cores divided by the workers.
+        retries: How often a failed run is started again.
+        prune_factor: Multiple of examples beyond which a run is beaten (see `rlgns.sweeps.pruning.better_run`); None if
+            no run is to be stopped early.
+        max_runs: Largest number of runs of a random or Bayesian search; None for the file's run_cap.
+        shard: (i, n) with 1 ≤ i ≤ n: this launcher runs every n-th run of a grid, starting with the i-th.
     """
 
     out: Path
@@ -55,10 +57,12 @@ class LaunchOptions:
 
 
 class Launcher:
-    """Runs a sweep to its end, or until it is told to stop.
+    """Runs a sweep until its end, or until a signal stops it.
 
-    Raises:
-        ValueError: Another launcher is at the same directory, or it holds another sweep.
+    Args:
+        sweep: The sweep.
+        options: How it is run.
+        display: Shows messages and progress.
     """
 
     def __init__(self, sweep: Sweep, options: LaunchOptions, display: SweepDisplay) -> None:
@@ -67,12 +71,20 @@ class Launcher:
         self.stop_signal: int | None = None
         self.journal = Journal(options.out, options.shard, self.say)
         self._early_stopping = EarlyStopping(sweep, options.prune_factor, self.say)
-        self._looked = 0.0
-        self._is_searched = sweep.method == "grid"  # nothing is left to propose
-        self._warned: set[str] = set()
+        self._last_look = 0.0
+        self._search_is_over = sweep.method == "grid"  # a grid proposes nothing
+        self._said: set[str] = set()
 
     def run(self) -> int:
-        """0 if every run finished or was pruned, 1 if one failed, 128 + n after signal n."""
+        """Run the sweep.
+
+        Returns:
+            The exit code: 0 if every run finished or was pruned, 1 if one failed, 128 + n after signal n.
+
+        Raises:
+            ValueError: Another launcher uses the directory, the directory holds another sweep, or it cannot be written
+                to.
+        """
         with ExitStack() as stack:
             self._open(stack)
             try:
@@ -81,17 +93,17 @@ class Launcher:
             finally:
                 self._end_all()
         if self.stop_signal is not None:
-            self.say(f"stopped; the same command goes on in {self.options.out}")
+            self.say(f"stopped; the same command continues in {self.options.out}")
             return 128 + self.stop_signal
         return int(any(job.state == "failed" for job in self.jobs.values()))
 
     def counts(self) -> dict[str, int]:
-        """Number of runs by state."""
+        """Number of runs in each state."""
         states = [job.state for job in self.jobs.values()]
         return {state: states.count(state) for state in get_args(JobState)}
 
     def plan(self) -> None:
-        """Propose all of a grid; take in what other launchers did; find what is done.
+        """List the runs that are known so far and set their states from journals and files, without starting any.
 
         Raises:
             ValueError: The directory holds another sweep.
@@ -100,7 +112,7 @@ class Launcher:
         events = self.journal.news()
         check_same_sweep(self.sweep, self.options.out, events)
         if self.sweep.method == "grid":
-            names = names_there(self.sweep, self.options.out, events)
+            names = existing_names(self.sweep, self.options.out, events)
             for spec in self.sweep.grid(names)[i - 1 :: n]:
                 self._add(spec)
         else:
@@ -113,12 +125,17 @@ class Launcher:
             job.settle()
 
     def say(self, line: str) -> None:
-        """Tell the person at the terminal."""
+        """Print a line for the person at the terminal."""
         self.display.say(line)
 
-    # --- before and after
+    # --- start and end
 
     def _open(self, stack: ExitStack) -> None:
+        """Lock the directory, plan the runs, and open what closes with the stack.
+
+        Raises:
+            ValueError: As in `run`.
+        """
         out = self.options.out
         try:
             for folder in (out / LOGS, out / CLAIMS):
@@ -129,18 +146,18 @@ class Launcher:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another launcher is at {out}; wait for it, or choose another --out") from None
+            raise ValueError(f"another launcher uses {out}; wait for its end, or choose another --out") from None
         self.plan()
         write_text(out / SWEEP_FILE, self.sweep.text)
         self.journal.open()
         stack.callback(self.journal.close)
-        self._lifeline, held = os.pipe()  # its other end is closed with this process, however it ends
+        self._lifeline, held = os.pipe()  # the other end is closed when this process ends, however it ends
         for descriptor in (self._lifeline, held):
             stack.callback(os.close, descriptor)
         stack.enter_context(self.display)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                stack.callback(signal.signal, number, signal.signal(number, self._asked_to_stop))
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+                stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
 
     def _recall(self, events: Sequence[Event], *, earlier: bool) -> None:
         for event in events:
@@ -151,14 +168,14 @@ class Launcher:
         job = Job(spec, self.options.out, retries=self.options.retries, metric=self.sweep.metric)
         return self.jobs.setdefault(spec.name, job)
 
-    def _asked_to_stop(self, number: int, _: object) -> None:
-        if self.stop_signal is not None:  # once more
+    def _on_signal(self, number: int, _: object) -> None:
+        if self.stop_signal is not None:  # the second signal kills
             for job in self._active():
                 job.kill()
         self.stop_signal = self.stop_signal or number
 
     def _end_all(self) -> None:
-        """Let the runs save what they have; their guards kill those that take too long about it."""
+        """Ask all runs to save their state and end; their guards kill those that take too long."""
         for job in self._active():
             job.ask_to_end()
         deadline = time.monotonic() + END_SECONDS + 10
@@ -168,41 +185,45 @@ class Launcher:
     def _active(self) -> list[Job]:
         return [job for job in self.jobs.values() if job.state == "running"]
 
-    # --- while it runs
+    # --- the loop
 
     def _step(self) -> bool:
-        """Reap, look after what runs, start what can be; whether there is anything left to wait for."""
+        """Handle ended runs, check the running ones, start new ones.
+
+        Returns:
+            Whether any run is left to wait for.
+        """
         for job in self._active():
             if (code := job.exit_code()) is not None:
                 self._settled(job, job.ended(code, stopping=self.stop_signal is not None))
         if self.stop_signal is not None:
             return False
-        if time.monotonic() - self._looked >= LOOK_SECONDS:
-            self._looked = time.monotonic()
-            self._look()
-        while len(self._active()) < self.options.workers and (waiting := self._next()):
+        if time.monotonic() - self._last_look >= LOOK_SECONDS:
+            self._last_look = time.monotonic()
+            self._look_at_records()
+        while len(self._active()) < self.options.workers and (waiting := self._next_job()):
             self._start(waiting)
         counts = self.counts()
         return counts["running"] + counts["waiting"] > 0
 
-    def _next(self) -> Job | None:
-        """A run that can be started now and is claimed, proposed by the search if need be."""
+    def _next_job(self) -> Job | None:
+        """A claimed run that can be started now, if need be one that the search proposes; None if there is none."""
         now = time.monotonic()
         waiting = [job for job in self.jobs.values() if job.state == "waiting"]
         for job in waiting:
             if job.not_before <= now and self._claim(job):
                 return job
-        if waiting or self._is_searched:
+        if waiting or self._search_is_over:
             return None
         proposed = self._propose()
-        self._is_searched = proposed is None
+        self._search_is_over = proposed is None
         return proposed if proposed and self._claim(proposed) else None
 
     def _claim(self, job: Job) -> bool:
-        """Whether the run is this launcher's to start; what others have made of it since is taken in."""
+        """Claim a run, after reading what other launchers have done with it since; whether it is to be started."""
         if not job.claim():
             job.not_before = time.monotonic() + LOOK_SECONDS
-            self._say_once(f"{job.spec.name}: another process is at it; waiting for its end")
+            self._say_once(f"{job.spec.name}: another process is running it; waiting for its end")
             return False
         self._recall(self.journal.news(), earlier=False)
         job.settle()
@@ -211,12 +232,13 @@ class Launcher:
         return job.state == "waiting"
 
     def _propose(self) -> Job | None:
+        """The next run of a search; None if it is over."""
         cap = self.options.max_runs or self.sweep.run_cap
         if cap is not None and len(self.jobs) >= cap:
             return None
         spec = self.sweep.next([self._result(job) for job in self.jobs.values()])
         if spec is None:
-            self.say(f"all {len(self.jobs)} runs that the search can propose have been made")
+            self.say(f"the search has proposed all {len(self.jobs)} runs that it can")
             return None
         self.journal.note(Event(spec.name, "proposed", parameters=spec.parameters))
         return self._add(spec)
@@ -229,32 +251,22 @@ class Launcher:
         job.slot = next(slot for slot in itertools.count() if slot not in taken)
         cores = [] if self.options.threads else cores_of(job.slot, self.options.workers)
         threads = self.options.threads or max(1, len(cores))
-        self.say(f"{job.spec.name}: {'goes on' if job.resumes else 'starts'}")
+        self.say(f"{job.spec.name}: {'resumes' if job.resumes else 'starts'}")
         try:
             self.journal.note(job.start(self.sweep.command(job.spec), cores, threads, self._lifeline))
         except OSError as error:
             self._settled(job, job.failed(None, f"it cannot be started: {error.strerror}: {error.filename}"))
 
     def _settled(self, job: Job, event: Event) -> None:
-        """Note how a run has ended and say so."""
+        """Note how a run has ended and print it."""
         self.journal.note(event)
-        name = job.spec.name
+        if message := end_message(job, event):
+            self.say(message)
         if job.state == "finished":
-            self.say(f"{name}: done")
             self._check_metric(job)
-        elif job.state == "pruned":
-            by_hyperband = job.beaten_by == HYPERBAND
-            self.say(f"{name}: stopped" + (" by early_terminate" if by_hyperband else f", far behind {job.beaten_by}"))
-        elif job.state == "failed" and event.kind == "refused":
-            self.say(f"{name}: was refused by its program: {job.reason}; the other runs go on")
-        elif job.state == "failed":
-            times = f"{_code(event)} the last of {job.failures} times"
-            self.say(f"{name}: given up, {times}: {event.reason} ({job.log})")
-        elif event.kind == "failed":
-            self.say(f"{name}: {_code(event)}, starts again in {job.pause:.0f} s: {event.reason}")
 
     def _check_metric(self, job: Job) -> None:
-        """A search or hyperband without a metric is none."""
+        """Warn if a search or hyperband gets no metric from a finished run: it could learn nothing."""
         needed = self.sweep.method == "bayes" or self.sweep.early_terminate
         if needed and job.metric_at_end() is None:
             self._say_once(
@@ -262,28 +274,14 @@ class Launcher:
             )
 
     def _say_once(self, line: str) -> None:
-        if line not in self._warned:
-            self._warned.add(line)
+        if line not in self._said:
+            self._said.add(line)
             self.say(line)
 
-    def _look(self) -> None:
-        """Take in what the runs have recorded, prune, show."""
+    def _look_at_records(self) -> None:
+        """Read new records, stop beaten runs, update the display."""
         active = self._active()
         for job in active:
             job.follower.update()
-        self._early_stopping.look(self.jobs)
-        self.display.show([_row(job) for job in active], self.counts())
-
-
-def _code(event: Event) -> str:
-    return "no start" if event.exit_code is None else f"exit code {event.exit_code}"
-
-
-def _row(job: Job) -> SweepRow:
-    return SweepRow(
-        name=job.spec.name,
-        examples=job.follower.examples,
-        examples_per_second=job.follower.speed,
-        measure=job.follower.measure,
-        seconds_left=job.follower.seconds_left,
-    )
+        self._early_stopping.apply(self.jobs)
+        self.display.show([display_row(job) for job in active], self.counts())

@@ -1,8 +1,9 @@
 """What is a run of a sweep called, and which runs are the same?
 
-A run's identity is all of its parameters, except how it is watched and where it computes. Its name, fit for a
-directory, is made to be read: of the parameters that vary, numbers in six digits. Where that is ambiguous a hash of the
-identity follows, so that a name never stands for two runs, and what is known by a name already keeps it.
+A run's identity consists of all its parameters except those that say how it is watched and where it computes. Its
+name can name a directory and is made to be read: it lists the parameters that vary, with numbers in six digits. Where
+such a name would be ambiguous, a hash of the identity is appended, so that one name never stands for two runs. A run
+that already has a name keeps it.
 """
 
 from __future__ import annotations
@@ -17,28 +18,33 @@ from typing import Any
 Parameters = Mapping[str, Any]
 
 MAX_BYTES = 200
-"""Of a name: file systems allow 255, and logs add an ending."""
+"""Length limit of a name: file systems allow 255 bytes, and log files add an ending."""
 
-MACHINE = frozenset({"checkpoint_seconds", "device", "num_threads", "num_torch_threads", "num_parts"})
+MACHINE_PARAMETERS = frozenset({"checkpoint_seconds", "device", "num_threads", "num_torch_threads", "num_parts"})
 
 
-def is_of_machine(name: str) -> bool:
-    """Whether a parameter says where a run computes or how it is watched, rather than what it is."""
-    return name in MACHINE or name.startswith("wandb")
+def is_machine_parameter(name: str) -> bool:
+    """Whether a parameter says where a run computes or how it is watched, rather than what it computes."""
+    return name in MACHINE_PARAMETERS or name.startswith("wandb")
 
 
 def canonical(value: Any) -> str:
-    """A text that is the same for equal values only; 1 and 1.0 are equal, True and "1" are others."""
-    return json.dumps(_plain(value), sort_keys=True)
+    """Text that is the same for equal values only: 1 and 1.0 are equal, but True and "1" differ from both."""
+    return json.dumps(_normalised(value), sort_keys=True)
 
 
-def identity(parameters: Parameters, varying: Collection[str]) -> str:
-    """What makes a run the run it is; parameters of the machine count where the sweep varies them."""
-    return canonical({name: v for name, v in parameters.items() if name in varying or not is_of_machine(name)})
+def run_identity(parameters: Parameters, varying: Collection[str]) -> str:
+    """Text that identifies a run.
+
+    Args:
+        parameters: All parameters of the run.
+        varying: Names of the parameters that the sweep varies. They count even if they are machine parameters.
+    """
+    return canonical({n: v for n, v in parameters.items() if n in varying or not is_machine_parameter(n)})
 
 
 def readable_name(parameters: Parameters, varying: Sequence[str]) -> str:
-    """The name where it is unambiguous: varying parameters, numbers in six digits, fit for a directory."""
+    """The varying parameters and their values, with numbers in six digits, as a name that can name a directory."""
     words = ",".join(f"{name}={_short(parameters[name])}" for name in varying if name in parameters)
     return re.sub(r"[^\w.,=+-]+", "-", words)[:200] or "run"
 
@@ -46,38 +52,41 @@ def readable_name(parameters: Parameters, varying: Sequence[str]) -> str:
 def unique_names(
     runs: Sequence[tuple[str, str]], known: Mapping[str, str], taken: Collection[str] = ()
 ) -> dict[str, str]:
-    """Names of runs by identity.
+    """Unambiguous names of runs, by identity.
 
     Args:
-        runs: Identity and readable name of each.
-        known: Names by identity that runs have already; they stay.
-        taken: Names that are others' for another reason.
+        runs: Identity and readable name of each run.
+        known: Names that runs already have, by identity. They are kept.
+        taken: Names that are in use for any other reason.
 
     Returns:
-        The readable name where no other run has it, in any case of letters; else it and a hash of the identity.
+        For each identity, the readable name if no other run has it in upper or lower case, else the readable name
+        followed by a hash of the identity.
     """
     wanted = Counter(name.casefold() for _, name in runs)
     occupied = {name.casefold() for name in (*known.values(), *taken)}
     names = {}
-    for one, name in runs:
-        alone = wanted[name.casefold()] == 1 and name.casefold() not in occupied and len(name.encode()) <= MAX_BYTES
-        names[one] = known.get(one) or (name if alone else _with_hash(name, one))
+    for identity, name in runs:
+        is_unique = wanted[name.casefold()] == 1 and name.casefold() not in occupied
+        fits = is_unique and len(name.encode()) <= MAX_BYTES
+        names[identity] = known.get(identity) or (name if fits else _with_hash(name, identity))
     return names
 
 
 def _with_hash(name: str, identity: str) -> str:
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-    cut = name.encode()[: MAX_BYTES - len(digest) - 1].decode(errors="ignore")
-    return f"{cut}-{digest}"
+    shortened = name.encode()[: MAX_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{shortened}-{digest}"
 
 
-def _plain(value: Any) -> Any:
+def _normalised(value: Any) -> Any:
+    """The value with whole floats as integers and mappings keyed by text, at every depth."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _normalised(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_normalised(item) for item in value]
     return value
 
 

@@ -1,7 +1,7 @@
-"""What a sweep file's command means: its macros filled in as W&B's agent does, and whether its program knows the flags.
+"""The command of a sweep file: its macros are expanded as W&B's agent does, and its program and flags are checked.
 
-Nothing of a user's is run to find out. The tasks of this package are asked for their `--help`; whatever else a command
-starts tells by itself, run by run, what it does not know.
+No program of the user's is run for the check. The tasks of this package are run with `--help` to learn their flags; any
+other program reports unknown flags itself when its first run starts.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import Any
 from rlgns.runs.options import flag, nearest
 
 DEFAULT_COMMAND = ("${interpreter}", "${program}", "${args}")
-"""W&B's own, without `/usr/bin/env`."""
+"""W&B's default command without `/usr/bin/env`."""
 
 HELP_SECONDS = 120
 
 
-def expanded(words: Sequence[Any], program: str, parameters: Mapping[str, Any]) -> list[str]:
+def expanded_command(words: Sequence[Any], program: str, parameters: Mapping[str, Any]) -> list[str]:
     """The command of a run.
 
     Args:
-        words: The file's command.
-        program: The file's program, "" if it names none.
-        parameters: Of the run.
+        words: The command of the sweep file.
+        program: The program of the sweep file, "" if it names none.
+        parameters: Parameters of the run.
 
     Raises:
-        ValueError: A macro cannot be filled in.
+        ValueError: A macro cannot be expanded.
     """
-    return [word for one in words for word in _expanded(str(one), program, parameters)]
+    return [part for word in words for part in _expanded_word(str(word), program, parameters)]
 
 
-def _expanded(word: str, program: str, parameters: Mapping[str, Any]) -> list[str]:
+def _expanded_word(word: str, program: str, parameters: Mapping[str, Any]) -> list[str]:
     lists = {
         "${env}": [],
         "${args}": [f"--{name}={value}" for name, value in parameters.items()],
@@ -53,25 +53,25 @@ def _expanded(word: str, program: str, parameters: Mapping[str, Any]) -> list[st
     }
     if word in lists:
         return lists[word]
-    known = {"interpreter": sys.executable, "program": program}
+    values = {"interpreter": sys.executable, "program": program}
 
-    def value(match: re.Match[str]) -> str:
+    def value_of(match: re.Match[str]) -> str:
         name = match[1]
         if name.startswith("envvar:"):
             return os.environ.get(name.removeprefix("envvar:"), "")
-        if not known.get(name):
+        if not values.get(name):
             raise ValueError(f"${{{name}}} in its command cannot be filled in; use ${{args}}")
-        return known[name]
+        return values[name]
 
-    return [re.sub(r"\$\{([\w:]+)\}", value, word)]
+    return [re.sub(r"\$\{([\w:]+)\}", value_of, word)]
 
 
 def check_program(command: Sequence[str], names: Collection[str]) -> None:
-    """Find out, without running anything of the user's, whether a command can be started and knows its flags.
+    """Check, without running any of the user's programs, that a command can be started and knows its flags.
 
     Args:
-        command: Without the run's arguments.
-        names: The parameters.
+        command: The command without the run's arguments.
+        names: Names of the run's parameters.
 
     Raises:
         ValueError: There is no such program, or a task of this package has no such flag.
@@ -93,7 +93,7 @@ def check_program(command: Sequence[str], names: Collection[str]) -> None:
 
 
 def _own_task(command: Sequence[str]) -> str | None:
-    """The task of `rlgns train TASK` or `python -m rlgns train TASK`, if this package has it."""
+    """TASK in `rlgns train TASK` or `python -m rlgns train TASK`; None if it is not a task of this package."""
     words = list(command)
     if len(words) > 2 and words[1:3] == ["-m", "rlgns"]:
         words = ["rlgns", *words[3:]]
@@ -104,12 +104,12 @@ def _own_task(command: Sequence[str]) -> str | None:
 
 
 def _flags_of(task: str) -> set[str]:
-    """Those that its help names; none where it has none to tell."""
+    """Flags that the task's help lists, without their dashes; empty if the help cannot be read."""
     command = [sys.executable, "-m", "rlgns", "train", task, "--help"]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HELP_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return set()
-    return set(re.findall(r"--([a-z][\w-]*)", done.stdout.lower())) if done.returncode == 0 else set()
+    return set(re.findall(r"--([a-z][\w-]*)", process.stdout.lower())) if process.returncode == 0 else set()

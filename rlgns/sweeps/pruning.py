@@ -1,8 +1,9 @@
-"""How far has a run of a sweep come, and is it worth going on with?
+"""How far has a run of a sweep come, and is it worth continuing?
 
-Read from its records as they are appended, without reading any twice. A run is hopeless if a finished run of the same
-batch size beats it by a stated factor at every goal that can be judged so far: its learning rate will not be the best.
-Where the sweep file asks for `early_terminate`, W&B's own hyperband stops runs as well.
+A run's records are read as they are appended, each of them once. A run is beaten if a finished run of the same batch
+size needed fewer examples, by a stated factor, at every goal that can be judged so far: then the learning rate of the
+beaten run is not the best one for this batch size. If the sweep file asks for `early_terminate`, W&B's own hyperband
+stops runs as well.
 """
 
 from __future__ import annotations
@@ -16,87 +17,87 @@ from rlgns.runs.goals import MEASURES, Reached, goals_of
 from rlgns.runs.json_files import is_number, parse_json, read_json
 from rlgns.runs.records import STEPS, Record
 from rlgns.study.outcomes import Outcome
-from rlgns.sweeps.checks import package
+from rlgns.sweeps.checks import sweeps_package
 
 EXAMPLES = "progress/examples"
 
 HYPERBAND = "hyperband"
-"""What a run was stopped by where no other run beat it alone."""
+"""Stands for the name of a better run if hyperband stopped the run."""
 
 SPEEDS = "time/transitions_per_second", "time/examples_per_second"
 
 
 class Follower:
-    """The latest record of a run, the goals that it has reached, and the course of one metric.
+    """The latest record of a run, the goals that it has reached, and all values of one metric.
 
     Args:
         run: Directory of the run.
-        metric: Record key whose course is kept, if any.
+        metric: Record key of the metric whose values are kept, if any.
     """
 
     def __init__(self, run: Path, metric: str | None = None) -> None:
         self.run, self.metric = run, metric
-        self._read = 0
+        self._bytes_read = 0
         self._budget: float | None = None
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.last: Record = {}
         self.goals: dict[float, Reached] = {}
         self._course: list[tuple[float, float]] = []  # steps and metric
 
     def update(self) -> None:
-        """Take in what has been appended; a line that is still being written waits for its end."""
+        """Read the records appended since the last call. An incomplete last line is left for the next call."""
         path = self.run / METRICS
         try:
-            if path.stat().st_size < self._read:  # begun anew
-                self._read = 0
-                self._begin()
+            if path.stat().st_size < self._bytes_read:  # the run has started from the beginning
+                self._bytes_read = 0
+                self._reset()
             with path.open("rb") as file:
-                file.seek(self._read)
-                whole, newline, _ = file.read().rpartition(b"\n")
+                file.seek(self._bytes_read)
+                complete, newline, _ = file.read().rpartition(b"\n")
         except OSError:
             return
-        self._read += len(whole) + len(newline)
-        for line in whole.split(b"\n"):
-            self._take(line)
+        self._bytes_read += len(complete) + len(newline)
+        for line in complete.split(b"\n"):
+            self._add(line)
 
     @property
     def course(self) -> list[float]:
-        """The values of the metric, in order."""
+        """All values of the metric, in the order of the records."""
         return [value for _, value in self._course]
 
     @property
     def examples(self) -> float:
-        """Consumed so far."""
+        """Number of examples consumed so far."""
         return _number(self.last.get(EXAMPLES)) or 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """To its budget at its present speed; a goal may end it earlier."""
+        """Seconds until the budget is used up at the present speed; a goal may end the run earlier."""
         if self._budget is None:
             self._budget = budget(self.run)
         return (self._budget - self.examples) / self.speed if self.speed and self._budget else None
 
     @property
     def speed(self) -> float | None:
-        """Examples a second, of late."""
+        """Examples per second, as of the latest record."""
         speeds = (_number(self.last.get(key)) for key in SPEEDS)
         return next((speed for speed in speeds if speed is not None), None)
 
     @property
     def measure(self) -> float | None:
-        """What the run's goals are levels of."""
+        """Latest value of the performance measure that the run's goals refer to."""
         measures = (_number(self.last.get(key)) for key in MEASURES)
         return next((measure for measure in measures if measure is not None), None)
 
-    def _take(self, line: bytes) -> None:
+    def _add(self, line: bytes) -> None:
         try:
             record = parse_json(line)
             goals = (
                 {level: goal for level, goal in goals_of(record).items() if goal} if isinstance(record, dict) else {}
             )
-        except ValueError:  # a line of another kind, which is no record
+        except ValueError:  # the line is no record
             return
         if not isinstance(record, dict):
             return
@@ -112,47 +113,53 @@ class Follower:
 
 
 def _number(value: Any) -> float | None:
-    """The value if it is a finite number."""
+    """The value as a float; None unless it is a finite number."""
     return float(value) if is_number(value) else None
 
 
 def budget(run: Path) -> float | None:
-    """Examples that a run may consume, if its configuration tells."""
+    """Number of examples that a run may consume; None if its configuration does not say."""
     try:
         return _number(read_json(run / CONFIG).get("max_examples"))
     except ValueError:
         return None
 
 
-def is_hopeless(
+def better_run(
     examples: float, reached: Mapping[float, Reached], others: Iterable[Outcome], factor: float
 ) -> Outcome | None:
-    """The finished run that beats one with so many examples, and these goals, beyond hope; None while there is hope.
+    """The first finished run that beats a running one; None if the running one may still be the best.
 
-    others  runs of the same batch size and shape at other learning rates
-    factor  examples to a goal, as a multiple of the other's, beyond which a run is beaten at it
+    Args:
+        examples: Examples that the running run has consumed.
+        reached: Goals that the running run has reached.
+        others: Finished runs of the same batch size and shape at other learning rates.
+        factor: A run is beaten at a goal if it needs more than this multiple of the other run's examples.
     """
     return next((other for other in others if _beats(other, examples, reached, factor)), None)
 
 
 def _beats(other: Outcome, examples: float, reached: Mapping[float, Reached], factor: float) -> bool:
+    """Whether the other run is better at every goal that can be judged so far, and at least one can be."""
     verdicts = []
-    for level, price in other.goals.items():
-        own = reached.get(level)
-        took = own.examples if own else examples
-        if price and (own or took > factor * price.examples):  # not to be judged yet otherwise
-            verdicts.append(took > factor * price.examples)
+    for goal, other_reached in other.goals.items():
+        if not other_reached:
+            continue
+        own = reached.get(goal)
+        is_beaten = (own.examples if own else examples) > factor * other_reached.examples
+        if own or is_beaten:  # a goal that is not reached yet cannot be judged before the limit is exceeded
+            verdicts.append(is_beaten)
     return bool(verdicts) and all(verdicts)
 
 
 def stopped_by_hyperband(config: Mapping[str, Any], courses: Mapping[str, tuple[bool, list[float]]]) -> set[str]:
-    """The running runs that a sweep's `early_terminate` stops, by W&B's own rule.
+    """Names of the running runs that a sweep's `early_terminate` stops, by W&B's own rule.
 
     Args:
-        config: Of the sweep.
-        courses: Of each run that has started, by name: whether it is running, and its metric so far.
+        config: Configuration of the sweep.
+        courses: For each run that has started, by name: whether it is running, and the values of its metric so far.
     """
-    sweeps, key = package(), config["metric"]["name"]
+    sweeps, key = sweeps_package(), config["metric"]["name"]
     runs = [
         sweeps.SweepRun(
             name=name, state="running" if running else "finished", sampledHistory=[{key: value} for value in course]

@@ -1,7 +1,7 @@
-"""Which runs does a W&B sweep file ask for, and by what command is each started?
+"""Which runs does a W&B sweep file ask for, and which command starts each of them?
 
-The file is the one that `wandb sweep` takes; its schema and its random and Bayesian searches are those of W&B's own
-package `sweeps`. Parameters are flat, the program's flags by name. No server is asked for anything.
+The file is the one that `wandb sweep` takes. Its schema and its random and Bayesian searches are those of W&B's own
+package `sweeps`. Parameters are flat: their names are the program's flags. No server is contacted.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from pathlib import Path
 from typing import Any
 
 from rlgns.runs.yaml_files import parse_options, read_text
-from rlgns.sweeps.checks import MAX_GRID, complaint, package
-from rlgns.sweeps.naming import Parameters, identity, readable_name, unique_names
-from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded
+from rlgns.sweeps.checks import MAX_GRID, first_complaint, sweeps_package
+from rlgns.sweeps.naming import Parameters, readable_name, run_identity, unique_names
+from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded_command
 
-PROPOSALS = {"random": 200, "bayes": 3}
-"""How often a search is asked for a run that has not been before another one is taken from those that are left."""
+MAX_PROPOSALS = {"random": 200, "bayes": 3}
+"""Proposals that a search may repeat before a run is drawn from the combinations that are left."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run of a sweep: a name fit for a directory, and all parameters."""
+    """One run of a sweep: a name that can name a directory, and all parameters."""
 
     name: str
     parameters: Parameters
 
     @property
     def batch_size(self) -> int | None:
-        """B, if the parameters tell."""
-        shape = [self.parameters.get(name) for name in ("num_envs", "num_steps")]
-        if all(isinstance(one, int) for one in shape):
-            return int(shape[0]) * int(shape[1])  # type: ignore[arg-type]
-        size = self.parameters.get("batch_size")
-        return size if isinstance(size, int) else None
+        """Batch size B; None if the parameters do not determine it."""
+        num_envs, num_steps = (self.parameters.get(name) for name in ("num_envs", "num_steps"))
+        if isinstance(num_envs, int) and isinstance(num_steps, int):
+            return num_envs * num_steps
+        batch_size = self.parameters.get("batch_size")
+        return batch_size if isinstance(batch_size, int) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a search learns from: a run's state and the metric that it was left with."""
+    """What a search learns from one run: whether it has ended, and its last metric."""
 
     spec: RunSpec
     finished: bool
@@ -54,82 +54,91 @@ class Sweep:
     """A sweep file that has been read and checked.
 
     Raises:
-        ValueError: With the file's name, where it breaks the schema of W&B or asks for what cannot be done here.
+        ValueError: The file breaks W&B's schema, or asks for something that needs W&B's server. The message starts
+            with the file's name.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.text = read_text(path, "sweep file")
         self.config: dict[str, Any] = parse_options(self.text, f"sweep file {path}")
-        if words := complaint(self.config):
-            raise ValueError(f"{path}: {words}")
-        self.command(RunSpec("", {}))  # its macros are known
+        if complaint := first_complaint(self.config):
+            raise ValueError(f"{path}: {complaint}")
+        self.command(RunSpec("", {}))  # raises if a macro of the command is unknown
 
     @property
     def method(self) -> str:
-        """grid, random or bayes."""
+        """Search method: grid, random or bayes."""
         return str(self.config["method"])
 
     @property
     def metric(self) -> str | None:
-        """The key of a run's records and summary that bayes and hyperband look at."""
+        """Key of the metric, in a run's records and summary, that bayes and hyperband compare runs by."""
         return dict(self.config.get("metric") or {}).get("name")
 
     @property
     def run_cap(self) -> int | None:
-        """The largest number of runs, if the file has one."""
+        """The largest number of runs; None if the file sets none."""
         return self.config.get("run_cap")
 
     @property
     def early_terminate(self) -> bool:
-        """Whether W&B's hyperband is to stop runs."""
+        """Whether W&B's hyperband may stop runs."""
         return bool(self.config.get("early_terminate"))
 
     @property
     def parameters(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the file says of each parameter."""
+        """The file's description of each parameter, by the parameter's name."""
         parameters: Mapping[str, Mapping[str, Any]] = self.config["parameters"]
         return parameters
 
     @property
     def varying(self) -> list[str]:
         """Names of the parameters that differ between runs, in the file's order."""
-        return [name for name, one in self.parameters.items() if "value" not in one and len(one.get("values", ())) != 1]
+        return [
+            name
+            for name, description in self.parameters.items()
+            if "value" not in description and len(description.get("values", ())) != 1
+        ]
 
     def identity(self, parameters: Parameters) -> str:
-        """What makes a run of this sweep the run it is."""
-        return identity(parameters, self.varying)
+        """Text that is equal for two sets of parameters if and only if they describe the same run of this sweep."""
+        return run_identity(parameters, self.varying)
 
     def grid(self, known: Mapping[str, str] | None = None) -> list[RunSpec]:
-        """All runs of a grid: seed by seed, the middle learning rate first, which later ones are held against.
+        """All runs of a grid, sorted by seed and then by distance from the middle learning rate.
+
+        The middle rate comes first because runs at other rates are stopped early by comparison with finished ones.
 
         Args:
-            known: Names that runs have already, by identity.
+            known: Names that runs already have, by identity.
         """
-        every = {self.identity(parameters): parameters for parameters in self._combinations()}
-        names = unique_names([(one, self._readable(p)) for one, p in every.items()], known or {})
+        combinations = {self.identity(parameters): parameters for parameters in self._combinations()}
+        readable = [(identity, self._readable_name(parameters)) for identity, parameters in combinations.items()]
+        names = unique_names(readable, known or {})
         rates = self._values().get("learning_rate", [])
         middle = len(rates) // 2
 
-        def turn(spec: RunSpec) -> tuple[Any, int]:
+        def order(spec: RunSpec) -> tuple[int, int]:
             seed, rate = spec.parameters.get("seed", 0), spec.parameters.get("learning_rate")
-            place = abs(rates.index(rate) - middle) if rate in rates else 0
-            return (seed if isinstance(seed, int) else 0), place
+            distance = abs(rates.index(rate) - middle) if rate in rates else 0
+            return (seed if isinstance(seed, int) else 0), distance
 
-        return sorted((RunSpec(names[one], parameters) for one, parameters in every.items()), key=turn)
+        specs = [RunSpec(names[identity], parameters) for identity, parameters in combinations.items()]
+        return sorted(specs, key=order)
 
     def next(self, results: Sequence[Result]) -> RunSpec | None:
-        """The run that a random or Bayesian search proposes after these, one that is not among them.
+        """The next run of a random or Bayesian search; it is never one of those in the results.
 
         Returns:
-            The run; None where all runs that there can be are among the results.
+            The run; None if the results hold every possible run already.
 
         Raises:
-            ValueError: The search itself cannot go on from these results.
+            ValueError: The search cannot propose a run after these results.
         """
-        known = {self.identity(one.spec.parameters): one.spec.name for one in results}
-        size = self._number_of_runs
-        for _ in range(PROPOSALS[self.method] if size is None or size > len(known) else 0):
+        known = {self.identity(result.spec.parameters): result.spec.name for result in results}
+        size = self._num_combinations
+        for _ in range(MAX_PROPOSALS[self.method] if size is None or size > len(known) else 0):
             parameters = self._proposed(results)
             if self.identity(parameters) not in known:
                 return self._named(parameters, known)
@@ -137,17 +146,21 @@ class Sweep:
         return self._named(random.choice(left), known) if left else None
 
     def command(self, spec: RunSpec) -> list[str]:
-        """The command that W&B's agent would run, to which a launcher adds where results go."""
+        """The command that W&B's agent would run; the launcher appends the flag for the output directory."""
         try:
-            return expanded(self._command, str(self.config.get("program", "")), spec.parameters)
+            return expanded_command(self._command, str(self.config.get("program", "")), spec.parameters)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 
     def check_flags(self, spec: RunSpec) -> None:
-        """Raise ValueError if there is no such program, or it is known to lack a parameter's flag; run nothing."""
+        """Check, without running any of the user's programs, that the command can be started with the run's flags.
+
+        Raises:
+            ValueError: There is no such program, or the program is known to lack the flag of a parameter.
+        """
         words = [word for word in self._command if not str(word).startswith("${args")]
         try:
-            check_program(expanded(words, str(self.config.get("program", "")), {}), spec.parameters)
+            check_program(expanded_command(words, str(self.config.get("program", "")), {}), spec.parameters)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 
@@ -155,64 +168,77 @@ class Sweep:
     def _command(self) -> Sequence[Any]:
         return self.config.get("command") or DEFAULT_COMMAND
 
-    def _readable(self, parameters: Parameters) -> str:
+    def _readable_name(self, parameters: Parameters) -> str:
         return readable_name(parameters, self.varying)
 
     def _named(self, parameters: Parameters, known: Mapping[str, str]) -> RunSpec:
-        one = self.identity(parameters)
-        return RunSpec(unique_names([(one, self._readable(parameters))], known)[one], parameters)
+        identity = self.identity(parameters)
+        return RunSpec(unique_names([(identity, self._readable_name(parameters))], known)[identity], parameters)
 
     def _proposed(self, results: Sequence[Result]) -> Parameters:
-        sweeps = package()
-        runs = [  # by the aliases of its fields: their own names, which it means to allow, are passed over in silence
-            sweeps.SweepRun(
-                name=one.spec.name,
-                config={name: {"value": value} for name, value in one.spec.parameters.items()},
-                state="finished" if one.finished else "running",
-                summaryMetrics={} if one.metric is None or self.metric is None else {self.metric: one.metric},
-            )
-            for one in results
-        ]
+        """Parameters that W&B's search proposes.
+
+        Raises:
+            ValueError: W&B's package fails on these results, or a distribution yields a number that is not finite.
+        """
+        sweeps = sweeps_package()
+        runs = [_as_sweep_run(result, self.metric) for result in results]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 proposed = sweeps.next_run(self.config, runs)
-            except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # as W&B's package meets odd numbers
+            except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # raised on extreme numbers
                 raise ValueError(f"{self.path}: W&B's {self.method} search proposes no run ({error})") from None
-        parameters = {name: _plain(one["value"]) for name, one in proposed.config.items()}
+        parameters = {name: _as_python(proposal["value"]) for name, proposal in proposed.config.items()}
         for name, value in parameters.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{self.path}: parameter {name}: its distribution gives {value}; narrow it")
         return parameters
 
     def _values(self) -> dict[str, Sequence[Any]]:
-        """The values of each parameter that has a list of them."""
-        return {name: v for name, one in self.parameters.items() if (v := _values_of(one)) is not None}
+        """The possible values of each parameter that has finitely many."""
+        values = {name: _possible_values(description) for name, description in self.parameters.items()}
+        return {name: possible for name, possible in values.items() if possible is not None}
 
     def _combinations(self) -> Iterator[Parameters]:
         values = self._values()
         return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
 
     @property
-    def _number_of_runs(self) -> int | None:
-        """How many different runs there can be; None where they cannot be counted."""
+    def _num_combinations(self) -> int | None:
+        """Number of different runs; None if a distribution is continuous or there are more than `MAX_GRID`."""
         values = self._values()
         size = math.prod(map(len, values.values()))
         return size if len(values) == len(self.parameters) and size <= MAX_GRID else None
 
 
-def _values_of(one: Mapping[str, Any]) -> Sequence[Any] | None:
-    if "value" in one:
-        return [one["value"]]
-    if "values" in one:
-        chances = one.get("probabilities") or [1] * len(one["values"])
-        return [value for value, chance in zip(one["values"], chances, strict=True) if chance]
-    low, high = one.get("min"), one.get("max")
-    if type(low) is int and type(high) is int and one.get("distribution", "int_uniform") == "int_uniform":
+def _as_sweep_run(result: Result, metric: str | None) -> Any:
+    """A result in the type of W&B's package.
+
+    Its constructor takes only the aliases of its fields. It means to allow their Python names too but ignores them.
+    """
+    return sweeps_package().SweepRun(
+        name=result.spec.name,
+        config={name: {"value": value} for name, value in result.spec.parameters.items()},
+        state="finished" if result.finished else "running",
+        summaryMetrics={} if result.metric is None or metric is None else {metric: result.metric},
+    )
+
+
+def _possible_values(description: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The values that a parameter can have; None for a continuous distribution."""
+    if "value" in description:
+        return [description["value"]]
+    if "values" in description:
+        values = description["values"]
+        probabilities = description.get("probabilities") or [1] * len(values)
+        return [value for value, probability in zip(values, probabilities, strict=True) if probability]
+    low, high = description.get("min"), description.get("max")
+    if type(low) is int and type(high) is int and description.get("distribution", "int_uniform") == "int_uniform":
         return range(low, high + 1)
     return None
 
 
-def _plain(value: Any) -> Any:
-    """NumPy's scalars as Python's."""
+def _as_python(value: Any) -> Any:
+    """A NumPy scalar as a Python number; any other value unchanged."""
     return value.item() if hasattr(value, "item") else value

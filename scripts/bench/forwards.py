@@ -1,4 +1,6 @@
-"""What A2C saves by training on the forwards that it acted with, against repeating them: in turns, in one process.
+"""How much time does A2C save by training on the forward passes that it acted with, instead of repeating them?
+
+Both variants alternate in one process.
 
 python scripts/bench/forwards.py --shape 64 5
 """
@@ -25,18 +27,18 @@ from rlgns.runs.machine import keep_freed_memory
 
 @dataclass(frozen=True)
 class Bench:
-    """What to time."""
+    """Options of the benchmark."""
 
     shape: tuple[int, int] = (64, 5)
-    """num_envs and num_steps."""
+    """Number of environments, and steps of a rollout."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the CNN."""
+    """Floating-point format of the CNN."""
     rounds: int = 25
-    """Rounds of both ways."""
+    """Number of rounds; each times both variants once."""
 
 
 def main(bench: Bench) -> None:
-    """Print the time of whole updates, collecting included, as a ratio to those that repeat the forwards."""
+    """Print the time of whole updates, collection included, as a ratio to updates that repeat the forward passes."""
     keep_freed_memory()
     num_envs, num_steps = bench.shape
     config = resolved(TrainConfig(num_envs=num_envs, num_steps=num_steps, precision=bench.precision))
@@ -47,16 +49,16 @@ def main(bench: Bench) -> None:
         times = max(1, 1600 // config.batch_size)
 
         def updates(keep: bool) -> Callable[[], float]:
-            def time_them() -> float:
+            def seconds_per_update() -> float:
                 model.keep_forwards = keep
                 transitions = times * config.batch_size
                 return seconds(lambda: model.learn(transitions, log_interval=None, reset_num_timesteps=False)) / times
 
-            return time_them
+            return seconds_per_update
 
         updates(keep=True)()
-        figures = take_turns({"kept": updates(keep=True), "repeated": updates(keep=False)}, bench.rounds)
-    print(f"{num_envs} × {num_steps}, {bench.precision}: {ratios(figures['kept'], figures['repeated'])}")
+        timings = take_turns({"kept": updates(keep=True), "repeated": updates(keep=False)}, bench.rounds)
+    print(f"{num_envs} × {num_steps}, {bench.precision}: {ratios(timings['kept'], timings['repeated'])}")
 
 
 if __name__ == "__main__":

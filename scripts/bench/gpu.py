@@ -1,10 +1,11 @@
-"""What this project does on a machine with one GPU: its GPU tests, then transitions per second, as JSON and a table.
+"""Run the GPU tests on a machine with one GPU and measure transitions per second there; writes JSON and a table.
 
     scripts/bench/gpu.sh --out runs/gpu
 
-Emulators alone, then training of PPO at 8 × 128 and 256 × 128 and of A2C at 1024 × 5, in three precisions, measuring
-and not. Each shape is a process whose emulators are started once (a thousand take minutes); what it has found when its
-time is over is kept. Nothing is downloaded. On a CPU the same is rehearsed with few environments.
+It times the emulators alone, then the training of PPO at 8 × 128 and 256 × 128 and of A2C at 1024 × 5, in three
+precisions, with and without measuring. Each shape has a process of its own, which starts its emulators once (a thousand
+take minutes). When its time is over, the results so far are kept. Nothing is downloaded. On a CPU it rehearses the same
+with few environments.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PUBLISHED = {"CleanRL": 1022, "LeanRL": 3728, "LeanRL, compiled with CUDA graphs
 
 
 class Shape(NamedTuple):
-    """A batch, and the share of the time that is left at its turn."""
+    """Algorithm and batch shape, and the share of the remaining time that its process may take."""
 
     algo: Literal["a2c", "ppo"]
     num_envs: int
@@ -52,24 +53,28 @@ REHEARSED = (Shape("ppo", 4, 8, 0.4), Shape("ppo", 8, 8, 0.45), Shape("a2c", 8, 
 
 @dataclass(frozen=True)
 class Options:
-    """How long to measure, and where results go."""
+    """Options of the benchmark."""
 
     device: Literal["cuda", "cpu"] = "cuda"
-    """Where the networks run."""
+    """Device of the networks."""
     seconds: float = 8.0
-    """Seconds of each measurement, after an update to warm up; at least one update."""
+    """Seconds of each timing, after one update to warm up; at least one update is timed."""
     total_seconds: float = 450.0
-    """Seconds for everything; what is not measured by then is left out."""
+    """Seconds for the whole benchmark; what is not timed by then is left out."""
     test_seconds: float = 120.0
-    """Of these, at most for the GPU tests."""
+    """Seconds of these that the GPU tests may take."""
     out: Path = Path("runs/gpu")
     """Directory for gpu.json and gpu.md."""
     shape: int | None = None
-    """Measure the shape of this number alone and print its rows as JSON; what the whole is made of."""
+    """Time only the shape with this number and print its rows as JSON; the benchmark starts itself in this way."""
 
 
 def main(options: Options) -> int:
-    """Run the tests, measure, write and print; 0 if the tests passed and every shape was trained at."""
+    """Run the tests and the timings, write and print the results.
+
+    Returns:
+        The exit code: 0 if the tests passed and training was timed at every shape, 1 if not, 2 without a CUDA device.
+    """
     if options.shape is not None:
         for row in measure(_shapes(options)[options.shape], options):
             print(json.dumps(row), flush=True)
@@ -85,13 +90,13 @@ def main(options: Options) -> int:
     rows: list[dict[str, Any]] = []
     for number, shape in enumerate(_shapes(options)):
         left = (deadline - time.monotonic()) * shape.share
-        found = list(rows_of_process(options, number, left)) if left > 1 else []
-        rows += found or [{"shape": str(shape), "what": f"nothing within {max(0.0, left):.0f} s"}]
-        print("\n".join(_line(row) for row in rows[-max(1, len(found)) :]), flush=True)
+        new_rows = list(rows_of_process(options, number, left)) if left > 1 else []
+        rows += new_rows or [{"shape": str(shape), "what": f"nothing within {max(0.0, left):.0f} s"}]
+        print("\n".join(_line(row) for row in rows[-max(1, len(new_rows)) :]), flush=True)
     write(options, {"machine": machine(options.device), "tests": tests, "rows": rows, "published": PUBLISHED})
     trained = {row["shape"] for row in rows if row["what"] == "training" and "speed" in row}
-    whole = trained == set(map(str, _shapes(options)))
-    return int(not (whole and tests["exit_code"] == 0))
+    is_complete = trained == set(map(str, _shapes(options)))
+    return int(not (is_complete and tests["exit_code"] == 0))
 
 
 def _shapes(options: Options) -> tuple[Shape, ...]:
@@ -99,36 +104,40 @@ def _shapes(options: Options) -> tuple[Shape, ...]:
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
-    """The tests that ask a GPU; exit code None if they were not done in time."""
+    """Run the tests that need a GPU.
+
+    Returns:
+        `exit_code` of pytest, None if it was stopped after so many seconds, and its last line as `words`.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--no-header", TESTS]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return {"exit_code": None, "words": f"not done within {seconds:.0f} s"}
-    last = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1]
-    return {"exit_code": done.returncode, "words": last.strip("= ")}
+    last = (process.stdout.strip() or process.stderr.strip() or "no output").splitlines()[-1]
+    return {"exit_code": process.returncode, "words": last.strip("= ")}
 
 
 def rows_of_process(options: Options, number: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """The rows that a process of its own finds about one shape within the time."""
+    """Rows about one shape, from a process of its own that is killed after so many seconds."""
     command = [
         sys.executable, __file__, "--shape", str(number), "--device", options.device, "--seconds", str(options.seconds)
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        clock = threading.Timer(seconds, process.kill)
-        clock.start()
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
         try:
             assert process.stdout
             for line in process.stdout:
                 if line.startswith("{"):
                     yield json.loads(line)
         finally:
-            clock.cancel()
+            timer.cancel()
             process.kill()
 
 
 def measure(shape: Shape, options: Options) -> Iterator[dict[str, Any]]:
-    """A row for the emulators alone, and one for each precision, measuring and not."""
+    """Time one shape: a row for the emulators alone, and one for each precision with and without measuring."""
     sys.path.insert(0, str(ROOT))
     from rlgns.agents.config import TrainConfig, resolved
     from rlgns.agents.environments import make_environments
@@ -137,7 +146,7 @@ def measure(shape: Shape, options: Options) -> Iterator[dict[str, Any]]:
     keep_freed_memory()
     common: dict[str, Any] = {"algo": shape.algo, "num_envs": shape.num_envs, "num_steps": shape.num_steps}
     common |= {"device": options.device, "total_transitions": 10**9, "wandb": "disabled"}
-    common |= {"num_parts": 2 if options.device == "cuda" else 1}  # as training has it
+    common |= {"num_parts": 2 if options.device == "cuda" else 1}  # the defaults of training
     with closing(make_environments(resolved(TrainConfig(**common)), seed=0)) as environments:
         speed = emulate(environments, options.seconds)
         yield {"shape": str(shape), "what": "emulators alone", "speed": speed}
@@ -146,7 +155,7 @@ def measure(shape: Shape, options: Options) -> Iterator[dict[str, Any]]:
             config = resolved(TrainConfig(**common, precision=precision, measure=measuring))
             try:
                 yield row | train(config, environments, options.seconds)
-            except (ValueError, RuntimeError) as error:  # arithmetic or memory that this device has not
+            except (ValueError, RuntimeError) as error:  # a precision or an amount of memory that this device lacks
                 yield row | {"error": " ".join(str(error).split())[:200]}
 
 
@@ -191,7 +200,7 @@ def train(config: Any, environments: Any, seconds: float) -> dict[str, float]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the numbers are of."""
+    """Date, hardware and versions that the numbers belong to."""
     import torch
 
     return {
@@ -204,31 +213,33 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def write(options: Options, found: dict[str, Any]) -> None:
-    """gpu.json and gpu.md."""
+def write(options: Options, results: dict[str, Any]) -> None:
+    """Write gpu.json and gpu.md, and print the table."""
     options.out.mkdir(parents=True, exist_ok=True)
-    content = {"options": {name: str(value) for name, value in asdict(options).items()}, **found}
+    content = {"options": {name: str(value) for name, value in asdict(options).items()}, **results}
     (options.out / "gpu.json").write_text(json.dumps(content, indent=1) + "\n")
-    (options.out / "gpu.md").write_text(table(found))
-    print(f"\n{table(found)}\n{options.out / 'gpu.json'}   {options.out / 'gpu.md'}")
+    (options.out / "gpu.md").write_text(table(results))
+    print(f"\n{table(results)}\n{options.out / 'gpu.json'}   {options.out / 'gpu.md'}")
 
 
-def table(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    of, rows = found["machine"], found["rows"]
+def table(results: dict[str, Any]) -> str:
+    """The results as a Markdown table."""
+    machine, rows = results["machine"], results["rows"]
     lines = [
-        f"{of['gpu'] or 'No GPU: a rehearsal with few environments'}, {of['cpu_count']} CPU cores, "
-        f"torch {of['torch']}, {of['date']}; GPU tests: {found['tests']['words']}",
+        f"{machine['gpu'] or 'No GPU: a rehearsal with few environments'}, {machine['cpu_count']} CPU cores, "
+        f"torch {machine['torch']}, {machine['date']}; GPU tests: {results['tests']['words']}",
         "",
         "| transitions/s | emulators alone | " + " | ".join(f"{p}, {m}" for m, p in product(_MODES, PRECISIONS)) + " |",
         "|---|---:|" + "---:|" * (len(_MODES) * len(PRECISIONS)),
     ]
     for shape in dict.fromkeys(row["shape"] for row in rows):
-        mine = {(row.get("measuring"), row.get("precision")): row.get("speed") for row in rows if row["shape"] == shape}
-        cells = [mine.get((None, None)), *(mine.get((m, p)) for m, p in product(_MODES.values(), PRECISIONS))]
+        speeds = {
+            (row.get("measuring"), row.get("precision")): row.get("speed") for row in rows if row["shape"] == shape
+        }
+        cells = [speeds.get((None, None)), *(speeds.get((m, p)) for m, p in product(_MODES.values(), PRECISIONS))]
         lines.append(f"| {shape} | " + " | ".join("–" if cell is None else f"{cell:,.0f}" for cell in cells) + " |")
-    theirs = ", ".join(f"{name} {speed:,}" for name, speed in found["published"].items())
-    return "\n".join([*lines, "", f"Published for PPO 8 × 128 on one H100 in TF32: {theirs} steps/s (LeanRL).", ""])
+    published = ", ".join(f"{name} {speed:,}" for name, speed in results["published"].items())
+    return "\n".join([*lines, "", f"Published for PPO 8 × 128 on one H100 in TF32: {published} steps/s (LeanRL).", ""])
 
 
 _MODES = {"not measuring": False, "measuring": True}

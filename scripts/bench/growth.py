@@ -1,4 +1,4 @@
-"""Transitions per second and memory as the batch grows, and how long a run takes to start.
+"""How do speed and memory change as the batch grows, and how long does a run take to start?
 
 python scripts/bench/growth.py --algo a2c
 """
@@ -16,49 +16,52 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from timing import take_turns
+from timing import print_rows, take_turns
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 ROOT = Path(__file__).parents[2]
 
 SCALARS = 8 + 6 * 4
-"""Bytes of a transition beside its observation: the action, and six float32 numbers."""
+"""Bytes of a transition without its observation: an int64 action and six float32 numbers."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What to time."""
+    """Options of the benchmark."""
 
     algo: Literal["a2c", "ppo"] = "a2c"
-    """Algorithm."""
+    """Algorithm to train."""
     seconds: float = 6.0
-    """Seconds that each shape is timed for, after an update."""
+    """Seconds that each shape is timed for, after one update to warm up."""
     rounds: int = 3
-    """Rounds of all shapes."""
+    """Number of rounds; each times every shape once."""
     shape: tuple[int, int] | None = None
-    """Time this num_envs and num_steps alone; what the rounds are made of."""
+    """Time only this num_envs and num_steps and print the result as JSON; the rounds start the script in this way."""
 
 
 SHAPES = [(num_envs, 5) for num_envs in (8, 32, 128, 512, 1024)] + [(16, num_steps) for num_steps in (5, 32, 128, 512)]
 
 
 def main(bench: Bench) -> None:
-    """Print both tables."""
+    """Print a table of the shapes and the times to start."""
     if bench.shape:
         print(json.dumps(_time(bench, *bench.shape)))
         return
-    found: dict[tuple[int, int], list[dict[str, float]]] = {shape: [] for shape in SHAPES}
+    results: dict[tuple[int, int], list[dict[str, float]]] = {shape: [] for shape in SHAPES}
     for _ in range(bench.rounds):
         for num_envs, num_steps in SHAPES:
             command = [sys.executable, __file__, *sys.argv[1:], "--shape", str(num_envs), str(num_steps)]
-            found[num_envs, num_steps].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
-    print(f"{'num_envs × num_steps':>22}{'transitions/s':>15}{'KB a transition':>17}{'peak memory, MB':>17}")
-    for (num_envs, num_steps), figures in found.items():
+            results[num_envs, num_steps].append(
+                json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+            )
+    rows = []
+    for (num_envs, num_steps), figures in results.items():
         speed, kilobytes, peak = (statistics.median(f[key] for f in figures) for key in ("speed", "kilobytes", "peak"))
-        print(f"{f'{num_envs} × {num_steps}':>22}{speed:15.0f}{kilobytes:17.2f}{peak:17.0f}")
+        rows.append((f"{num_envs} × {num_steps}", f"{speed:.0f}", f"{kilobytes:.2f}", f"{peak:.0f}"))
+    print_rows(("num_envs × num_steps", "transitions/s", "KB per transition", "peak memory, MB"), rows)
     for name, values in take_turns(_starts(bench), max(5, bench.rounds)).items():
-        print(f"{name:46}{statistics.median(values):6.2f} s [{min(values):.2f}, {max(values):.2f}]")
+        print(f"{name}: {statistics.median(values):.2f} s [{min(values):.2f}, {max(values):.2f}]")
 
 
 def _time(bench: Bench, num_envs: int, num_steps: int) -> dict[str, float]:
@@ -84,12 +87,12 @@ def _starts(bench: Bench) -> dict[str, Any]:
     script = str(ROOT / "scripts" / "train_atari.py")
 
     def process(*command: str) -> Any:
-        def time_it() -> float:
+        def seconds_to_end() -> float:
             started = time.perf_counter()
             subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=ROOT)
             return time.perf_counter() - started
 
-        return time_it
+        return seconds_to_end
 
     def first_update() -> float:
         with tempfile.TemporaryDirectory() as folder:

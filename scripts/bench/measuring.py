@@ -1,4 +1,6 @@
-"""One measurement of the noise scale against one plain forward and backward over the same batch (NatureCNN, A2C).
+"""How long does one measurement of the noise scale take, compared with a plain forward and backward pass?
+
+Both use the same batch, the NatureCNN and A2C.
 
 python scripts/bench/measuring.py
 """
@@ -10,10 +12,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from timing import ratios, seconds, take_turns
+from timing import print_rows, ratios, seconds, take_turns
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -33,37 +35,46 @@ PLAIN = "plain forward and backward"
 
 @dataclass(frozen=True)
 class Bench:
-    """What to time."""
+    """Options of the benchmark."""
 
     rounds: int = 7
-    """Rounds of all ways."""
+    """Number of rounds; each times every variant once."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the CNN."""
+    """Floating-point format of the CNN."""
     device: str = "cpu"
-    """Where it runs."""
+    """Device of the network."""
 
 
 def main(bench: Bench) -> None:
-    """Print, for each shape, seconds of every way and its ratio to the plain one."""
+    """Print, for each shape, the time of every variant and its ratio to the plain pass."""
     keep_freed_memory()  # as training does
     for num_envs, num_steps in SHAPES:
-        figures = take_turns(_ways(bench, num_envs, num_steps), bench.rounds)
+        model = _model_with_rollout(bench, num_envs, num_steps)
+        timings = take_turns(_variants(model, num_envs, num_steps), bench.rounds)
         print(f"{num_envs} × {num_steps}, K = {default_num_groups(num_envs)}, {bench.precision}")
-        for name, values in figures.items():
-            print(f"  {name:52}{statistics.median(values) * 1e3:9.1f} ms   {ratios(values, figures[PLAIN])}")
+        rows = [
+            (name, f"{statistics.median(values) * 1e3:.1f}", ratios(values, timings[PLAIN]))
+            for name, values in timings.items()
+        ]
+        print_rows(("variant", "ms", "ratio to the plain pass"), rows)
 
 
-def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[], float]]:
-    """On one rollout of random play."""
+def _model_with_rollout(bench: Bench, num_envs: int, num_steps: int) -> Any:
+    """An untrained model whose buffer holds one rollout of Breakout."""
     config = resolved(TrainConfig(num_envs=num_envs, num_steps=num_steps, precision=bench.precision))
     environments = AtariVecEnv("breakout", num_envs, seed=0)
     model = make_model(config, environments, bench.device)
     model.learning_rate = 0.0
     model.learn(config.batch_size, log_interval=None)
     environments.close()
+    model.policy.set_training_mode(True)
+    return model
+
+
+def _variants(model: Any, num_envs: int, num_steps: int) -> dict[str, Callable[[], float]]:
+    """Functions that time each variant on the rollout in the model's buffer; they return seconds."""
     rollout = whole_rollout(model.rollout_buffer, model.device)
     groups = torch.as_tensor(environment_groups(num_steps, num_envs, default_num_groups(num_envs))).to(model.device)
-    model.policy.set_training_mode(True)
 
     def by_loss(index: torch.Tensor) -> dict[str, torch.Tensor]:
         return a2c_terms(model.policy, select(rollout, index), rollout.advantages[index]).terms
@@ -77,7 +88,7 @@ def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[],
     def plain() -> None:
         trained(groups.flatten()).mean().backward()
 
-    def clock(work: Callable[[], object]) -> Callable[[], float]:
+    def timed(work: Callable[[], object]) -> Callable[[], float]:
         def once() -> None:
             model.policy.optimizer.zero_grad()
             work()
@@ -85,19 +96,19 @@ def _ways(bench: Bench, num_envs: int, num_steps: int) -> dict[str, Callable[[],
                 torch.cuda.synchronize()
 
         once()
-        return lambda: seconds(once, times=max(1, 800 // config.batch_size))
+        return lambda: seconds(once, times=max(1, 800 // (num_envs * num_steps)))
 
     def grams(method: Method) -> Callable[[], object]:
         return lambda: group_grams(model.policy, by_loss, groups, method=method)
 
     return {
-        PLAIN: clock(plain),
-        "backward by groups, not measured": clock(lambda: group_backward(model.policy, named, groups, measure=False)),
-        "backward by groups, with the trained loss's Gram": clock(
+        PLAIN: timed(plain),
+        "backward by groups, not measured": timed(lambda: group_backward(model.policy, named, groups, measure=False)),
+        "backward by groups, with the trained loss's Gram": timed(
             lambda: group_backward(model.policy, named, groups).grams.moments(TRAINED)
         ),
-        "three losses apart, layer products": clock(grams("layer_products")),
-        "three losses apart, micro-batches": clock(grams("micro_batches")),
+        "three losses apart, layer products": timed(grams("layer_products")),
+        "three losses apart, micro-batches": timed(grams("micro_batches")),
     }
 
 

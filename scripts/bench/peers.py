@@ -1,9 +1,10 @@
-"""How fast are the training loops that one would run instead of this project's? The benchmark's references.
+"""How fast are the training loops that a practitioner would use instead of this project's?
 
-Each trains A2C or PPO with a resolved configuration's hyper-parameters, at constant rates, measures nothing, and
-returns transitions per second: from the end of the first update, a warm-up, to the first end of an update after
-`seconds`. Stable-Baselines3 (Raffin et al. 2021, JMLR 22/268) is run as its documentation says and with the
-environments alone exchanged; `cleanrl_style` is written in the manner of CleanRL (Huang et al. 2022, JMLR 23/274).
+Each reference trains A2C or PPO with the hyper-parameters of a resolved configuration, at constant rates, and measures
+nothing. It returns transitions per second, from the end of the first update, a warm-up, to the first end of an update
+after `seconds`. Stable-Baselines3 (Raffin et al. 2021, JMLR 22/268) is run as its documentation says, and a second time
+with only the environments exchanged. `cleanrl_style` is written in the manner of CleanRL (Huang et al. 2022, JMLR
+23/274).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from rlgns.agents.environments import make_environments
 
 
 def stock_sb3(config: ResolvedConfig, seconds: float) -> float:
-    """Transitions per second of Stable-Baselines3 as its documentation and its zoo train Atari."""
+    """Transitions per second of Stable-Baselines3, set up as in its documentation and in RL Baselines3 Zoo."""
     gymnasium.register_envs(ale_py)  # inherited by the forked workers
     game = "".join(part.capitalize() for part in find_game(config.task).split("_")) + "NoFrameskip-v4"
     fork = {"start_method": "fork"}
@@ -62,12 +63,16 @@ def _speed_of_sb3(config: ResolvedConfig, environments: VecEnv, seconds: float) 
 
 
 class UpdateClock(BaseCallback):
-    """Counts transitions from the end of the first update to the first end of one after `seconds`; then it stops."""
+    """Measures the speed of `learn` from the end of the first update, and stops it after so many seconds.
+
+    Args:
+        seconds: Time after which the training is stopped at the next end of an update.
+    """
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
-        self.ends: list[tuple[float, int]] = []  # of updates: the time, the transitions so far
+        self.ends: list[tuple[float, int]] = []  # for each update: the time of its end, the transitions by then
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps:
@@ -77,7 +82,7 @@ class UpdateClock(BaseCallback):
         return not self.ends or self.ends[-1][0] - self.ends[0][0] < self.seconds
 
     def speed(self) -> float:
-        """Transitions per second."""
+        """Transitions per second between the first and the last end of an update."""
         (started, first), (ended, last) = self.ends[0], self.ends[-1]
         return (last - first) / (ended - started)
 
@@ -109,7 +114,7 @@ def cleanrl_style(config: ResolvedConfig, seconds: float) -> float:
 
 
 class Games:
-    """ale-py's vector environment, what is to be acted on next, and statistics of the last 100 whole games."""
+    """ale-py's vector environment, its latest observations, and statistics of the last 100 whole games."""
 
     def __init__(self, config: ResolvedConfig) -> None:
         same = ("num_envs", "num_threads", "frameskip", "noop_max", "repeat_action_probability", "use_fire_reset")
@@ -117,36 +122,38 @@ class Games:
             find_game(config.task),
             **{name: getattr(config, name) for name in same},
             max_num_frames_per_episode=config.max_num_frames_per_episode,
-            life_loss_info=config.episodic_life,  # envpool's episodic_life; ale-py's own starts a new game
-            reward_clipping=False,  # here, after the points were counted
+            life_loss_info=config.episodic_life,  # as envpool's episodic_life; ale-py's starts a new game
+            reward_clipping=False,  # rewards are clipped below, after the score was counted
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         self.config, self.device = config, get_device(config.device)
         self.tensor = partial(torch.tensor, dtype=torch.float32, device=self.device)
         self.num_actions = int(self.emulators.single_action_space.n)
-        self.finished: deque[tuple[float, int]] = deque(maxlen=100)  # points, transitions
+        self.finished: deque[tuple[float, int]] = deque(maxlen=100)  # score, transitions
         observations, info = self.emulators.reset(seed=config.seed)
         self.returns, self.lengths = np.zeros(len(observations)), np.zeros(len(observations), int)
         self.first_frames = info["frame_number"] - info["episode_frame_number"]
         self.observations = self.tensor(observations)  # [N, 4, 84, 84]
-        self.starts = torch.ones(len(observations), device=self.device)  # 1 where they begin a learning episode
+        self.starts = torch.ones(
+            len(observations), device=self.device
+        )  # 1 where the observation begins a learning episode
 
     def step(self, actions: Tensor) -> Tensor:
-        """Rewards [N] of the actions [N]."""
-        observations, points, terminated, truncated, info = self.emulators.step(actions.cpu().numpy())
+        """Take the actions [N] and return their rewards [N]."""
+        observations, scores, terminated, truncated, info = self.emulators.step(actions.cpu().numpy())
         self.observations, self.starts = self.tensor(observations), self.tensor(terminated | truncated)
-        self.returns += points
+        self.returns += scores
         self.lengths += 1
         first_frames = info["frame_number"] - info["episode_frame_number"]
-        over = first_frames != self.first_frames  # a lost life starts no new game
-        self.finished.extend(zip(self.returns[over], self.lengths[over], strict=True))
-        self.returns[over] = self.lengths[over] = 0
+        has_ended = first_frames != self.first_frames  # not after a lost life, which starts no new game
+        self.finished.extend(zip(self.returns[has_ended], self.lengths[has_ended], strict=True))
+        self.returns[has_ended] = self.lengths[has_ended] = 0
         self.first_frames = first_frames
-        return self.tensor(np.sign(points) if self.config.reward_clipping else points)
+        return self.tensor(np.sign(scores) if self.config.reward_clipping else scores)
 
 
 class Agent(nn.Module):
-    """Actor and critic on the body of Mnih et al. (2015, doi 10.1038/nature14236), orthogonally initialised."""
+    """Actor and critic on the network of Mnih et al. (2015, doi 10.1038/nature14236), orthogonally initialised."""
 
     def __init__(self, num_actions: int) -> None:
         super().__init__()
@@ -162,7 +169,7 @@ class Agent(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, observations: Tensor) -> tuple[Categorical, Tensor]:
-        """Distribution of actions, and values [B], at observations [B, 4, 84, 84] from 0 to 255."""
+        """Distribution of the actions, and values [B], given observations [B, 4, 84, 84] from 0 to 255."""
         features = self.body(observations / 255.0)
         return Categorical(logits=self.actor(features)), self.critic(features).flatten()
 
@@ -175,7 +182,7 @@ def make_optimizer(agent: Agent, config: ResolvedConfig) -> Optimizer:
 
 
 class Transitions(NamedTuple):
-    """A rollout [T, N], or a batch of it [B]; observations [T, N, 4, 84, 84]. All are float32."""
+    """A rollout [T, N] with observations [T, N, 4, 84, 84], or a batch [B] of it. All tensors are float32."""
 
     observations: Tensor
     starts: Tensor
@@ -187,14 +194,14 @@ class Transitions(NamedTuple):
 
     @classmethod
     def zeros(cls, config: ResolvedConfig, device: torch.device) -> Transitions:
-        """Storage on the device that every rollout is written into."""
+        """Storage for rollouts, on the device."""
         shapes = [(4, 84, 84), *[()] * 6]
         return cls(*(torch.zeros(config.num_steps, config.num_envs, *shape, device=device) for shape in shapes))
 
 
 @torch.no_grad()
 def collect(agent: Agent, games: Games, rollout: Transitions) -> None:
-    """Go on with the games for the length of the rollout; advantages are left to `gae`."""
+    """Play on and fill the rollout; its advantages are computed by `gae`."""
     for t in range(len(rollout.rewards)):
         rollout.observations[t], rollout.starts[t] = games.observations, games.starts
         distribution, rollout.values[t] = agent(games.observations)
@@ -206,7 +213,7 @@ def collect(agent: Agent, games: Games, rollout: Transitions) -> None:
 def gae(rollout: Transitions, last_values: Tensor, last_starts: Tensor, gamma: float, lam: float) -> Tensor:
     """Advantages Aₜ = δₜ + γλ(1 − startₜ₊₁)Aₜ₊₁ [T, N], where δₜ = rₜ + γ(1 − startₜ₊₁)Vₜ₊₁ − Vₜ.
 
-    `last_values`, `last_starts` [N] are time T's. Schulman et al. 2016, arXiv:1506.02438, equation 16.
+    `last_values` and `last_starts` [N] belong to time T. Source: Schulman et al. 2016, arXiv:1506.02438, equation 16.
     """
     advantages = torch.zeros_like(rollout.rewards)
     advantage, values, starts = torch.zeros_like(last_values), last_values, last_starts
@@ -219,7 +226,7 @@ def gae(rollout: Transitions, last_values: Tensor, last_starts: Tensor, gamma: f
 
 
 def losses_of(agent: Agent, batch: Transitions, config: ResolvedConfig) -> dict[str, Tensor]:
-    """Means of the policy's and the value's loss, clipped for PPO, and of the entropy; and the loss they make."""
+    """Mean policy loss, value loss (both clipped for PPO) and entropy of a batch, and the trained loss."""
     distribution, values = agent(batch.observations)
     log_probs, A = distribution.log_prob(batch.actions), batch.advantages
     returns = batch.values + A
@@ -229,15 +236,15 @@ def losses_of(agent: Agent, batch: Transitions, config: ResolvedConfig) -> dict[
     if config.algo == "ppo":
         ratio, clip = torch.exp(log_probs - batch.log_probs), config.clip_coef
         policy = torch.max(-A * ratio, -A * ratio.clamp(1 - clip, 1 + clip))
-        near = batch.values + (values - batch.values).clamp(-clip, clip)
-        value = torch.max(value, (near - returns) ** 2)
+        clipped = batch.values + (values - batch.values).clamp(-clip, clip)
+        value = torch.max(value, (clipped - returns) ** 2)
     policy, value, entropy = policy.mean(), value.mean(), distribution.entropy().mean()
     loss = policy + config.vf_coef * value - config.ent_coef * entropy
     return {"policy": policy, "value": value, "entropy": entropy, "loss": loss}
 
 
 def optimise(agent: Agent, optimizer: Optimizer, batch: Transitions, config: ResolvedConfig) -> dict[str, float]:
-    """PPO's epochs of minibatches, or A2C's one step; returns the last minibatch's losses."""
+    """Train on a batch, with PPO's epochs of minibatches or A2C's single step; return the last minibatch's losses."""
     num_epochs, num_minibatches = (1, 1) if config.algo == "a2c" else (config.num_epochs, config.num_minibatches)
     for _ in range(num_epochs):
         for index in torch.randperm(len(batch.actions), device=batch.actions.device).chunk(num_minibatches):

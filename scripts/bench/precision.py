@@ -1,9 +1,9 @@
-"""What does bfloat16 do to the noise scale, and to what is learnt? Off by default, it has to answer for itself.
+"""Does bfloat16, which is off by default, change the measured noise scale or the returns?
 
 python scripts/bench/precision.py
 
-The noise scale is measured in both precisions on the same rollouts of float32 runs, at the same parameters; returns are
-those of runs in either precision with the same seeds.
+The noise scale is measured in both precisions on the same rollouts of float32 runs, at the same parameters; the
+returns are those of runs in either precision with the same seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from timing import print_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -23,35 +24,48 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to run."""
+    """Options of the comparison."""
 
     algo: Literal["a2c", "ppo"] = "a2c"
     """Algorithm, at its published Atari defaults."""
     game: str = "breakout"
     """Atari game."""
     transitions: int = 200_000
-    """Length of each run."""
+    """Transitions of each run."""
     seeds: int = 2
-    """Runs in each precision."""
+    """Number of runs in each precision."""
     measurements: int = 100
-    """Of the noise scale in each float32 run."""
+    """Number of measurements of the noise scale in each float32 run."""
 
 
 def main(options: Comparison) -> None:
-    """Print the noise scales in the second halves of the float32 runs, and the returns of all."""
+    """Print the noise scales in the second halves of the float32 runs, and the returns of all runs."""
     from rlgns.noise.history import History
 
     measured = {"float32": History(), "bfloat16": History()}
     for precision in measured:
         for seed in range(options.seeds):
             returns = _train(options, precision, seed, measured if precision == "float32" else None)
-            print(f"{precision:10} seed {seed}   returns " + "  ".join(f"{x:.2f}" for x in returns), flush=True)
-    for loss in ("policy", "value", "total"):
-        print(f"{loss:8}" + "".join(f"{name}: {history.noise_scale(loss)}   " for name, history in measured.items()))
+            print(f"{precision}, seed {seed}: returns " + " ".join(f"{x:.2f}" for x in returns), flush=True)
+    rows = [
+        (loss, *(str(history.noise_scale(loss)) for history in measured.values()))
+        for loss in ("policy", "value", "total")
+    ]
+    print_rows(("noise scale", *measured), rows)
 
 
 def _train(options: Comparison, precision: Precision, seed: int, measured: Any) -> list[float]:
-    """Mean returns of the last 100 games at tenths of the run."""
+    """Train one run.
+
+    Args:
+        options: Options of the comparison.
+        precision: Floating-point format of the training.
+        seed: Seed of the run.
+        measured: Histories by precision that measurements are added to; None for no measurements.
+
+    Returns:
+        Mean returns of the last 100 games at every tenth of the run.
+    """
     import numpy as np
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.torch_layers import NatureCNN
@@ -62,8 +76,8 @@ def _train(options: Comparison, precision: Precision, seed: int, measured: Any) 
     from rlgns.agents.models import make_model
     from rlgns.agents.policies import NatureCNNInBfloat16
 
-    told = TrainConfig(algo=options.algo, game=options.game, total_transitions=options.transitions)
-    config = resolved(replace(told, seed=seed, precision=precision))
+    base = TrainConfig(algo=options.algo, game=options.game, total_transitions=options.transitions)
+    config = resolved(replace(base, seed=seed, precision=precision))
     updates = options.transitions // config.batch_size
     every, returns, measurer = max(1, updates // 2 // options.measurements), [], RolloutMeasurer()
 

@@ -1,8 +1,9 @@
-"""What does running several runs of a sweep at once gain over one after the other, on the same cores?
+"""How much faster does a sweep finish if several runs share the cores than if they run one after the other?
 
 python scripts/bench/sweep.py
 
-24 short runs of A2C on CartPole by `rlgns sweep`: one at a time with all cores, and as many at once as there are cores.
+`rlgns sweep` makes 24 short runs of A2C on CartPole: one at a time with all cores, or as many at once as there are
+cores.
 """
 
 from __future__ import annotations
@@ -18,34 +19,35 @@ import tyro
 import yaml
 from timing import print_table, seconds, take_turns
 
-TOLD = {"env": "CartPole-v1", "algo": "a2c", "num_envs": 16, "num_steps": 5, "wandb": "disabled"}
+OPTIONS = {"env": "CartPole-v1", "algo": "a2c", "num_envs": 16, "num_steps": 5, "wandb": "disabled"}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What to time."""
+    """Options of the benchmark."""
 
     runs: int = 24
-    """Runs of the sweep."""
+    """Number of runs of the sweep."""
     transitions: int = 8_000
-    """Length of each."""
+    """Transitions of each run."""
     rounds: int = 3
-    """Rounds in which the two take turns."""
+    """Number of rounds; each times both variants once."""
 
 
 def main() -> None:
-    """Print seconds, and the ratio within each round."""
+    """Print the seconds of both variants, and their ratio within each round."""
     bench = tyro.cli(Bench, description=__doc__)
-    ways = {f"{workers} at once": workers for workers in (1, os.cpu_count() or 2)}
-    figures = take_turns({name: lambda w=w: seconds(lambda: sweep(bench, w)) for name, w in ways.items()}, bench.rounds)
+    variants = {f"{workers} at once": workers for workers in (1, os.cpu_count() or 2)}
+    timed = {name: lambda w=w: seconds(lambda: sweep(bench, w)) for name, w in variants.items()}
+    timings = take_turns(timed, bench.rounds)
     print(f"{bench.runs} runs of {bench.transitions:,} transitions, {bench.rounds} rounds")
-    print_table(figures, "1 at once", "seconds", decimals=1)
+    print_table(timings, "1 at once", "seconds", decimals=1)
 
 
 def sweep(bench: Bench, workers: int) -> None:
-    """Run it from nothing."""
+    """Run the whole sweep in a new directory."""
     with tempfile.TemporaryDirectory() as folder:
-        parameters = {name: {"value": value} for name, value in TOLD.items()}
+        parameters = {name: {"value": value} for name, value in OPTIONS.items()}
         parameters["total_transitions"] = {"value": bench.transitions}
         parameters["seed"] = {"values": list(range(bench.runs))}
         command = ["${interpreter}", "-m", "rlgns", "train", "atari", "${args}"]

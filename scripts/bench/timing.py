@@ -1,4 +1,7 @@
-"""Timing on a machine that drifts: ways take turns, ratios are formed within a round, medians are reported."""
+"""Timing on a machine whose speed varies: variants take turns, and ratios are formed within a round.
+
+Medians are reported, since single rounds can be disturbed by other work on the machine.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,26 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-Figures = dict[str, list[float]]
-"""By way, one figure a round."""
+from rich.console import Console
+from rich.table import Table
+
+Timings = dict[str, list[float]]
+"""One number per round, by the name of the variant."""
+
+TABLE_WIDTH = 80
 
 
-def take_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> Figures:
-    """One figure of every way in every round."""
-    figures: Figures = {name: [] for name in ways}
+def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> Timings:
+    """Call every variant once in each round and collect what they return."""
+    timings: Timings = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, way in ways.items():
-            figures[name].append(way())
-    return figures
+        for name, variant in variants.items():
+            timings[name].append(variant())
+    return timings
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
-    """Seconds that the work takes, on average."""
+    """Mean seconds of one call of `work`, over so many calls."""
     started = time.perf_counter()
     for _ in range(times):
         work()
@@ -28,14 +36,32 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
 
 
 def ratios(values: Sequence[float], reference: Sequence[float]) -> str:
-    """Median, smallest and largest ratio within a round."""
-    found = [value / other for value, other in zip(values, reference, strict=True)]
-    return f"{statistics.median(found):.2f} [{min(found):.2f}, {max(found):.2f}]"
+    """Median, smallest and largest ratio within a round, as text."""
+    quotients = [value / other for value, other in zip(values, reference, strict=True)]
+    return f"{statistics.median(quotients):.2f} [{min(quotients):.2f}, {max(quotients):.2f}]"
 
 
-def print_table(figures: Figures, reference: str, unit: str, decimals: int = 0) -> None:
-    """A line for each way: median, smallest, largest, and the ratio to the reference."""
-    print(f"{unit:40}{'median':>9}{'min':>9}{'max':>9}   against {reference}, by round")
-    for name, values in figures.items():
-        three = "".join(f"{f(values):9.{decimals}f}" for f in (statistics.median, min, max))
-        print(f"{name:40}{three}   {ratios(values, figures[reference])}")
+def print_table(timings: Timings, reference: str, unit: str, decimals: int = 0) -> None:
+    """Print median, smallest and largest value of each variant, and its ratio to the reference.
+
+    Args:
+        timings: One number per round, by variant.
+        reference: Variant that the others are compared with.
+        unit: Unit of the numbers.
+        decimals: Decimals of the numbers.
+    """
+    rows = []
+    for name, values in timings.items():
+        numbers = (f"{summary(values):.{decimals}f}" for summary in (statistics.median, min, max))
+        rows.append((name, *numbers, ratios(values, timings[reference])))
+    print_rows((unit, "median", "min", "max", f"ratio to {reference}"), rows)
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is aligned left and whose other columns are aligned right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=TABLE_WIDTH, markup=False, emoji=False, highlight=False).print(table)

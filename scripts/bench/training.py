@@ -1,9 +1,10 @@
-"""Transitions per second of training, against what a practitioner would run instead.
+"""How many transitions per second does training make, compared with what a practitioner would run instead?
 
     python scripts/bench/training.py --algo a2c --num-envs 64
 
-Every way is a process of its own; they take turns, and ratios are formed within a round, so that a machine whose speed
-drifts does not favour one. What measuring costs is less than the drift, and is timed apart, in one process.
+Every variant runs in a process of its own. The variants take turns, and ratios are formed within a round, so that a
+machine whose speed drifts favours none of them. Measuring costs less than the drift, so that its cost is timed
+separately, in one process.
 """
 
 from __future__ import annotations
@@ -29,46 +30,47 @@ STOCK = "stock SB3"
 
 @dataclass(frozen=True)
 class Bench:
-    """What to time."""
+    """Options of the benchmark."""
 
     algo: Algo = "a2c"
     """Algorithm, at its published Atari defaults."""
     game: str = "breakout"
     """Atari game."""
     num_envs: int | None = None
-    """Environments in parallel [A2C 16, PPO 8]."""
+    """Number of environments [A2C 16, PPO 8]."""
     num_steps: int | None = None
-    """Transitions of each in one rollout [A2C 5, PPO 128]."""
+    """Transitions of each environment in one rollout [A2C 5, PPO 128]."""
     device: str = "auto"
-    """Where the networks run."""
+    """Device of the networks."""
     seconds: float = 10.0
-    """Seconds that each way is timed for in a round, after a warm-up of an update."""
+    """Seconds that each variant is timed for in a round, after one update to warm up."""
     rounds: int = 5
-    """Rounds of all ways."""
+    """Number of rounds; each times every variant once."""
     skip: tuple[str, ...] = ()
-    """Ways to leave out."""
+    """Variants to leave out."""
     way: str | None = None
-    """Time this way alone and print its transitions per second; what the rounds are made of."""
+    """Time only this variant and print its transitions per second; the rounds start the script in this way."""
 
 
 def main(bench: Bench) -> None:
     """Run the rounds and print the table."""
     if bench.way is not None:
-        print(json.dumps(WAYS[bench.way](_config(bench), bench.seconds)))
+        print(json.dumps(VARIANTS[bench.way](_config(bench), bench.seconds)))
         return
 
     def in_a_process(way: str) -> Callable[[], float]:
         command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
         return lambda: json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
-    figures = take_turns({way: in_a_process(way) for way in WAYS if way not in bench.skip}, bench.rounds)
+    timings = take_turns({name: in_a_process(name) for name in VARIANTS if name not in bench.skip}, bench.rounds)
     config = _config(bench)
     print(f"{bench.algo} {config.num_envs} × {config.num_steps} on {bench.game}, {bench.rounds} rounds")
-    print_table(figures, STOCK, "transitions/s")
+    print_table(timings, STOCK, "transitions/s")
     shares = [_shares_of_measuring(config) for _ in range(bench.rounds)]
-    print("share of the time that measuring takes at its defaults, timed apart, median [smallest, largest]:")
-    for against, of_rounds in zip(("--no-measure", "a loop without any of it"), zip(*shares, strict=True), strict=True):
-        print(f"  {against}: {statistics.median(of_rounds):.1%} [{min(of_rounds):.1%}, {max(of_rounds):.1%}]")
+    print("share of the time that measuring takes at its defaults, timed separately, median [smallest, largest]:")
+    references = ("against --no-measure", "against a loop without any measuring code")
+    for reference, values in zip(references, zip(*shares, strict=True), strict=True):
+        print(f"  {reference}: {statistics.median(values):.1%} [{min(values):.1%}, {max(values):.1%}]")
 
 
 def _config(bench: Bench) -> Any:
@@ -83,16 +85,21 @@ def _config(bench: Bench) -> Any:
 
 
 def _shares_of_measuring(config: Any) -> tuple[float, float]:
-    """Against training with --no-measure, and against training that never makes its gradient by group either.
+    """Shares of the training time that measuring takes.
 
-    By loss: one measurement, every fourth also split by transition, over the updates from one to the next. Of A2C's own
-    gradient: updates on one rollout, in turns, the median of their differences, over the updates from one to the next.
-    With --no-measure as many are made by group; the second share compares them, and those between, with autograd's own
-    backward. The emulators, whose speed varies more than that, stand still meanwhile; no forwards are kept.
+    The first share is relative to training with --no-measure, the second to training that never computes its gradient
+    group by group either (with --no-measure A2C still does so as often as when it measures). Two costs are timed:
+
+    * the measurement by loss: one measurement, every fourth of which is also grouped by transition, divided by the
+      number of updates between two measurements;
+    * for A2C, the measurement of its own gradient: the median difference between updates on the same rollout, taking
+      turns, divided by the number of updates between two measurements.
+
+    The emulators, whose speed varies by more than that, do not run meanwhile, and no forward passes are kept.
     """
     from rlgns.agents.cadence import updates_per_measurement
     from rlgns.agents.environments import make_environments
-    from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
+    from rlgns.agents.measuring import RolloutMeasurer
     from rlgns.agents.models import make_model
     from rlgns.runs.machine import keep_freed_memory
 
@@ -101,39 +108,56 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
     model: Any = make_model(config, environments, "cuda" if _on_gpu(config) else "cpu")
     measurer, times = RolloutMeasurer(), max(2, 4000 // config.batch_size)
     model.learn(config.batch_size, log_interval=None)
-    whole = seconds(lambda: model.learn(times * config.batch_size, log_interval=None)) / times
-    plain = statistics.median(seconds(lambda: measurer.measure(model)) for _ in range(5))
-    both = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(5))
-    by_loss = (3 * plain + both) / 4
+    update = seconds(lambda: model.learn(times * config.batch_size, log_interval=None)) / times
+    one_unit = statistics.median(seconds(lambda: measurer.measure(model)) for _ in range(5))
+    both_units = statistics.median(seconds(lambda: measurer.measure(model, other_unit=True)) for _ in range(5))
+    by_loss = (3 * one_unit + both_units) / 4
     if config.algo == "ppo":
         costs = [by_loss / updates_per_measurement(config.num_epochs)] * 2
     else:
-        num_groups = measurer.groups_of_environments(config.num_envs)
-
-        def update(num_groups: int | None, grouped_every: int, measure: bool) -> Callable[[], float]:
-            def time_it() -> float:
-                model.num_groups, model.grouped_every, model.measure_updates = num_groups, grouped_every, measure
-                return seconds(model.train)
-
-            return time_it
-
-        never = 1 << 30
-        ways = {
-            "measured": update(num_groups, 1, measure=True),
-            "by group": update(num_groups, 1, measure=False),
-            "at once": update(num_groups, never, measure=False),
-            "autograd": update(None, never, measure=False),
-        }
-        turns = take_turns(ways, 40)
-
-        def more(one: str, other: str) -> float:
-            return statistics.median(a - b for a, b in zip(turns[one], turns[other], strict=True))
-
-        every = UPDATES_MEASURED_EVERY
-        own = (more("measured", "by group"), more("measured", "autograd") + (every - 1) * more("at once", "autograd"))
-        costs = [by_loss / updates_per_measurement(1, updates_are_measured=True) + one / every for one in own]
+        by_loss /= updates_per_measurement(1, updates_are_measured=True)
+        costs = [
+            by_loss + cost for cost in _costs_of_own_gradient(model, measurer.groups_of_environments(config.num_envs))
+        ]
     environments.close()
-    return costs[0] / (whole + costs[0]), costs[1] / (whole + costs[1])
+    return costs[0] / (update + costs[0]), costs[1] / (update + costs[1])
+
+
+def _costs_of_own_gradient(model: Any, num_groups: int | None) -> tuple[float, float]:
+    """Seconds per update that A2C's measurement of its own gradient takes.
+
+    Args:
+        model: A model that holds a rollout.
+        num_groups: Number of groups that the gradient is split into.
+
+    Returns:
+        The cost relative to updates with the same groups that measure nothing, and relative to autograd's own backward
+        pass in every update.
+    """
+    from rlgns.agents.measuring import UPDATES_MEASURED_EVERY
+
+    def update(num_groups: int | None, grouped_every: int, measure: bool) -> Callable[[], float]:
+        def seconds_of_update() -> float:
+            model.num_groups, model.grouped_every, model.measure_updates = num_groups, grouped_every, measure
+            return seconds(model.train)
+
+        return seconds_of_update
+
+    never = 1 << 30
+    variants = {
+        "measured": update(num_groups, 1, measure=True),
+        "by group": update(num_groups, 1, measure=False),
+        "at once": update(num_groups, never, measure=False),
+        "autograd": update(None, never, measure=False),
+    }
+    timings = take_turns(variants, 40)
+
+    def difference(variant: str, reference: str) -> float:
+        return statistics.median(a - b for a, b in zip(timings[variant], timings[reference], strict=True))
+
+    every = UPDATES_MEASURED_EVERY
+    against_autograd = difference("measured", "autograd") + (every - 1) * difference("at once", "autograd")
+    return difference("measured", "by group") / every, against_autograd / every
 
 
 def _on_gpu(config: Any) -> bool:
@@ -158,8 +182,9 @@ def _environments_alone(config: Any, seconds: float) -> float:
 
 
 def _ours(**options: Any) -> Callable[[Any, float], float]:
-    def time_it(config: Any, seconds: float) -> float:
-        """The whole job as the command line runs it, records and checkpoints included, until the clock stops it."""
+    """Times training as the command line runs it, records and checkpoints included, until the clock stops it."""
+
+    def speed_of(config: Any, seconds: float) -> float:
         from peers import UpdateClock
 
         from rlgns.agents.task import run
@@ -169,19 +194,19 @@ def _ours(**options: Any) -> Callable[[Any, float], float]:
             run(replace(config, out=Path(folder) / "run", **options), [clock])
         return clock.speed()
 
-    return time_it
+    return speed_of
 
 
 def _peer(name: str) -> Callable[[Any, float], float]:
-    def time_it(config: Any, seconds: float) -> float:
+    def speed_of(config: Any, seconds: float) -> float:
         import peers
 
         return getattr(peers, name)(config, seconds)
 
-    return time_it
+    return speed_of
 
 
-WAYS: dict[str, Callable[[Any, float], float]] = {
+VARIANTS: dict[str, Callable[[Any, float], float]] = {
     "environments alone": _environments_alone,
     STOCK: _peer("stock_sb3"),
     "stock SB3 on our environments": _peer("stock_sb3_on_our_environments"),

@@ -1,4 +1,4 @@
-"""Draw the figures of this study from its records, print its tables, and write their numbers to numbers.json.
+"""Draw the figures of this study from its records, print its tables, and write its numbers to numbers.json.
 
 python scripts/studies/first_look/draw.py --out scripts/studies/first_look
 """
@@ -26,24 +26,25 @@ from rlgns.runs.goals import RETURN
 from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, columns, read_records
 from rlgns.runs.summary import summary_lines
+from rlgns.runs.text_tables import table_lines
 
 HERE = Path(__file__).parent
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
-"""Of a run, at which its return is told."""
+"""Parts of a run after which its return is reported."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to draw, and where the figures go."""
+    """Options of the script."""
 
     out: Path
     """Directory for NAME/noise_scale.png and numbers.json."""
     runs: Path = HERE / "runs.zip"
-    """Directory of runs, or packed file."""
+    """Directory of the runs, or packed file."""
 
 
 def main(options: Options) -> None:
-    """One figure and one table a run."""
+    """Draw a figure and print the tables of each run, and write the numbers of all."""
     numbers = {}
     for run in run_folders(options.runs, print):
         records, config = records_of(run), json.loads((run / "config.json").read_text())["options"]
@@ -61,19 +62,19 @@ def main(options: Options) -> None:
 
 
 def records_of(run: RunFolder) -> list[Record]:
-    """The records of a run, whose examples are transitions."""
+    """The records of a run, with its transitions as examples."""
     records = read_records(run / "metrics.jsonl")
     return [{**record, "progress/examples": record["progress/transitions"]} for record in records]
 
 
 def numbers_of(records: Sequence[Record]) -> dict[str, Any]:
-    """The numbers of a run: returns along it, and noise scales by what is taken as independent."""
+    """The returns along a run, and its noise scales with environments and with transitions as independent units."""
     history = History.from_records(records)
     return {"learning": _learning(records), "noise": {loss: _noise(history, loss) for loss in LOSSES}}
 
 
 def _noise(history: History, loss: str) -> dict[str, Any]:
-    """Noise scales of the rollouts that were split both ways, and how much of |G|² the largest rollout holds."""
+    """Noise scales of the rollouts that were grouped both ways, and the share of |G|² in the largest rollout."""
     by_transition = f"{loss}/{BY_TRANSITION}"
     both = History([m for m in history.measurements if by_transition in m])
     sq_norms = [moments.sq_norm for moments in history.moments(loss)]
@@ -103,13 +104,20 @@ def _learning(records: Sequence[Record]) -> list[dict[str, float | None]]:
 def _print(numbers: dict[str, Any]) -> None:
     for loss, noise in numbers["noise"].items():
         share = "more than all" if noise["largest_share"] is None else f"{noise['largest_share']:.0%}"
-        ways = f"{noise['by_environment']['words']} by environment, {noise['by_transition']['words']} by transition"
-        largest = f"largest of {noise['rollouts']} |G|²: {share} of their sum"
-        print(f"  {loss:8}{noise['split_both_ways']} rollouts split both ways: {ways}; {largest}")
-    print("  transitions   mean return of the last 100 games   minutes")
-    for row in numbers["learning"]:
-        mean = "no game over yet" if row["return"] is None else f"{row['return']:.2f}"
-        print(f"  {row['transitions']:11,.0f}   {mean:>33}   {row['minutes']:7.1f}")
+        print(f"  {loss}, {noise['split_both_ways']} rollouts that were grouped both ways:")
+        print(f"    noise scale with independent environments {noise['by_environment']['words']}")
+        print(f"    noise scale with independent transitions {noise['by_transition']['words']}")
+        print(f"    the largest |G|² of {noise['rollouts']} rollouts is {share} of their sum")
+    rows = [
+        (
+            f"{row['transitions']:,.0f}",
+            "no finished game" if row["return"] is None else f"{row['return']:.2f}",
+            f"{row['minutes']:.1f}",
+        )
+        for row in numbers["learning"]
+    ]
+    headings = ("transitions", "mean return of the last 100 games", "minutes")
+    print("\n".join(f"  {line}" for line in table_lines(headings, rows, justify=["right"] * 3)))
 
 
 if __name__ == "__main__":

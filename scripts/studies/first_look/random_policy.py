@@ -1,4 +1,4 @@
-"""Mean return of whole games under a uniformly random policy, with its standard error: what learning is held against.
+"""Mean return of whole games under a uniformly random policy, with its standard error, as a baseline for learning.
 
 python scripts/studies/first_look/random_policy.py breakout
 """

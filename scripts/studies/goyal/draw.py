@@ -2,9 +2,9 @@
 
 python scripts/studies/goyal/draw.py --out scripts/studies/goyal
 
-Goyal et al. 2017, arXiv:1706.02677, figure 1 and table 2, on a small problem: error after a fixed number of epochs,
-with the rate left alone, scaled by the square root of the batch, or linearly, and with each kind of warmup. Beside it,
-B_crit and B_simple from the first to the last goal of a sweep of the same network.
+It repeats figure 1 and table 2 of Goyal et al. 2017, arXiv:1706.02677, on a small problem: the error after a fixed
+number of epochs, with the rate kept, scaled by the square root of the batch, or scaled linearly, and with each kind of
+warmup. The figure also shows B_crit and B_simple from the first to the last goal of a sweep of the same network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from rlgns.report.style import PALETTE, STYLE, logarithmic
 from rlgns.runs.records import columns
+from rlgns.runs.text_tables import table_lines
 from rlgns.study.outcomes import Outcome, outcomes_of
 from rlgns.study.study import study_of
 
@@ -34,14 +35,14 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Options:
-    """What to draw, and where it goes."""
+    """Options of the script."""
 
     out: Path
     """Directory for goyal.png and numbers.json."""
     runs: Path = HERE / "runs.zip"
     """Directory of the sweep's runs, or packed file."""
     sweep: Path = HERE.parent / "mnist" / "runs.zip"
-    """Runs of the same network whose B_crit and B_simple are drawn beside."""
+    """Runs of the same network, whose B_crit and B_simple are drawn as well."""
 
 
 def main(options: Options) -> None:
@@ -54,7 +55,7 @@ def main(options: Options) -> None:
 
 
 def numbers_of(runs: Sequence[Outcome], sweep: Sequence[Outcome]) -> dict[str, Any]:
-    """Test errors by scaling, warmup and batch size, one a seed; B_crit and B_simple at the sweep's outer goals."""
+    """Test errors of each seed by scaling, warmup and batch size; B_crit and B_simple at the sweep's outer goals."""
     study = study_of(sweep)
     critical = [fit.fit.critical_batch_size.point for fit in study.fits if fit.fit]
     simple = [prediction.whole.point for prediction in study.predictions]
@@ -70,10 +71,13 @@ def numbers_of(runs: Sequence[Outcome], sweep: Sequence[Outcome]) -> dict[str, A
 
 
 def _print(numbers: dict[str, Any]) -> None:
-    print("scaling  warmup    " + "".join(f"{int(size):>15,}" for size in numbers["errors"]["none"]["none"]))
-    for warmup, scaling in product(WARMUPS, SCALINGS):
-        cells = "".join(_cell(errors).rjust(15) for errors in numbers["errors"][scaling][warmup].values())
-        print(f"{scaling:8} {warmup:9} {cells}")
+    sizes = [f"{int(size):,}" for size in numbers["errors"]["none"]["none"]]
+    rows = [
+        (scaling, warmup, *(_cell(errors) for errors in numbers["errors"][scaling][warmup].values()))
+        for warmup, scaling in product(WARMUPS, SCALINGS)
+    ]
+    justify: list[Literal["left", "right"]] = ["left", "left", *(["right"] * len(sizes))]
+    print("\n".join(table_lines(("scaling", "warmup", *sizes), rows, justify=justify)))
 
 
 def _draw(numbers: dict[str, Any], path: Path) -> None:
@@ -104,7 +108,7 @@ def _cell(errors: list[float]) -> str:
 
 
 def _errors(runs: Sequence[Outcome], size: int, scaling: str, warmup: str) -> list[float]:
-    """At the end of each seed's run; 90 % wrong answers where it diverged."""
+    """Test error at the end of each seed's run; 90 %, that of guessing, for a run that diverged."""
     chosen = [
         run
         for run in runs
@@ -116,8 +120,8 @@ def _errors(runs: Sequence[Outcome], size: int, scaling: str, warmup: str) -> li
 def _error(run: Outcome) -> float:
     if run.state == "failed":
         return 0.9
-    found = columns(run.records(), "eval/test_error")[0]
-    return float(found[np.isfinite(found)][-1])
+    errors = columns(run.records(), "eval/test_error")[0]
+    return float(errors[np.isfinite(errors)][-1])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Do small batches find flatter minima? Sharpness and test error of both ends, and the line between them.
+"""Do small batches find flatter minima? Sharpness and test error of two minima, and the line between them.
 
 python scripts/studies/keskar/study.py --data-dir DIRECTORY --out runs/keskar
 
-Keskar et al. 2016, arXiv:1609.04836, tables 3 and 4 and figure 3, on MNIST: batches of 32 images against a tenth of
-the training set, Adam, a number of seeds. What was found goes to sharpness.csv and line.csv, the figure to line.png.
+It repeats tables 3 and 4 and figure 3 of Keskar et al. 2016, arXiv:1609.04836, on MNIST: batches of 32 images against a
+tenth of the training set, Adam, several seeds. Results go to sharpness.csv and line.csv, the figure to line.png.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ RADII, SUBSPACES = (1e-3, 5e-4), (None, 100)
 
 @dataclass(frozen=True)
 class Options:
-    """What to train, and where results go."""
+    """Options of the study."""
 
     data_dir: Path | None = None
-    """Directory with MNIST's parquet files [the hub]."""
+    """Directory with MNIST's parquet files [the Hugging Face hub]."""
     out: Path = Path("runs/keskar")
-    """Directory for tables and figure."""
+    """Directory for the tables and the figure."""
     num_train: int = 5_000
     """Training images; the large batch is a tenth of them."""
     num_test: int = 2_000
     """Test images."""
     epochs: float = 25.0
-    """Passes over them; both ends should be fitted well."""
+    """Epochs of each training; both trainings should fit the images well."""
     seeds: int = 2
-    """Pairs of trainings."""
+    """Number of pairs of trainings."""
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train the pairs, measure sharpness and the lines between them, write tables and figure."""
     options = tyro.cli(Options, description=__doc__)
     options.out.mkdir(parents=True, exist_ok=True)
     base = replace(
@@ -59,7 +59,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     lines = []
     for seed in range(options.seeds):
-        ends = {}
+        minima = {}
         for name, batch_size in (("small", SMALL), ("large", options.num_train // 10)):
             learner = Learner(
                 TASKS["mnist"], replace(base, batch_size=batch_size), data, torch.device("cpu"), ALONE, [seed]
@@ -68,8 +68,8 @@ def main() -> None:
                 learner.update()
             rows.append(_row(learner, name, seed))
             print(rows[-1], flush=True)
-            ends[name] = flat_parameters(learner.model)
-        lines.append(_line(learner, ends["small"], ends["large"]))
+            minima[name] = flat_parameters(learner.model)
+        lines.append(_line(learner, minima["small"], minima["large"]))
     write_csv(options.out / "sharpness.csv", rows)
     alphas = _alphas()
     means = np.mean(lines, axis=0)
@@ -82,6 +82,7 @@ def main() -> None:
 
 
 def _row(learner: Learner, name: str, seed: int) -> dict[str, object]:
+    """Accuracies and sharpness of a trained network."""
     train, test = learner.evaluate(learner.data.train), learner.evaluate(learner.data.test or learner.data.train)
     inputs, targets = learner.data.train.take(torch.arange(len(learner.data.train)))
 
@@ -89,7 +90,7 @@ def _row(learner: Learner, name: str, seed: int) -> dict[str, object]:
         return learner.task.loss(learner.model, inputs, targets, torch.empty(len(inputs), 0))[0].mean()
 
     generator = np.random.default_rng(seed)
-    found = {
+    sharpnesses = {
         f"sharpness_{radius:g}_{'full' if subspace is None else subspace}": sharpness(
             learner.model, loss, radius, subspace=subspace, generator=generator
         )
@@ -97,17 +98,20 @@ def _row(learner: Learner, name: str, seed: int) -> dict[str, object]:
         for subspace in SUBSPACES
     }
     accuracies = {"train_accuracy": 1 - (train[1] or 0), "test_accuracy": 1 - (test[1] or 0)}
-    return {"batch": name, "batch_size": learner.config.batch_size, "seed": seed, **accuracies, **found}
+    return {"batch": name, "batch_size": learner.config.batch_size, "seed": seed, **accuracies, **sharpnesses}
 
 
 def _alphas() -> Float64:
+    """Positions on the line; 0 is the minimum of the small batch, 1 that of the large batch."""
     return np.linspace(-1, 2, 25)
 
 
 def _line(learner: Learner, small: Float64, large: Float64) -> Float64:
+    """Training loss and error, test loss and error at each position on the line between two minima."""
+
     def values() -> tuple[float, ...]:
-        found = learner.evaluate(learner.data.train), learner.evaluate(learner.data.test or learner.data.train)
-        return tuple(value or 0.0 for pair in found for value in pair)
+        evaluations = learner.evaluate(learner.data.train), learner.evaluate(learner.data.test or learner.data.train)
+        return tuple(value or 0.0 for evaluation in evaluations for value in evaluation)
 
     return along_line(learner.model, values, small, large, list(_alphas()))
 

@@ -1,9 +1,10 @@
-"""What do batches of 1 image to all of them cost, and where do they end? The classical comparison, from a sweep's runs.
+"""What do batches from 1 image to the whole training set cost, and which error do they reach?
 
 python scripts/studies/small_against_large/draw.py --out scripts/studies/small_against_large
 
-Time an update and an epoch takes, how smoothly the loss falls, the error a run ends with, and the epochs to 98 % of the
-test images: at one rate for all batch sizes, and at the best of those tried for each.
+The runs of a sweep give the time of an update and of an epoch, how smoothly the loss falls, the smallest error, and the
+number of epochs until 98 % of the test images are right: at one rate for all batch sizes, and at the best tried rate
+of each.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 
 from rlgns.report.style import PALETTE, STYLE, logarithmic
 from rlgns.runs.records import columns
+from rlgns.runs.text_tables import table_lines
 from rlgns.study.outcomes import Outcome, outcomes_of
 
 COMMON_RATE, GOAL = 0.03, 0.02
@@ -33,7 +35,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Options:
-    """What to draw, and where it goes."""
+    """Options of the script."""
 
     out: Path
     """Directory for small_against_large.png and numbers.json."""
@@ -45,12 +47,11 @@ def main(options: Options) -> None:
     """Draw the figure, print its numbers, and write them."""
     common, tuned = series_of(outcomes_of([options.runs]))
     numbers = {"one rate for all": numbers_of(common), "the best rate of each": numbers_of(tuned)}
-    print("batch    rate     ms/update  s/epoch  roughness  test error  epochs to 98 %")
+    headings = ("batch", "rate", "ms/update", "s/epoch", "roughness", "test error", "epochs to 98 %")
     for name, rows in numbers.items():
         print(name)
-        for size, rate, *cells in (row.values() for row in rows):
-            words = ("nan" if cell is None else f"{cell:.4g}" for cell in cells)
-            print(f"{size:6,}  {rate:6.3g}  " + "  ".join(word.rjust(10) for word in words))
+        cells = [[f"{row['batch_size']:,}", *map(_cell, list(row.values())[1:])] for row in rows]
+        print("\n".join(table_lines(headings, cells, justify=["right"] * len(headings))))
     options.out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         _draw(common, tuned, options.out / "small_against_large.png")
@@ -58,14 +59,14 @@ def main(options: Options) -> None:
 
 
 def series_of(runs: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
-    """By batch size, the run at the common rate, and the run at the best rate."""
+    """For each batch size, the run at the common rate and the run at the best rate."""
     common = [run for run in runs if run.learning_rate == COMMON_RATE]
     tuned = [min(tried, key=_rank) for _, tried in groupby(runs, key=lambda run: run.batch_size)]
     return common, tuned
 
 
 def numbers_of(runs: Sequence[Outcome]) -> list[dict[str, float | None]]:
-    """A row for each run; None for what it has not reached or is too short to tell."""
+    """A row for each run; None for a goal that it did not reach, or a number that it is too short for."""
     columns_by_name: dict[str, Callable[[Outcome], float]] = {
         "batch_size": lambda run: run.batch_size,
         "learning_rate": lambda run: run.learning_rate,
@@ -90,7 +91,12 @@ def roughness(run: Outcome) -> float:
     return float(np.std(y - np.polyval(np.polyfit(x, y, 1), x), ddof=2))
 
 
+def _cell(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4g}"
+
+
 def _rank(run: Outcome) -> tuple[float, float]:
+    """Sorting key: the best run reaches the goal in the fewest epochs, or else has the smallest error."""
     epochs = _epochs_to_goal(run)
     return (epochs if math.isfinite(epochs) else math.inf), _error(run)
 
@@ -105,7 +111,7 @@ def _error(run: Outcome) -> float:
 
 
 def _speed(run: Outcome) -> float:
-    """Examples a second while training, evaluations apart."""
+    """Examples per second of training, without the evaluations."""
     return float(np.nanmedian(columns(run.records(), "time/examples_per_second")[0]))
 
 
@@ -127,8 +133,8 @@ def _draw(common: Sequence[Outcome], tuned: Sequence[Outcome], path: Path) -> No
         ("epochs to 98 % of the test images", _epochs_to_goal),
     ]
     *drawn, rest = figure.subplots(2, 3, sharex=True).flat
-    for axes, (label, of) in zip(drawn, panels, strict=True):
-        _panel(axes, label, of, common, tuned)
+    for axes, (label, number_of) in zip(drawn, panels, strict=True):
+        _panel(axes, label, number_of, common, tuned)
     rest.legend(*drawn[0].get_legend_handles_labels(), loc="center")
     rest.axis("off")
     epochs = drawn[-1]
@@ -147,13 +153,13 @@ def _epochs_made(run: Outcome) -> float:
 
 
 def _panel(
-    axes: Axes, label: str, of: Callable[[Outcome], float], common: Sequence[Outcome], tuned: Sequence[Outcome]
+    axes: Axes, label: str, number_of: Callable[[Outcome], float], common: Sequence[Outcome], tuned: Sequence[Outcome]
 ) -> None:
     for chosen, name, colour in (
         (common, f"rate {COMMON_RATE} for all", PALETTE[0]),
         (tuned, "tuned rate", PALETTE[1]),
     ):
-        known = [(run.batch_size, of(run)) for run in chosen if of(run) > 0]
+        known = [(run.batch_size, number_of(run)) for run in chosen if number_of(run) > 0]
         axes.plot([x for x, _ in known], [y for _, y in known], "o-", color=colour, label=name)
     logarithmic(axes, "batch size, images", label)
 
