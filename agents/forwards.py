@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
-from rlgns.gradients.layer_calls import layers_cover
+from rlgns.gradients.layer_calls import supports_layer_products
 
 MAX_TRANSITIONS = 10240
 """Largest rollout whose layer outputs are stored.
@@ -52,7 +52,10 @@ def can_be_stored(policy: ActorCriticPolicy, num_transitions: int) -> bool:
         num_transitions: Transitions of the rollout.
     """
     return (
-        num_transitions <= MAX_TRANSITIONS and type(policy) in POLICIES and layers_cover(policy) and _is_known(policy)
+        num_transitions <= MAX_TRANSITIONS
+        and type(policy) in POLICIES
+        and supports_layer_products(policy)
+        and _is_known(policy)
     )
 
 

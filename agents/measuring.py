@@ -24,7 +24,7 @@ from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
 from rlgns.gradients.groups import check_preconditioner, group_grams
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
-from rlgns.noise.history import BY_TRANSITION, History, estimate_record
+from rlgns.noise.history import BY_TRANSITION, History, noise_scale_record
 from rlgns.noise.moments import GradientMoments
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
@@ -32,7 +32,7 @@ from rlgns.runs.ranks import ALONE, Ranks
 
 LOSSES = ("policy", "value", "total")
 
-UPDATES_MEASURED_EVERY = 4
+UPDATES_PER_MEASURED_UPDATE = 4
 """Updates of A2C from one whose own gradient is computed by group, and measured, to the next."""
 
 
@@ -104,7 +104,7 @@ class RolloutMeasurer:
         if self.preconditioned:
             check_preconditioner(policy.optimizer)
 
-    def groups_of_environments(self, num_envs: int, ranks: Ranks = ALONE) -> int:
+    def num_groups_of_rank(self, num_envs: int, ranks: Ranks = ALONE) -> int:
         """The number of groups that this rank's num_envs environments are split into."""
         return self.num_groups // ranks.size if self.num_groups else default_num_groups(num_envs, ranks.size)
 
@@ -167,7 +167,7 @@ class RolloutMeasurer:
     def _groups(self, unit: Unit, num_envs: int, num_steps: int, ranks: Ranks, rng: np.random.Generator) -> Tensor:
         """Transition indices of this rank's groups, [K, b]."""
         if unit == "environment":
-            K = self.groups_of_environments(num_envs, ranks)
+            K = self.num_groups_of_rank(num_envs, ranks)
             return torch.as_tensor(environment_groups(num_steps, num_envs, K, num_ranks=ranks.size))
         K = max(1, (self.num_groups or min(8, num_envs * num_steps * ranks.size)) // ranks.size)
         return torch.as_tensor(transition_groups(num_envs * num_steps, K, rng, num_ranks=ranks.size))
@@ -287,5 +287,5 @@ class NoiseScaleCallback(BaseCallback):
         for loss in LOSSES:
             estimate = self.noise_scale(loss, self.window)
             assert estimate is not None, "just measured"
-            for key, value in estimate_record(loss, estimate).items():
+            for key, value in noise_scale_record(loss, estimate).items():
                 self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)

@@ -15,7 +15,7 @@ from torch import nn
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import ResolvedConfig
-from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
+from rlgns.agents.measuring import UPDATES_PER_MEASURED_UPDATE, RolloutMeasurer
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.noise.grouping import MIN_NUM_GROUPS
@@ -103,8 +103,8 @@ def group_updates(model: A2C | PPO, measurer: RolloutMeasurer, *, measure: bool)
     """
     has_groups = measurer.unit == "environment" and model.n_envs * model.ranks.size >= MIN_NUM_GROUPS
     if isinstance(model, A2C) and has_groups:
-        model.num_groups = measurer.groups_of_environments(model.n_envs, model.ranks)
-        model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, measure
+        model.num_groups = measurer.num_groups_of_rank(model.n_envs, model.ranks)
+        model.grouped_every, model.measure_updates = UPDATES_PER_MEASURED_UPDATE, measure
 
 
 def _buffer_arguments(config: ResolvedConfig, environments: VecEnv) -> dict[str, Any]:

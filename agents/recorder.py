@@ -13,14 +13,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
-from rlgns.noise.history import TRAINED, estimate_record, record_of
+from rlgns.noise.history import TRAINED, noise_scale_record, record_of
 from rlgns.noise.scale import Moments, PooledMoments
 from rlgns.runs.checkpoints import State, generator_state, restore_generators
-from rlgns.runs.goals import GoalTracker, Reached
+from rlgns.runs.goals import GoalCost, GoalTracker
 from rlgns.runs.opening import reading
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-from rlgns.runs.task import Keeper
+from rlgns.runs.task import RunControl
 
 
 @dataclass(slots=True)
@@ -77,13 +77,13 @@ class Recorder(BaseCallback):
             resumed: State of the run that is resumed.
         """
         super().__init__()
-        self.keeper: Keeper | None = None
+        self.keeper: RunControl | None = None
         self._noise = noise
         self._log_every = log_every
         self._frames_per_transition = frames_per_transition
         self._resumed = resumed
         self._counters = Counters(**resumed["counters"]) if resumed else Counters()
-        reached = {goal: Reached(**costs) for goal, costs in resumed.get("goals", {}).items()} if resumed else {}
+        reached = {goal: GoalCost(**costs) for goal, costs in resumed.get("goals", {}).items()} if resumed else {}
         self.goals = GoalTracker(goals, rises=True, reached=reached)
         self._episode_window = episode_window
         self._started = self._speed_since = time.monotonic()
@@ -138,7 +138,7 @@ class Recorder(BaseCallback):
             return
         # If ranks asked at every step, a signal could reach some of them a step before the others.
         assert self.keeper, "set before training"
-        self._stopped_together = self.keeper.asked_to_stop()
+        self._stopped_together = self.keeper.stop_requested()
 
     def _on_training_end(self) -> None:
         self._finish_update()
@@ -197,7 +197,7 @@ class Recorder(BaseCallback):
         for name in measurement:
             estimate = noise.noise_scale(name, noise.window)
             assert estimate is not None, "just measured"
-            record |= estimate_record(name, estimate)
+            record |= noise_scale_record(name, estimate)
             if name == self._headline:
                 self._noise_text = f"{name} {estimate}"
         if noise.latest:

@@ -23,7 +23,7 @@ from rlgns.agents.recorder import Recorder, restore
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.goals import RETURN
-from rlgns.runs.lifecycle import carry_out
+from rlgns.runs.lifecycle import execute_run
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
 from rlgns.runs.plan import Plan
@@ -32,7 +32,7 @@ from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
 from rlgns.runs.summary import goal_lines, summary_lines
 from rlgns.runs.summary_numbers import summary_numbers
-from rlgns.runs.task import DivergenceError, Keeper, State, Task
+from rlgns.runs.task import DivergenceError, RunControl, State, Task
 
 
 def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
@@ -61,7 +61,7 @@ def run(config: ResolvedConfig, callbacks: Sequence[BaseCallback] = ()) -> int:
         torch.set_num_threads(config.num_torch_threads)
     device = ranks.device(config.device)
     rank_config = config_of_rank(config, num_envs, device)
-    return carry_out(
+    return execute_run(
         _plan(config, device, ranks), lambda: Training(config, rank_config, measurer, device, ranks, callbacks)
     )
 
@@ -179,7 +179,7 @@ class Training(Task):
         """Transitions, speed, mean return and noise scale for the live line."""
         return self.recorder.status()
 
-    def train(self, run: Keeper) -> None:
+    def train(self, run: RunControl) -> None:
         """Run Stable-Baselines3's training loop; the recorder passes records to the keeper.
 
         Args:

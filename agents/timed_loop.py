@@ -215,6 +215,6 @@ class _RecordsOnly:
         """Return True."""
         return True
 
-    def asked_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         """Return False."""
         return False

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from rlgns.runs.exit_codes import exit_code_of
-from rlgns.runs.lifecycle import carry_out
+from rlgns.runs.lifecycle import execute_run
 from rlgns.runs.plan import Plan
 from rlgns.runs.records import Record
 from rlgns.runs.task import State, Task
@@ -65,7 +65,7 @@ def run(out: Path | None, max_steps: int = 40, *, resume: Path | None = None, se
         options={**options, "checkpoint_seconds": 1e-9}, task="logistic regression", name="logistic",
         group="logistic", changeable=("max_steps", "checkpoint_seconds"),
     )  # fmt: skip
-    return exit_code_of(lambda: carry_out(plan, lambda: LogisticRegression(seed, max_steps, seconds)))
+    return exit_code_of(lambda: execute_run(plan, lambda: LogisticRegression(seed, max_steps, seconds)))
 
 
 if __name__ == "__main__":  # python small_task.py OUT MAX_STEPS STEP_SECONDS

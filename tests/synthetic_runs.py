@@ -19,7 +19,7 @@ import numpy as np
 from rlgns.noise.history import History, Measurement, record_of
 from rlgns.noise.moments import GradientMoments
 from rlgns.runs.files import write_json
-from rlgns.runs.goals import Reached, goal_record
+from rlgns.runs.goals import GoalCost, goal_record
 from rlgns.runs.records import RecordWriter
 from rlgns.runs.summary_numbers import summary_numbers
 
@@ -189,9 +189,9 @@ def _within(steps_to: Mapping[float, int | None], last: int) -> list[int]:
     return [steps for steps in steps_to.values() if steps and steps <= last]
 
 
-def _reached(update: int, batch_size: int) -> Reached:
+def _reached(update: int, batch_size: int) -> GoalCost:
     now = progress(update, batch_size)
-    return Reached(update, update, now["progress/examples"], now["time/seconds"])
+    return GoalCost(update, update, now["progress/examples"], now["time/seconds"])
 
 
 def _return(update: int, steps_to: Mapping[float, int | None]) -> float | None:

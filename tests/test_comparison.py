@@ -14,10 +14,10 @@ from synthetic_runs import moments_of, write_run
 from wandb_log import read_wandb_log
 
 from rlgns.commands.cli import main
-from rlgns.study.comparison import as_table, courses_of, rows_of
-from rlgns.study.outcomes import outcomes_of
+from rlgns.study.comparison import as_table, comparison_rows, noise_scale_courses
+from rlgns.study.outcomes import read_outcomes
 from rlgns.study.paper import PAPER
-from rlgns.study.study import study_of
+from rlgns.study.study import fit_study
 from rlgns.tasks.config import DEFAULTS
 
 DEFAULT_OPTIONS = {task: vars(config) for task, config in DEFAULTS.items()}
@@ -57,12 +57,12 @@ def studies(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task_studies(studies):
-    runs = outcomes_of([studies])
-    return [study_of(runs, task=task) for task in sorted({run.task for run in runs})]
+    runs = read_outcomes([studies])
+    return [fit_study(runs, task=task) for task in sorted({run.task for run in runs})]
 
 
 def test_every_task_has_a_row_and_atari_a_second_one_in_frames(task_studies):
-    rows = rows_of(task_studies, DEFAULT_OPTIONS)
+    rows = comparison_rows(task_studies, DEFAULT_OPTIONS)
     assert [(row.task, row.unit) for row in rows] == [
         ("A2C on breakout", "transitions"),
         ("A2C on breakout", "frames"),
@@ -77,7 +77,7 @@ def test_every_task_has_a_row_and_atari_a_second_one_in_frames(task_studies):
 
 
 def test_start_is_at_the_easiest_goal_and_average_at_the_last(task_studies):
-    row = next(row for row in rows_of(task_studies, DEFAULT_OPTIONS) if row.task == "mnist")
+    row = next(row for row in comparison_rows(task_studies, DEFAULT_OPTIONS) if row.task == "mnist")
     assert row.goals == ("2", "1")
     assert row.critical_start.point == pytest.approx(40, rel=0.15)
     assert row.critical_average.point == pytest.approx(160, rel=0.1)
@@ -87,7 +87,7 @@ def test_start_is_at_the_easiest_goal_and_average_at_the_last(task_studies):
 
 
 def test_rows_hold_the_papers_row_and_what_stands_in_for_its_data(task_studies):
-    rows = {row.task: row for row in rows_of(task_studies, DEFAULT_OPTIONS)}
+    rows = {row.task: row for row in comparison_rows(task_studies, DEFAULT_OPTIONS)}
     assert rows["mnist"].paper.critical_average == (200, 200)
     assert rows["mnist"].stands_in_for is None
     assert rows["vae on cifar10"].paper.task == "VAE"
@@ -117,20 +117,20 @@ def test_a_course_goes_from_the_beginning_of_training_to_its_end(tmp_path):
                 folder / str(seed), num_envs=None, num_steps=None, batch_size=64, learning_rate=1e-3, seed=seed,
                 goals={level: 400}, task="mnist", moments=growing, told={"goal_measure": measure},
             )  # fmt: skip
-        (course,) = courses_of([study_of(outcomes_of([folder]))])
+        (course,) = noise_scale_courses([fit_study(read_outcomes([folder]))])
         assert course.stretches[0].scale.point == pytest.approx(100, rel=0.05)
         assert course.stretches[-1].scale.point == pytest.approx(400, rel=0.05)
 
 
 def test_a_course_holds_the_noise_scale_of_the_trained_loss(task_studies):
-    courses = {course.task: course for course in courses_of(task_studies)}
+    courses = {course.task: course for course in noise_scale_courses(task_studies)}
     assert set(courses) == {"mnist", "vae on cifar10", "A2C on breakout"}
     for stretch in courses["mnist"].stretches:
         assert stretch.scale.point == pytest.approx(800, rel=0.01)
 
 
 def test_the_table_holds_plain_values_and_none_for_what_is_unknown(task_studies, tmp_path):
-    for row in as_table(rows_of(task_studies, DEFAULT_OPTIONS)):
+    for row in as_table(comparison_rows(task_studies, DEFAULT_OPTIONS)):
         assert all(value is None or isinstance(value, str | int | float) for value in row.values())
         json.dumps(row, allow_nan=False)
 
@@ -190,6 +190,6 @@ def test_a_task_without_a_fit_or_a_noise_scale_has_a_row(tmp_path):
             tmp_path / str(seed), num_envs=None, num_steps=None, batch_size=64, learning_rate=1e-3, seed=seed,
             goals={1.0: 100}, task="mnist", told={"unit": "images"},
         )  # fmt: skip
-    (row,) = rows_of([study_of(outcomes_of([tmp_path]))], DEFAULT_OPTIONS)
+    (row,) = comparison_rows([fit_study(read_outcomes([tmp_path]))], DEFAULT_OPTIONS)
     assert (row.critical_average, row.simple_average, row.ratio) == (None, None, None)
     assert main(["compare", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0

@@ -5,8 +5,8 @@ import json
 import pytest
 from synthetic_runs import progress, write_run
 
-from rlgns.runs.goals import Reached, goal_record
-from rlgns.study.outcomes import outcome_of
+from rlgns.runs.goals import GoalCost, goal_record
+from rlgns.study.outcomes import read_outcome
 from rlgns.sweeps.pruning import Follower, better_run, budget
 
 
@@ -17,7 +17,7 @@ def append(run, *records, end="\n"):
 
 
 def reached(update, batch_size=80):
-    return Reached(update, update, update * batch_size, 1.0)
+    return GoalCost(update, update, update * batch_size, 1.0)
 
 
 def test_nothing_is_known_before_the_first_record(tmp_path):
@@ -82,7 +82,7 @@ def other(tmp_path):
     """A finished run that needed 100 updates of 80 examples to goal 5, and 300 to goal 20."""
     goals = {5: 100, 20: 300}
     folder = write_run(tmp_path / "other", num_envs=16, num_steps=5, learning_rate=1e-3, goals=goals)
-    return outcome_of(folder)
+    return read_outcome(folder)
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_a_run_is_beaten_if_it_is_slower_at_every_goal_that_can_be_judged(update
 def test_a_run_without_goals_beats_no_other_run(tmp_path):
     goals = {5: None, 20: None}
     folder = write_run(tmp_path / "run", num_envs=16, num_steps=5, learning_rate=1e-3, goals=goals, budget=300)
-    assert better_run(1e9, {}, [outcome_of(folder)], 2.0) is None
+    assert better_run(1e9, {}, [read_outcome(folder)], 2.0) is None
     assert better_run(1e9, {}, [], 2.0) is None

@@ -19,7 +19,7 @@ from rlgns.agents import A2C, PPO, AtariVecEnv
 from rlgns.agents.forwards import MAX_TRANSITIONS, Forwards
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
-from rlgns.gradients.backward import AT_ONCE
+from rlgns.gradients.backward import MAX_FORWARD_EXAMPLES
 
 UPDATES = 3
 NUM_ENVS = 8
@@ -75,7 +75,10 @@ CASES = {
     "images": (breakout, {"policy": ImagePolicy, "num_steps": 3}),
     "images in two parts": (lambda: breakout(2), {"policy": ImagePolicy, "num_steps": 2}),
     "separate extractors": (cartpole, {"policy_kwargs": {"share_features_extractor": False, "activation_fn": nn.ELU}}),
-    "more transitions than go through the model at once": (cartpole, {"num_steps": AT_ONCE // NUM_ENVS + 1}),
+    "more transitions than go through the model at once": (
+        cartpole,
+        {"num_steps": MAX_FORWARD_EXAMPLES // NUM_ENVS + 1},
+    ),
     "not by group": (cartpole, {"by_group": False}),
     "images not by group": (breakout, {"by_group": False, "policy": ImagePolicy, "num_steps": 3}),
 }

@@ -28,8 +28,8 @@ from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.foreign_text import printable
 from rlgns.runs.goals import RETURN
 from rlgns.study.csv_files import cell, write_csv
-from rlgns.study.outcomes import outcomes_of
-from rlgns.study.study import study_of
+from rlgns.study.outcomes import read_outcomes
+from rlgns.study.study import fit_study
 
 SCRIPTS = '"><script>alert(2)</script><img src=x onerror=alert(3)>'
 PAYLOADS = {
@@ -105,7 +105,7 @@ def harmless(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
 
 
 def pages(sweep: Path) -> dict[str, Page]:
-    study, out = study_of(outcomes_of([sweep])), sweep / "page"
+    study, out = fit_study(read_outcomes([sweep])), sweep / "page"
     first = write_report(study, out, command="rlgns report " + study.task)
     second, _ = write_comparison([study], out, command="rlgns compare " + study.task, defaults={})
     return {path.name: Page(path) for path in (first, second)}
@@ -176,7 +176,7 @@ def test_a_sweep_file_that_is_a_link_or_huge_is_not_copied_into_the_page(tmp_pat
     write_sweep(tmp_path / "sweep", shapes=SHAPES, rates=(1,), seeds=1, noise=0.05)
     secret, file = tmp_path / "secret", tmp_path / "sweep" / "sweep.yaml"
     secret.write_text("machine example.org password 12345")
-    study = study_of(outcomes_of([tmp_path / "sweep"]))
+    study = fit_study(read_outcomes([tmp_path / "sweep"]))
     file.symlink_to(secret)
     assert "12345" not in render(study, [], command="")
     file.unlink()
@@ -194,7 +194,7 @@ def test_provenance_of_another_type_leaves_its_lines_out(value, tmp_path):
         if place:
             config["provenance"] = value
         (run / "config.json").write_text(json.dumps(config))
-    assert "How it was made" in render(study_of(outcomes_of([tmp_path])), [], command="")
+    assert "How it was made" in render(fit_study(read_outcomes([tmp_path])), [], command="")
 
 
 def test_names_of_runs_do_not_control_the_terminal(tmp_path, capsys):
@@ -221,7 +221,7 @@ def test_keys_and_passwords_are_not_passed_on_with_a_page(tmp_path):
     config = json.loads((runs[0] / "config.json").read_text())
     config["provenance"] = {"command": "tool --password k3y --hf-token=k3y --sequence-length 20"}
     (runs[0] / "config.json").write_text(json.dumps(config))
-    html = render(study_of(outcomes_of([tmp_path])), [], command="")
+    html = render(fit_study(read_outcomes([tmp_path])), [], command="")
     assert "k3y" not in html
     assert "--sequence-length 20" in html
     assert "seed: {value: 5}" in html

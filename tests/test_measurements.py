@@ -6,7 +6,7 @@ import pytest
 from oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
-from rlgns.noise.history import History, estimate_record, measurement_of, record_of
+from rlgns.noise.history import History, measurement_from_record, noise_scale_record, record_of
 from rlgns.runs.records import plain
 
 NOISE = spectrum(np.ones(20), 100)
@@ -27,14 +27,14 @@ def through_json(record: dict) -> dict:
 
 def test_a_measurement_is_rebuilt_from_its_record_bit_by_bit():
     measurement = {"policy": moments(0), "value/by_transition": moments(1), "layers/trunk.0/value": moments(2)}
-    assert measurement_of(through_json(record_of(measurement))) == measurement
+    assert measurement_from_record(through_json(record_of(measurement))) == measurement
 
 
 def test_moments_without_variances_come_back_without_variances():
     two_groups = moments(K=2)
     record = through_json(record_of({"policy": two_groups}))
     assert record["noise/policy/sq_norm_variance"] is None
-    (back,) = measurement_of(record).values()
+    (back,) = measurement_from_record(record).values()
     assert math.isnan(back.sq_norm_variance)
     assert math.isnan(back.trace_covariance_variance)
     assert math.isnan(back.covariance)
@@ -56,8 +56,8 @@ def test_other_keys_of_a_record_are_ignored():
         "event": "resume",
         **record_of({"value": moments()}),
     }
-    assert measurement_of(record) == {"value": moments()}
-    assert measurement_of({"progress/steps": 3, "noise/policy/noise_scale": 5.0}) == {}
+    assert measurement_from_record(record) == {"value": moments()}
+    assert measurement_from_record({"progress/steps": 3, "noise/policy/noise_scale": 5.0}) == {}
 
 
 def test_a_history_is_the_same_from_records_as_from_measurements():
@@ -108,7 +108,7 @@ def test_there_is_no_design_effect_without_both_units():
 
 def test_an_estimate_is_recorded_with_interval_state_and_number_of_measurements():
     scale = noise_scale([moments(seed) for seed in range(20)])
-    assert estimate_record("policy", scale) == {
+    assert noise_scale_record("policy", scale) == {
         "noise/policy/noise_scale": scale.point,
         "noise/policy/noise_scale_low": scale.low,
         "noise/policy/noise_scale_high": scale.high,
@@ -119,7 +119,7 @@ def test_an_estimate_is_recorded_with_interval_state_and_number_of_measurements(
 
 def test_unbounded_and_undefined_values_are_null_in_the_file():
     bound = noise_scale(GradientMoments(10.0, 1.0, 32, 256, 8, 1.0, 1.0, 0.0))  # |G|² < 0
-    record = through_json(estimate_record("policy", bound))
+    record = through_json(noise_scale_record("policy", bound))
     assert record["noise/policy/noise_scale"] is None
     assert record["noise/policy/noise_scale_low"] > 0
     assert record["noise/policy/noise_scale_high"] is None

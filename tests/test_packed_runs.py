@@ -13,8 +13,8 @@ from rlgns.commands.cli import main
 from rlgns.report.sweep_page import write_report
 from rlgns.runs.packed import MAX_RATIO, run_folders
 from rlgns.runs.records import RecordWriter, read_records
-from rlgns.study.outcomes import outcomes_of
-from rlgns.study.study import as_mapping, study_of
+from rlgns.study.outcomes import read_outcomes
+from rlgns.study.study import as_mapping, fit_study
 
 
 def refuse(line):
@@ -59,13 +59,13 @@ def directory_of(raw: bytes) -> int:
 
 
 def names_in(place: Path, messages: list[str]) -> list[str]:
-    return [run.name for run in outcomes_of([place], messages.append)]
+    return [run.name for run in read_outcomes([place], messages.append)]
 
 
 @pytest.mark.parametrize("flags", [[], ["--lean"]], ids=["whole", "lean"])
 def test_a_packed_file_gives_the_same_numbers_and_words_as_its_directory(flags, sweep, tmp_path):
     assert pack(sweep, "--out", tmp_path / "a.zip", *flags) == 0
-    whole, from_file = (study_of(outcomes_of([place], refuse)) for place in (sweep, tmp_path / "a.zip"))
+    whole, from_file = (fit_study(read_outcomes([place], refuse)) for place in (sweep, tmp_path / "a.zip"))
     assert as_mapping(from_file) == as_mapping(whole)
     assert [(run.name, run.goals, run.seconds, run.state) for run in from_file.outcomes] == [
         (run.name, run.goals, run.seconds, run.state) for run in whole.outcomes
@@ -86,7 +86,7 @@ def test_fit_report_and_compare_read_a_packed_file(packed, sweep, tmp_path, caps
 
 def test_pages_are_the_same_except_for_the_command_that_makes_them(packed, sweep, tmp_path):
     pages = [
-        write_report(study_of(outcomes_of([place])), tmp_path / str(number), command="").read_text()
+        write_report(fit_study(read_outcomes([place])), tmp_path / str(number), command="").read_text()
         for number, place in enumerate((sweep, packed))
     ]
     assert pages[0].replace(str(sweep), "") == pages[1].replace(str(sweep), "")

@@ -21,7 +21,7 @@ from support.tolerances import MIXED_SIGNS, assert_equal_to_rounding, one_count,
 from test_parallel import free_port
 from whole_runs import FORKS, SCRIPT, TIMEOUT, Ended, Started, environment, run, wait_until
 
-from rlgns.noise.history import measurement_of
+from rlgns.noise.history import measurement_from_record
 from rlgns.noise.scale import Moments, PooledMoments
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
@@ -113,7 +113,7 @@ def assert_alike(run_dir: Path, other: Path) -> None:
             clipped = [values.pop("train/clip_fraction", 0.0) for values in (found, its)]
             assert clipped[0] == pytest.approx(clipped[1], abs=one_ratio * (1 + rounding(torch.float64)))
             assert found == rounded(its, updates=steps, factor=MIXED_SIGNS, scale=1.0)
-        moments, expected_moments = measurement_of(record), measurement_of(expected)
+        moments, expected_moments = measurement_from_record(record), measurement_from_record(expected)
         assert moments.keys() == expected_moments.keys()
         for name, own in moments.items():
             assert_moments_alike(own, expected_moments[name], steps)
@@ -237,7 +237,9 @@ def test_where_sb3_collects_ranks_act_apart_and_train_together(arguments, tmp_pa
     records = read_records(tmp_path / "once" / "run" / "metrics.jsonl")
     summary = json.loads((tmp_path / "once" / "run" / "summary.json").read_text())
     assert summary["progress/transitions"] == 1000
-    assert {moments.num_groups for r in records for moments in [measurement_of(r).get("total")] if moments} == {8}
+    assert {
+        moments.num_groups for r in records for moments in [measurement_from_record(r).get("total")] if moments
+    } == {8}
 
 
 def test_episodes_of_both_ranks_are_counted(tmp_path):

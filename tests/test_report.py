@@ -17,8 +17,8 @@ from rlgns.report.style import DARK_COLOURS, INK, LOSS_COLOURS, PALETTE, batch_c
 from rlgns.report.sweep_figures import figures_of
 from rlgns.report.sweep_page import render
 from rlgns.study.estimates import rounded
-from rlgns.study.outcomes import outcomes_of
-from rlgns.study.study import study_of
+from rlgns.study.outcomes import read_outcomes
+from rlgns.study.study import fit_study
 
 
 def report(*arguments: object) -> int:
@@ -66,7 +66,7 @@ def test_the_page_comes_with_figures_and_numbers_as_files(page):
 
 
 def test_the_page_agrees_with_the_study(page, sweep):
-    text, study = text_of(page), study_of(outcomes_of([sweep]))
+    text, study = text_of(page), fit_study(read_outcomes([sweep]))
     for line in study.recommendation:
         assert line in text
     for fit in study.fits:
@@ -118,7 +118,7 @@ def unit_of(axis):
 
 
 def test_figures_have_units_and_are_the_same_every_time(sweep):
-    study = study_of(outcomes_of([sweep]))
+    study = fit_study(read_outcomes([sweep]))
     for figure, same in zip(figures_of(study), figures_of(study), strict=True):
         assert figure.svg() == same.svg()
         for axes in figure.figure.axes:
@@ -129,7 +129,7 @@ def test_figures_have_units_and_are_the_same_every_time(sweep):
 
 def test_names_are_text_and_no_markup(tmp_path):
     write_sweep(tmp_path, seeds=1, task="<b>A2C</b> & co", noise=0.02)
-    html = render(study_of(outcomes_of([tmp_path])), [], command="rlgns report '<i>'")
+    html = render(fit_study(read_outcomes([tmp_path])), [], command="rlgns report '<i>'")
     assert "<b>A2C" not in html
     assert "&lt;b&gt;A2C&lt;/b&gt; &amp; co" in html
 
@@ -142,7 +142,7 @@ def test_the_page_names_goals_that_were_not_reached(tmp_path):
     assert report(tmp_path / "runs") == 0
     page = tmp_path / "runs/report/report.html"
     text = text_of(page)
-    missed = [run for run in outcomes_of([tmp_path / "runs"]) if run.goals[20.0] is None]
+    missed = [run for run in read_outcomes([tmp_path / "runs"]) if run.goals[20.0] is None]
     assert missed
     assert re.search(r"not reached", text, re.IGNORECASE)
     assert "B_simple predicted" not in text
@@ -158,7 +158,7 @@ def test_a_single_batch_size_makes_a_page_without_a_fit(tmp_path):
 def test_a_sweep_of_shapes_has_a_figure_of_them(tmp_path):
     shapes = [(4, 20), (16, 5), (16, 20), (64, 5), (64, 20), (256, 5)]
     write_sweep(tmp_path, shapes=shapes, noise=0.05, shape_effect=1.5, rates=(0.5, 1, 2))
-    assert "shapes" in {figure.name for figure in figures_of(study_of(outcomes_of([tmp_path])))}
+    assert "shapes" in {figure.name for figure in figures_of(fit_study(read_outcomes([tmp_path])))}
 
 
 @pytest.mark.parametrize(

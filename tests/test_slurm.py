@@ -10,7 +10,7 @@ from slurm_cluster import NoSlurmError, Slurm, slurm_cluster
 from whole_runs import SCRIPT, wait_until
 
 from rlgns.runs.records import read_lines, read_records
-from rlgns.study.outcomes import outcomes_of
+from rlgns.study.outcomes import read_outcomes
 
 ARRAY = Path(__file__).parents[1] / "scripts/sweeps/slurm_array.sh"
 
@@ -52,7 +52,7 @@ def test_an_array_whose_tasks_are_preempted_finishes_its_sweep(slurm, tmp_path):
     states = lambda: [slurm.job(f"{array}_{task}")["JobState"] for task in (1, 2)]  # noqa: E731
     wait_until(lambda: states() == ["COMPLETED", "COMPLETED"])
     assert [slurm.job(f"{array}_{task}")["Restarts"] for task in (1, 2)] == ["1", "1"]
-    runs = outcomes_of([out])
+    runs = read_outcomes([out])
     assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(4)]
     for run in runs:
         steps = [record["progress/steps"] for record in read_records(run.directory / "metrics.jsonl")]

@@ -14,9 +14,9 @@ import pytest
 
 from rlgns.runs.packed import run_folders
 from rlgns.study.comparison import as_mapping as comparison_as_mapping
-from rlgns.study.comparison import courses_of, rows_of
-from rlgns.study.outcomes import outcomes_of
-from rlgns.study.study import Study, as_mapping, study_of
+from rlgns.study.comparison import comparison_rows, noise_scale_courses
+from rlgns.study.outcomes import read_outcomes
+from rlgns.study.study import Study, as_mapping, fit_study
 from rlgns.tasks.config import DEFAULTS
 
 STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
@@ -62,7 +62,7 @@ def script(name: str) -> Any:
 
 @functools.cache
 def study(name: str) -> Study:
-    return study_of(outcomes_of([STUDIES / name], refuse))
+    return fit_study(read_outcomes([STUDIES / name], refuse))
 
 
 def test_every_study_of_a_sweep_keeps_its_numbers():
@@ -79,20 +79,20 @@ def test_refitting_the_packed_records_of_a_study_gives_its_published_numbers(nam
 def test_comparing_the_studies_again_gives_the_published_numbers():
     studies = sorted((study(name) for name in FITTED if name != "small_against_large"), key=lambda made: made.task)
     defaults = {task: vars(config) for task, config in DEFAULTS.items()}
-    computed = comparison_as_mapping(rows_of(studies, defaults), courses_of(studies))
+    computed = comparison_as_mapping(comparison_rows(studies, defaults), noise_scale_courses(studies))
     agree(computed, STUDIES / "comparison" / "comparison.json", 400)
 
 
 def test_the_numbers_of_small_against_large_batches_follow_from_their_records():
     draw = script("small_against_large/draw")
-    common, tuned = draw.series_of(outcomes_of([STUDIES / "small_against_large"], refuse))
+    common, tuned = draw.series_of(read_outcomes([STUDIES / "small_against_large"], refuse))
     computed = {"one rate for all": draw.numbers_of(common), "the best rate of each": draw.numbers_of(tuned)}
     agree(computed, STUDIES / "small_against_large" / "numbers.json", 90)
 
 
 def test_the_errors_of_scaled_learning_rates_follow_from_their_records():
     draw = script("goyal/draw")
-    computed = draw.numbers_of(outcomes_of([STUDIES / "goyal"], refuse), outcomes_of([STUDIES / "mnist"], refuse))
+    computed = draw.numbers_of(read_outcomes([STUDIES / "goyal"], refuse), read_outcomes([STUDIES / "mnist"], refuse))
     agree(computed, STUDIES / "goyal" / "numbers.json", 54)
 
 

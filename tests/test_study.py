@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from synthetic_runs import growing_moments, moments_of, write_run, write_sweep
 
-from rlgns.runs.goals import Reached
-from rlgns.study.outcomes import Outcome, outcomes_of
-from rlgns.study.points import best_points, best_shapes, of_one_task, rank, without_duplicates
-from rlgns.study.predictions import Prediction, predictions_of
+from rlgns.runs.goals import GoalCost
+from rlgns.study.outcomes import Outcome, read_outcomes
+from rlgns.study.points import best_points, best_shapes, rank, select_task, without_duplicates
+from rlgns.study.predictions import Prediction, predict_from_noise
 from rlgns.study.study import (
     as_mapping,
     as_table,
     fit_goals,
     fit_learning_rate,
+    fit_study,
     recommendation,
     shape_effect,
-    study_of,
 )
 
 BATCHES = (40, 160, 640, 2560, 10240)
@@ -28,7 +28,7 @@ BATCHES = (40, 160, 640, 2560, 10240)
 
 def outcome(batch_size=80, *, steps=100, rate=7e-4, seed=0, shape=None, ran=1000, state="finished", **changed):
     """A run with the goal 20, reached after `steps` updates, or not reached if None."""
-    price = None if steps is None else Reached(steps, steps, steps * batch_size, steps / 10)
+    price = None if steps is None else GoalCost(steps, steps, steps * batch_size, steps / 10)
     defaults = {
         "name": f"{shape or batch_size}-{rate:g}-{seed}",
         "task": "A2C on breakout",
@@ -70,7 +70,7 @@ def sweep(batches=BATCHES, *, seeds=3, sigma=0.05, critical=640, rates=(0.5, 1, 
 
 def noise_scales(runs: list[Outcome]) -> list[Prediction]:
     """Predictions of all goals, grouped by goal and loss."""
-    return [prediction for fit in fit_goals(runs) for prediction in predictions_of(fit.points)]
+    return [prediction for fit in fit_goals(runs) for prediction in predict_from_noise(fit.points)]
 
 
 # Which run is the best
@@ -144,10 +144,10 @@ def test_of_the_shapes_of_a_batch_size_the_best_one_is_kept_with_its_name():
 def test_runs_of_several_tasks_are_refused_until_one_is_named():
     runs = [outcome(), outcome(task="PPO on pong")]
     with pytest.raises(ValueError, match="'A2C on breakout' and 'PPO on pong'; choose with task"):
-        of_one_task(runs)
-    assert of_one_task(runs, "PPO on pong") == runs[1:]
+        select_task(runs)
+    assert select_task(runs, "PPO on pong") == runs[1:]
     with pytest.raises(ValueError, match="no run is of task 'chess'; there are: A2C on breakout, PPO on pong"):
-        of_one_task(runs, "chess")
+        select_task(runs, "chess")
 
 
 def test_the_first_finished_run_of_duplicates_is_kept_and_the_others_are_reported():
@@ -179,7 +179,7 @@ def test_the_critical_batch_size_of_a_sweep_is_recovered():
 
 def test_every_goal_has_its_fit_and_one_may_be_chosen(tmp_path):
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=None, levels={5.0: 0.25, 20.0: 1.0})
-    runs = outcomes_of([tmp_path])
+    runs = read_outcomes([tmp_path])
     assert [goal.level for goal in fit_goals(runs)] == [5.0, 20.0]
     five, twenty = (goal.fit.critical_batch_size for goal in fit_goals(runs))
     assert five.low < 160 < five.high < twenty.low < 640 < twenty.high
@@ -351,7 +351,7 @@ def test_two_batch_sizes_do_not_determine_the_law_of_the_learning_rate():
 
 def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(tmp_path):
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=900, noise=0.02)
-    runs = outcomes_of([tmp_path])
+    runs = read_outcomes([tmp_path])
     predictions = noise_scales(runs)
     assert [(prediction.level, prediction.loss) for prediction in predictions][:4] == [
         (5.0, loss) for loss in ("trained", "total", "policy", "value")
@@ -380,7 +380,7 @@ def test_the_late_noise_scale_is_that_of_the_second_half_of_every_seed(tmp_path)
             tmp_path / str(seed), num_envs=8, num_steps=10, learning_rate=1e-3, seed=seed, goals={20.0: 400},
             moments=stepped, num_records=40,
         )  # fmt: skip
-    runs = outcomes_of([tmp_path])
+    runs = read_outcomes([tmp_path])
     (prediction,) = noise_scales(runs)
     assert prediction.late.point == pytest.approx(400)
     assert prediction.late.num_measurements == 40
@@ -393,7 +393,7 @@ def test_the_noise_scale_comes_from_runs_that_were_measured_and_reached_the_goal
             tmp_path / str(n), num_envs=n, num_steps=10, learning_rate=1e-3, goals={20.0: steps}, budget=500,
             moments=growing_moments(900, n * 10) if moments else None,
         )  # fmt: skip
-    assert {prediction.batch_size for prediction in noise_scales(outcomes_of([tmp_path]))} == {160}
+    assert {prediction.batch_size for prediction in noise_scales(read_outcomes([tmp_path]))} == {160}
 
 
 def test_without_measurements_nothing_is_predicted():
@@ -405,7 +405,7 @@ def test_without_measurements_nothing_is_predicted():
 
 def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
     write_sweep(tmp_path, noise=0.05)
-    study = study_of(outcomes_of([tmp_path]), levels=[20.0])
+    study = fit_study(read_outcomes([tmp_path]), levels=[20.0])
     text = study.recommendation
     assert text[0].startswith("At goal 20, B_crit is 6")
     assert "transitions; B_simple (trained loss) predicted 7" in text[0]  # the mean of 300·3^t over the second half
@@ -454,7 +454,7 @@ def test_an_undetermined_or_missing_fit_is_stated_as_such():
     ],
 )
 def test_the_recommendation_states_which_dimension_to_buy_where_shapes_determine_it(factor, words):
-    study = study_of(shapes(factor=factor))
+    study = fit_study(shapes(factor=factor))
     assert any(words in line for line in study.recommendation)
 
 
@@ -488,7 +488,7 @@ def test_failed_stopped_running_and_empty_runs_are_counted():
     states = {0: "failed", 1: "stopped", 2: "running"}
     runs = [replace(run, state=states.get(i, "finished")) for i, run in enumerate(runs)]
     runs.append(outcome(7, steps=None, ran=0, state="running"))
-    text = " | ".join(study_of(runs).warnings)
+    text = " | ".join(fit_study(runs).warnings)
     for words in (
         "1 of 46 runs failed",
         "1 of 46 runs were stopped",
@@ -500,7 +500,7 @@ def test_failed_stopped_running_and_empty_runs_are_counted():
 
 def test_runs_without_goals_are_refused():
     with pytest.raises(ValueError, match="had no goals; start them with goals"):
-        study_of([replace(outcome(), goals={})])
+        fit_study([replace(outcome(), goals={})])
 
 
 def test_the_mapping_of_a_study_is_strict_json_whatever_is_unknown(tmp_path):
@@ -508,5 +508,5 @@ def test_the_mapping_of_a_study_is_strict_json_whatever_is_unknown(tmp_path):
         tmp_path, seeds=1, rates=[1], shapes=[(4, 10), (8, 10), (16, 10)], critical_batch_size=1e5, budget=25_000_000
     )
     for by in ("batch_size", "num_envs", "num_steps"):
-        mapping = as_mapping(study_of(outcomes_of([tmp_path]), by))
+        mapping = as_mapping(fit_study(read_outcomes([tmp_path]), by))
         assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping

@@ -12,10 +12,10 @@ import pytest
 import torch
 from real_data import CIFAR10, MNIST, SHAKESPEARE, TINY_IMAGENET, needs_data
 
-from rlgns.noise.history import TRAINED, measurement_of
+from rlgns.noise.history import TRAINED, measurement_from_record
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.records import read_records
-from rlgns.study.outcomes import outcome_of
+from rlgns.study.outcomes import read_outcome
 from rlgns.tasks import entry
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
@@ -43,7 +43,7 @@ def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
     assert {"config.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "noise_scale.png"} <= {
         path.name for path in run.iterdir()
     }
-    outcome = outcome_of(run)
+    outcome = read_outcome(run)
     assert (outcome.task, outcome.unit, outcome.measure, outcome.batch_size) == (
         "digits", "images", "eval/train_loss", 64,
     )  # fmt: skip
@@ -53,7 +53,7 @@ def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
     records = read_records(run / "metrics.jsonl")
     assert records[-1]["eval/train_loss"] <= 0.2 < records[-2]["eval/train_loss"]
     assert records[-1]["eval/test_error"] < 0.2
-    counts = [measurement_of(record)[TRAINED].count for record in records]
+    counts = [measurement_from_record(record)[TRAINED].count for record in records]
     assert sum(counts) == outcome.steps  # every update was measured
     output = capsys.readouterr().out
     assert "goal 0.2:" in output
@@ -62,7 +62,7 @@ def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
 
 def test_goals_may_be_on_the_test_error(tmp_path):
     assert run_digits(tmp_path / "run", "--goal-on", "test", "--goal-measure", "error", "--goals", "0.2") == 0
-    outcome = outcome_of(tmp_path / "run")
+    outcome = read_outcome(tmp_path / "run")
     assert outcome.measure == "eval/test_error"
     assert outcome.goals[0.2]
 
@@ -87,7 +87,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_run(tmp_path):
     assert whole["num_updates"] == parts["num_updates"] == 120
     for name in ("whole", "parts"):
         records = read_records(tmp_path / name / "metrics.jsonl")
-        assert sum(measurement_of(record)[TRAINED].count for record in records) == 120
+        assert sum(measurement_from_record(record)[TRAINED].count for record in records) == 120
     last = [read_records(tmp_path / name / "metrics.jsonl")[-1]["eval/train_loss"] for name in ("whole", "parts")]
     assert last[0] == last[1]
 
@@ -215,11 +215,11 @@ def test_every_task_learns_on_real_data(task, flags, tmp_path):
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     first, last = records[0], records[-1]
     assert last["eval/train_loss"] < first["eval/train_loss"]
-    assert measurement_of(last)[TRAINED].count > 0
+    assert measurement_from_record(last)[TRAINED].count > 0
     length = 20 if task == "billion_word" else 1
     assert last["progress/examples"] == 12 * 32 * length
     if task == "billion_word":
-        assert outcome_of(tmp_path / "run").batch_size == 640
+        assert read_outcome(tmp_path / "run").batch_size == 640
         assert last["eval/train_loss"] < np.log(500)
 
 

@@ -14,8 +14,8 @@ from whole_runs import TIMEOUT, environment, wait_until
 
 from rlgns.commands.cli import main
 from rlgns.runs.records import read_records
-from rlgns.study.outcomes import outcomes_of
-from rlgns.study.study import study_of
+from rlgns.study.outcomes import read_outcomes
+from rlgns.study.study import fit_study
 
 TRAIN = [sys.executable, "-m", "rlgns", "train", "digits", "--num-torch-threads", "1"]
 
@@ -104,7 +104,7 @@ def test_a_sweep_of_digits_gives_a_report_and_a_comparison(tmp_path, capsys, mon
     }
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
     assert main(["sweep", "sweep.yaml", "--out", "runs", "--workers", "2"]) == 0
-    study = study_of(outcomes_of([tmp_path / "runs"]))
+    study = fit_study(read_outcomes([tmp_path / "runs"]))
     assert len(study.outcomes) == 6
     first, last = study.fits
     assert last.level == 0.2

@@ -8,7 +8,7 @@ from support.processes import HANG, wait_until
 from support.quadratic_sweeps import EASY, SLOW, count_events, start, sweep, sweep_file
 
 from rlgns.commands.cli import main
-from rlgns.study.outcomes import outcomes_of
+from rlgns.study.outcomes import read_outcomes
 
 FLAKY = """
 import pathlib, sys
@@ -29,7 +29,7 @@ def test_every_run_is_run_once_and_a_second_call_runs_nothing(tmp_path, capsys):
     assert sweep(path, "--workers=2") == 0
     assert "4 finished" in capsys.readouterr().out
     assert count_events(tmp_path / "out", "started").total() == count_events(tmp_path / "out", "finished").total() == 4
-    runs = outcomes_of([tmp_path / "out"])
+    runs = read_outcomes([tmp_path / "out"])
     assert [(run.batch_size, run.learning_rate, run.state) for run in runs] == [
         (B, rate, "finished") for B in (64, 128) for rate in (0.1, 0.2)
     ]
@@ -101,7 +101,7 @@ def test_a_beaten_rate_is_stopped_and_not_resumed(tmp_path, capsys, monkeypatch)
     path = sweep_file(tmp_path, {**EASY, **rates})
     assert sweep(path) == 0
     assert "1 finished, 1 pruned" in capsys.readouterr().out
-    pruned, beside = outcomes_of([tmp_path / "out"])
+    pruned, beside = read_outcomes([tmp_path / "out"])
     assert (pruned.learning_rate, pruned.state, pruned.goals) == (0.0001, "stopped", {0.1: None})
     assert 2 * beside.goals[0.1].examples < pruned.examples < 40 * beside.goals[0.1].examples
     assert sweep(path) == 0
@@ -112,7 +112,7 @@ def test_with_no_prune_every_run_finishes(tmp_path):
     rates = {"learning_rate": {"values": [0.0001, 0.2]}, "max_steps": {"value": 300}, "step_seconds": {"value": 0.01}}
     path = sweep_file(tmp_path, {**EASY, **rates})
     assert sweep(path, "--no-prune") == 0
-    assert [run.state for run in outcomes_of([tmp_path / "out"])] == ["finished", "finished"]
+    assert [run.state for run in read_outcomes([tmp_path / "out"])] == ["finished", "finished"]
 
 
 def test_shards_run_every_run_once_between_them(tmp_path):

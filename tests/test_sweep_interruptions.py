@@ -22,7 +22,7 @@ from support.quadratic_sweeps import (
 
 from rlgns.commands.cli import main
 from rlgns.runs.records import read_records
-from rlgns.study.outcomes import outcomes_of
+from rlgns.study.outcomes import read_outcomes
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -38,7 +38,7 @@ def test_a_signal_lets_runs_save_their_state_and_the_same_command_continues(numb
     summaries = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/summary.json")]
     assert [summary["exit_code"] for summary in summaries] == [143, 143]
     assert sweep(path, "--workers=2") == 0
-    assert [run.state for run in outcomes_of([tmp_path / "out"])] == ["finished"] * 3
+    assert [run.state for run in read_outcomes([tmp_path / "out"])] == ["finished"] * 3
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_launchers_killed_at_random_run_nothing_twice_and_lose_nothing(tmp_path)
         output, _ = launcher.communicate(timeout=HANG)
     assert launcher.returncode == 0, output
     assert "6 finished" in output
-    runs = outcomes_of([out])
+    runs = read_outcomes([out])
     assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(6)]
     assert max(count_events(out, "finished").values()) == 1  # of the ends that a launcher survived to note
     for run in runs:
@@ -107,7 +107,7 @@ def test_a_sweep_of_agents_is_run_fitted_and_reported(tmp_path, capsys):
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(config))
     assert sweep(path, "--workers=2") == 0
-    runs = outcomes_of([tmp_path / "out"])
+    runs = read_outcomes([tmp_path / "out"])
     assert len(runs) == 8
     assert all(run.goals[40.0] for run in runs)
     assert main(["fit", str(tmp_path / "out"), "--json", str(tmp_path / "fit.json")]) == 0

@@ -21,15 +21,15 @@ from whole_runs import TIMEOUT, Ended, run, start, start_anew, wait_until
 
 import rlgns.runs.progress
 from rlgns.agents.measuring import LOSSES
-from rlgns.noise.history import TRAINED, History, estimate_record, measurement_of
+from rlgns.noise.history import TRAINED, History, measurement_from_record, noise_scale_record
 from rlgns.noise.scale import PooledMoments
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import RunDirectory, read_config
-from rlgns.runs.goals import goals_of
+from rlgns.runs.goals import goals_in_record
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.records import columns, plain, read_lines, read_records
 from rlgns.runs.summary_numbers import summary_numbers
-from rlgns.study.outcomes import outcome_of
+from rlgns.study.outcomes import read_outcome
 
 ONE_THREAD = ("--num-torch-threads", "1")
 CARTPOLE = ("--env", "CartPole-v1", "--num-envs", "4", *ONE_THREAD)
@@ -108,7 +108,7 @@ def test_measured_and_every_tenth_updates_leave_a_record(whole):
     measured = set(range(1, 51, 4))
     assert set(steps_of(whole[0])) == measured | set(range(10, 51, 10))
     records = read_records(whole[0] / "metrics.jsonl")
-    assert {row["progress/steps"] for row in records if "policy" in measurement_of(row)} == measured
+    assert {row["progress/steps"] for row in records if "policy" in measurement_from_record(row)} == measured
     assert sum(row.get(f"noise/{TRAINED}/sum/count", 0) for row in records) == 13  # of every fourth update
     for row in records:
         assert row["progress/transitions"] == 32 * row["progress/steps"]
@@ -122,19 +122,19 @@ def test_the_noise_scale_in_a_record_follows_from_the_moments_in_the_records(who
     num_checked = 0
     for i, record in enumerate(records):
         history = History.from_records(records[: i + 1])
-        for name in measurement_of(record):
+        for name in measurement_from_record(record):
             window = history.noise_scale(name, last=3)
-            expected = plain(estimate_record(name, window))
+            expected = plain(noise_scale_record(name, window))
             assert {key: record[key] for key in expected} == expected
             moments = history.moments(name)[-1]
             count = moments.count if isinstance(moments, PooledMoments) else 1
             assert record[f"noise/{name}/trace_covariance"] == pytest.approx(moments.trace_covariance / count)
             num_checked += 1
-        if "policy" in measurement_of(record):
+        if "policy" in measurement_from_record(record):
             effect = plain({"": history.design_effect("policy", last=3)})[""]
             assert record["noise/policy/design_effect"] == effect
             assert record["noise/unit"] == "environment"
-    names = [set(measurement_of(record)) for record in records]
+    names = [set(measurement_from_record(record)) for record in records]
     assert num_checked == sum(len(found) for found in names)
     names = [found for found in names if found - {TRAINED}]
     assert ["policy/by_transition" in found for found in names] == [i % 2 == 0 for i in range(13)]
@@ -194,7 +194,7 @@ def test_an_atari_run_by_ppo_counts_frames_and_finds_a_directory_of_its_own(tmp_
     assert [row["progress/steps"] for row in records] == [1, 2, 3, 4]
     assert [row["progress/frames"] for row in records] == [128, 256, 384, 512]
     assert [row["progress/optimizer_steps"] for row in records] == [4, 8, 12, 16]
-    assert [bool(measurement_of(row)) for row in records] == [True, False, True, False]
+    assert [bool(measurement_from_record(row)) for row in records] == [True, False, True, False]
     assert read_config(run_dir)["options"]["game"] == "pong"
 
 
@@ -207,7 +207,7 @@ def test_the_last_goal_ends_a_run_and_what_each_took_is_recorded(tmp_path):
     ended = run(tmp_path, *GOALS, "--goals", "20", "40", "--total-transitions", "100000", "--out", "run")
     assert ended.exit_code == 0, ended.err
     records = read_records(tmp_path / "run" / "metrics.jsonl")
-    reached = {level: (row, took) for row in records for level, took in goals_of(row).items()}
+    reached = {level: (row, took) for row in records for level, took in goals_in_record(row).items()}
     assert list(reached) == [20, 40]
     for row, took in reached.values():
         progress = row["progress/steps"], row["progress/optimizer_steps"], row["progress/transitions"]
@@ -216,24 +216,24 @@ def test_the_last_goal_ends_a_run_and_what_each_took_is_recorded(tmp_path):
     assert reached[40][0]["rollout/episode_return"] >= 40
     assert records[-1] == reached[40][0]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert goals_of(summary) == {level: took for level, (_, took) in reached.items()}
+    assert goals_in_record(summary) == {level: took for level, (_, took) in reached.items()}
     assert summary["progress/steps"] == reached[40][1].steps
     assert re.search(rf"goal 40: {reached[40][1].steps:,} updates, ", ended.out)
-    outcome = outcome_of(tmp_path / "run")
+    outcome = read_outcome(tmp_path / "run")
     assert (outcome.batch_size, outcome.shape, outcome.state) == (20, (4, 5), "finished")
-    assert outcome.goals == goals_of(summary)
+    assert outcome.goals == goals_in_record(summary)
     assert outcome.task == "A2C on CartPole-v1"
 
 
 def test_a_goal_that_was_not_reached_is_null_and_a_resumed_run_knows_those_that_were(tmp_path):
     ended = run(tmp_path, *GOALS, "--goals", "1", "500", "--total-transitions", "1000", "--out", "run")
     assert "goal 500: not reached" in ended.out
-    first = goals_of(json.loads((tmp_path / "run" / "summary.json").read_text()))
+    first = goals_in_record(json.loads((tmp_path / "run" / "summary.json").read_text()))
     assert first[500] is None
     ended = run(tmp_path, "--resume", "run", "--total-transitions", "2000")
     assert ended.exit_code == 0, ended.err
-    assert goals_of(json.loads((tmp_path / "run" / "summary.json").read_text())) == first
-    assert sum(bool(goals_of(row)) for row in read_records(tmp_path / "run" / "metrics.jsonl")) == 1
+    assert goals_in_record(json.loads((tmp_path / "run" / "summary.json").read_text())) == first
+    assert sum(bool(goals_in_record(row)) for row in read_records(tmp_path / "run" / "metrics.jsonl")) == 1
 
 
 # Bad input: one line, exit code 2
@@ -371,7 +371,9 @@ def test_sigterm_ends_the_run_in_good_order_and_resume_continues_it(tmp_path):
     transitions, seconds = columns(read_records(run_dir / "metrics.jsonl"), "progress/transitions", "time/seconds")
     assert transitions[-1] == total
     assert (seconds[1:] > seconds[:-1]).all()
-    measured = [row["progress/steps"] for row in read_records(run_dir / "metrics.jsonl") if measurement_of(row)]
+    measured = [
+        row["progress/steps"] for row in read_records(run_dir / "metrics.jsonl") if measurement_from_record(row)
+    ]
     assert measured == [step for step in range(1, stopped_at + 6) if step % 3 == 1]
     first, second = wandb_logs(run_dir)
     assert first.run.run_id == second.run.run_id == read_config(run_dir)["wandb_run_id"]

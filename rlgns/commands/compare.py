@@ -48,14 +48,14 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_flags(CompareOptions, flags, description=DESCRIPTION, program="rlgns compare [STUDY …]")
     from rlgns.report.comparison_page import lines_of, write_comparison
     from rlgns.study.comparison import as_table
-    from rlgns.study.study import study_of
+    from rlgns.study.study import fit_study
     from rlgns.tasks.config import DEFAULTS
 
     runs = load_outcomes(folders, None, "rlgns compare")
     tasks = sorted({run.task for run in runs if any(run.goals)})
     if not tasks:
         raise ValueError("the runs had no goals, so that there is no B_crit to compare; start them with --goals")
-    studies = [study_of(runs, task=task, confidence=options.level) for task in tasks]
+    studies = [fit_study(runs, task=task, confidence=options.level) for task in tasks]
     command = shlex.join(["rlgns", "compare", *arguments])
     page, rows = write_comparison(
         studies, options.out, command=command, defaults={task: vars(config) for task, config in DEFAULTS.items()}

@@ -60,10 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     folders, flags = split_folders(arguments)
     options = parse_flags(FitOptions, flags, description=DESCRIPTION, program="rlgns fit [DIR …]")
     from rlgns.study.csv_files import write_csv
-    from rlgns.study.study import as_mapping, as_table, study_of
+    from rlgns.study.study import as_mapping, as_table, fit_study
 
     runs = load_outcomes(folders, options.wandb, "rlgns fit")
-    study = study_of(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
+    study = fit_study(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
     if options.json:
         write_json(options.json, as_mapping(study))
     if options.csv:
@@ -89,7 +89,7 @@ def load_outcomes(folders: Sequence[Path], wandb: str | None, command: str) -> l
     Raises:
         ValueError: There are no runs, or a directory cannot be read.
     """
-    from rlgns.study.outcomes import outcomes_of, outcomes_of_wandb
+    from rlgns.study.outcomes import read_outcomes, read_wandb_outcomes
 
     if not folders and wandb is None:
         raise ValueError(f"which runs? name their directories, as in {command} runs, or --wandb ENTITY/PROJECT/SWEEP")
@@ -97,11 +97,11 @@ def load_outcomes(folders: Sequence[Path], wandb: str | None, command: str) -> l
     def say(line: str) -> None:
         print(f"note: {line}", file=sys.stderr)
 
-    outcomes = outcomes_of(folders, say)
+    outcomes = read_outcomes(folders, say)
     if wandb is not None:
         from rlgns.runs.wandb_sink import sweep_runs
 
-        outcomes += outcomes_of_wandb(sweep_runs(wandb), say)
+        outcomes += read_wandb_outcomes(sweep_runs(wandb), say)
         if not outcomes:
             raise ValueError(f"--wandb {wandb} has no runs that can be read; name another sweep or project")
     return outcomes
@@ -120,14 +120,14 @@ def study_lines(study: Study) -> list[str]:
 
 def _table(fit: GoalFit) -> list[str]:
     """A table with one line for each batch size; `>` marks a lower bound, where a seed did not reach the goal."""
-    from rlgns.runs.goals import level_in_words
+    from rlgns.runs.goals import format_goal
     from rlgns.study.tables import as_table, unit_of
 
     fixed = "" if fit.fixed is None else f" at {'num_steps' if fit.by == 'num_envs' else 'num_envs'} {fit.fixed}"
     headings = ("batch", "rate", "reached", "updates", "fitted", unit_of(fit), "seconds", "× S_min", "× E_min")
     rows = [_cells(row, point) for row, point in zip(as_table([fit]), fit.points, strict=True)]
     lines = table_lines(headings, rows, justify=["right"] * len(headings))
-    return [f"Goal {level_in_words(fit.level)}{fixed}", *(f"  {line}" for line in lines)]
+    return [f"Goal {format_goal(fit.level)}{fixed}", *(f"  {line}" for line in lines)]
 
 
 def _cells(row: Row, point: Point) -> tuple[str, ...]:

@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     folders, flags = split_folders(arguments)
     options = parse_flags(ReportOptions, flags, description=DESCRIPTION, program="rlgns report [DIR …]")
     from rlgns.report.sweep_page import write_report
-    from rlgns.study.study import study_of
+    from rlgns.study.study import fit_study
 
     runs = load_outcomes(folders, options.wandb, "rlgns report")
-    study = study_of(runs, levels=options.goal, task=options.task, confidence=options.level)
+    study = fit_study(runs, levels=options.goal, task=options.task, confidence=options.level)
     out = options.out or _study_folder(folders) / "report"
     page = write_report(study, out, command=shlex.join(["rlgns", "report", *arguments]))
     print("\n".join(study.recommendation))

@@ -24,7 +24,7 @@ from rlgns.gradients.additivity import (
     refuse_batch_normalisation,
 )
 from rlgns.gradients.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
-from rlgns.gradients.layer_calls import LayerwiseError, layers_cover
+from rlgns.gradients.layer_calls import LayerwiseError, supports_layer_products
 from rlgns.gradients.layer_products import add_gradient, layer_backward, layer_products
 from rlgns.gradients.micro_batches import (
     CHUNK_SIZE,
@@ -36,7 +36,7 @@ from rlgns.gradients.micro_batches import (
 from rlgns.noise.history import TRAINED
 from rlgns.runs.ranks import ALONE, Ranks
 
-AT_ONCE = 2048
+MAX_FORWARD_EXAMPLES = 2048
 """Largest number of examples that go through the model in one forward, where its layers allow that."""
 
 
@@ -62,7 +62,7 @@ def group_backward(
     loss: Callable[[Terms], Tensor] | None = None,
     measure: bool = True,
     unit_size: int = 1,
-    at_once: int = AT_ONCE,
+    at_once: int = MAX_FORWARD_EXAMPLES,
     ranks: Ranks = ALONE,
 ) -> TrainingGradient:
     """Run `loss(terms(batch)).mean().backward()` and measure the group gradients on the way.
@@ -126,8 +126,8 @@ def group_backward(
 
 def _layers_suffice(model: nn.Module, trained_terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks) -> bool:
     """Whether group gradients of the trained loss follow from the layers' outputs; a single group always does."""
-    if len(groups) == 1 or not layers_cover(model):
-        return layers_cover(model)
+    if len(groups) == 1 or not supports_layer_products(model):
+        return supports_layer_products(model)
     with preserved_state(model) as restore:
         try:
             return layer_products_agree(

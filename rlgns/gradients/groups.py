@@ -31,7 +31,7 @@ from rlgns.gradients.additivity import (
     refuse_batch_normalisation,
 )
 from rlgns.gradients.grams import Combinations, GroupGrams, Terms
-from rlgns.gradients.layer_calls import LayerwiseError, layers_cover
+from rlgns.gradients.layer_calls import LayerwiseError, supports_layer_products
 from rlgns.gradients.layer_products import layer_products
 from rlgns.gradients.micro_batches import micro_batch_grams
 from rlgns.noise.moments import GradientMoments
@@ -127,7 +127,7 @@ def group_grams(
         )
     refuse_batch_normalisation(model)
     scales = {} if optimizer is None else preconditioner_roots(optimizer)
-    if method == "layer_products" and (scales or not layers_cover(model)):
+    if method == "layer_products" and (scales or not supports_layer_products(model)):
         raise ValueError(
             "layer products need a model of Linear and Conv2d layers only and no preconditioner; "
             'use method="micro_batches"'
@@ -149,7 +149,7 @@ def _layer_products_if_exact(
     model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks, restore: Callable[[], None]
 ) -> GroupGrams | None:
     """Layer products where they equal plain autograd; None otherwise."""
-    if not layers_cover(model):
+    if not supports_layer_products(model):
         return None
     try:
         agrees = layer_products_agree(

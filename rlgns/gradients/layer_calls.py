@@ -31,7 +31,7 @@ class LayerwiseError(ValueError):
     """The group gradients of this model do not follow from the outputs of its layers."""
 
 
-def layers_cover(model: nn.Module) -> bool:
+def supports_layer_products(model: nn.Module) -> bool:
     """Whether every measured parameter belongs to exactly one plain Linear, Conv2d or ChannelAffine layer.
 
     A layer is plain if nothing changes its inputs, outputs or gradients: no hooks on it or on its parameters, no

@@ -32,7 +32,7 @@ def layer_products(
     """Compute the products of the group gradients of every loss, over the groups of all ranks.
 
     Args:
-        model: A model for which `layers_cover` is true; nothing of it changes.
+        model: A model for which `supports_layer_products` is true; nothing of it changes.
         terms: Maps indices [n] of examples to terms [n] of each loss, without side effects.
         groups: Indices [K, b] of the examples of each group.
         ranks: Processes that each hold as many groups.
@@ -75,7 +75,7 @@ def layer_backward(
     or not: so measuring changes no bit of them.
 
     Args:
-        model: A model for which `layers_cover` is true. The gradients of this rank are added to its `.grad`.
+        model: A model for which `supports_layer_products` is true. The gradients of this rank are added to its `.grad`.
         terms: Maps indices [n] of examples to per-example terms {name: [n]}, without side effects.
         loss: Maps the terms to the per-example loss [n].
         groups: Indices [K, b] of the examples of each group.

@@ -80,7 +80,7 @@ class History:
         """
         history = cls()
         for record in records:
-            if measurement := measurement_of(record):
+            if measurement := measurement_from_record(record):
                 update = record.get(_STEPS)
                 history.add(measurement, update if isinstance(update, int) else None)
         return history
@@ -199,7 +199,7 @@ def record_of(measurement: Measurement) -> dict[str, float]:
         measurement: Moments by name.
 
     Returns:
-        The estimates `sq_norm` and `trace_covariance`, and all values from which `measurement_of` rebuilds the
+        The estimates `sq_norm` and `trace_covariance`, and all values from which `measurement_from_record` rebuilds the
         moments.
 
     Examples:
@@ -220,7 +220,7 @@ def record_of(measurement: Measurement) -> dict[str, float]:
     return record
 
 
-def measurement_of(record: Record) -> dict[str, Moments]:
+def measurement_from_record(record: Record) -> dict[str, Moments]:
     """Rebuild the moments that one record holds, the inverse of `record_of`.
 
     Args:
@@ -244,7 +244,7 @@ def _names(record: Record, ending: str) -> list[str]:
     return [key.removeprefix("noise/").removesuffix(ending) for key in record if key.endswith(ending)]
 
 
-def estimate_record(name: str, estimate: NoiseScale) -> dict[str, float | str | int]:
+def noise_scale_record(name: str, estimate: NoiseScale) -> dict[str, float | str | int]:
     """Return a pooled noise scale with its interval under flat record keys.
 
     Args:

@@ -24,8 +24,8 @@ from rlgns.study.comparison import (
     ComparisonRow,
     Defaults,
     as_mapping,
-    courses_of,
-    rows_of,
+    comparison_rows,
+    noise_scale_courses,
     write_table,
 )
 from rlgns.study.estimates import Estimate, rounded
@@ -55,7 +55,7 @@ def write_comparison(
     Raises:
         ValueError: If `out` cannot be written to.
     """
-    rows, courses = rows_of(studies, defaults), courses_of(studies)
+    rows, courses = comparison_rows(studies, defaults), noise_scale_courses(studies)
     figures = comparison_figures(rows, courses)
     page = out / PAGE
     try:

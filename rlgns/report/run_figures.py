@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlgns.noise.history import History, measurement_of
+from rlgns.noise.history import History, measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.literal import any_letters, make_literal
 from rlgns.report.page_figure import DPI
@@ -82,7 +82,7 @@ def _figure(
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     scales = []
     for place, loss in enumerate(losses):
-        measured = [record for record in records if loss in measurement_of(record)]
+        measured = [record for record in records if loss in measurement_from_record(record)]
         scales += _draw_noise_scale(top, measured, loss, place) if measured else []
     if any(scale.state == "lower bound" for scale in scales):
         top.plot([], [], color=GREY, linestyle="none", marker=r"$\uparrow$", label="lower bound only")

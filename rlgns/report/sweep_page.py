@@ -21,7 +21,7 @@ from rlgns.report.style import DARK_COLOURS, batch_colours
 from rlgns.report.sweep_figures import figures_of
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.files import write_json, write_text
-from rlgns.runs.goals import level_in_words
+from rlgns.runs.goals import format_goal
 from rlgns.study.csv_files import write_csv
 from rlgns.study.estimates import Estimate, rounded
 from rlgns.study.fits import CriticalBatchSize
@@ -110,7 +110,7 @@ def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
     predictions = [prediction for prediction in study.predictions if prediction.level == fit.level]
     rows = zip(as_table([fit]), fit.points, strict=True)
     return {
-        "level": level_in_words(fit.level),
+        "level": format_goal(fit.level),
         "fit": _fit(fit.fit) if fit.fit else None,
         "reason": fit.reason,
         "warnings": fit.warnings,
@@ -200,7 +200,5 @@ def _unreached(study: Study) -> list[str]:
             continue
         states = Counter(run.state for run in missed)
         why = ", ".join(f"{count} {ENDINGS[state]}" for state, count in states.items())
-        sentences.append(
-            f"goal {level_in_words(fit.level)}: {len(missed)} of {len(runs)} runs did not reach it ({why})"
-        )
+        sentences.append(f"goal {format_goal(fit.level)}: {len(missed)} of {len(runs)} runs did not reach it ({why})")
     return sentences

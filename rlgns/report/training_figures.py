@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.style import INK, batch_colours, legend_above, new_axes, readable_ticks
-from rlgns.runs.goals import MEASURES, RETURN, level_in_words
+from rlgns.runs.goals import MEASURES, RETURN, format_goal
 from rlgns.runs.records import columns
 from rlgns.study.points import Point
 from rlgns.study.study import Study
@@ -52,7 +52,7 @@ def _training(study: Study, x_key: str, name: str, unit: str, label: str) -> Pag
     return PageFigure(
         name,
         f"{MEASURES[measure].capitalize()} against {unit}",
-        f"The runs at the best learning rate of each batch size for goal {level_in_words(study.fits[-1].level)}, one "
+        f"The runs at the best learning rate of each batch size for goal {format_goal(study.fits[-1].level)}, one "
         "line for each seed; goals are dotted.",
         figure,
         tuple(colours),

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.style import INK, batch_colours, colour_at, legend_above, logarithmic, new_axes
-from rlgns.runs.goals import level_in_words
+from rlgns.runs.goals import format_goal
 from rlgns.study.estimates import rounded
 from rlgns.study.goal_fits import GoalFit
 from rlgns.study.learning_rates import LearningRateFit
@@ -46,7 +46,7 @@ def _draw_best_rates(axes: Axes, fit: GoalFit, rate: LearningRateFit | None, shi
     """Draw the best learning rates for one goal, and the curve through them."""
     best = [point for point in fit.points if not all(point.censored)]
     x, y = [point.batch_size * shift for point in best], [point.learning_rate for point in best]
-    axes.plot(x, y, "o", color=colour, markersize=6, label=f"best for goal {level_in_words(fit.level)}")
+    axes.plot(x, y, "o", color=colour, markersize=6, label=f"best for goal {format_goal(fit.level)}")
     if rate and best:
         sizes = np.geomspace(min(x), max(x), 100)
         axes.plot(sizes, rate.rates(list(sizes)), color=colour, linewidth=1, alpha=0.8)
@@ -55,7 +55,7 @@ def _draw_best_rates(axes: Axes, fit: GoalFit, rate: LearningRateFit | None, shi
 def _law(study: Study) -> str:
     """A sentence about the curves; empty where there is none."""
     scales = [
-        f"B* {rounded(study.rates[fit.level].batch_scale)} for goal {level_in_words(fit.level)}"
+        f"B* {rounded(study.rates[fit.level].batch_scale)} for goal {format_goal(fit.level)}"
         for fit in study.fits
         if fit.level in study.rates
     ]
@@ -84,7 +84,7 @@ def shapes(study: Study) -> PageFigure | None:
     axes.legend()
     return PageFigure(
         "shapes",
-        f"Environments or steps, at goal {level_in_words(study.fits[-1].level)}",
+        f"Environments or steps, at goal {format_goal(study.fits[-1].level)}",
         "The same batch as many short rollouts (left) or few long ones (right): where a line falls to the left, buy "
         "environments; where it falls to the right, buy steps.",
         figure,

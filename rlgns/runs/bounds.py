@@ -15,11 +15,11 @@ from typing import Annotated
 
 from annotated_types import Interval, MaxLen
 
-MANY = 10**15
+MAX_COUNT = 10**15
 """More updates or examples than any run makes, yet an integer that JSON and float64 represent exactly."""
 
-PositiveInt = Annotated[int, Interval(ge=1, le=MANY)]
-CountOrZero = Annotated[int, Interval(ge=0, le=MANY)]
+PositiveInt = Annotated[int, Interval(ge=1, le=MAX_COUNT)]
+CountOrZero = Annotated[int, Interval(ge=0, le=MAX_COUNT)]
 MAX_FLOAT = 1e30
 """Largest value of a floating-point option; with larger ones products of float32 numbers overflow."""
 

@@ -37,7 +37,7 @@ RETURN = "rollout/episode_return"
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class GoalCost:
     """The cost of a goal that was reached.
 
     Attributes:
@@ -62,7 +62,9 @@ class GoalTracker:
         reached: The cost of every goal reached so far, by goal.
     """
 
-    def __init__(self, levels: Sequence[float], *, rises: bool, reached: Mapping[float, Reached] | None = None) -> None:
+    def __init__(
+        self, levels: Sequence[float], *, rises: bool, reached: Mapping[float, GoalCost] | None = None
+    ) -> None:
         """Start tracking.
 
         Args:
@@ -72,7 +74,7 @@ class GoalTracker:
         """
         self.levels = sorted(set(levels), reverse=not rises)
         self.rises = rises
-        self.reached: dict[float, Reached] = dict(reached or {})
+        self.reached: dict[float, GoalCost] = dict(reached or {})
 
     @property
     def all_reached(self) -> bool:
@@ -95,7 +97,7 @@ class GoalTracker:
                 continue
             if (measure >= goal) if self.rises else (measure <= goal):
                 costs = {name: progress[key] for name, key in COSTS.items()}
-                self.reached[goal] = Reached(**costs)  # type: ignore[arg-type]
+                self.reached[goal] = GoalCost(**costs)  # type: ignore[arg-type]
                 record |= goal_record(goal, self.reached[goal])
         return record
 
@@ -107,18 +109,18 @@ class GoalTracker:
         return record
 
 
-def goal_record(goal: float, reached: Reached | None) -> Record:
+def goal_record(goal: float, reached: GoalCost | None) -> Record:
     """The record keys of one goal; their values are null if the goal was not reached."""
-    return {f"goal/{level_in_words(goal)}/{name}_to_goal": _cost(reached, name) for name in COSTS}
+    return {f"goal/{format_goal(goal)}/{name}_to_goal": _cost(reached, name) for name in COSTS}
 
 
-def level_in_words(goal: float) -> str:
+def format_goal(goal: float) -> str:
     """The goal as it is written in record keys and texts, 20 or 0.5, with enough digits to read the same float back."""
     short = f"{goal:g}"
     return short if float(short) == goal else repr(float(goal))
 
 
-def goals_of(record: Mapping[str, object]) -> dict[float, Reached | None]:
+def goals_in_record(record: Mapping[str, object]) -> dict[float, GoalCost | None]:
     """Read the goals in a record or a summary; the inverse of `goal_record`.
 
     Args:
@@ -145,16 +147,18 @@ def _goal(text: str) -> float:
     return goal
 
 
-def _cost(reached: Reached | None, name: str) -> Value:
+def _cost(reached: GoalCost | None, name: str) -> Value:
     value: Value = None if reached is None else getattr(reached, name)
     return value
 
 
-def _reached(record: Mapping[str, object], goal: str) -> Reached | None:
+def _reached(record: Mapping[str, object], goal: str) -> GoalCost | None:
     costs = {name: record.get(f"goal/{goal}/{name}_to_goal") for name in COSTS}
     if costs["steps"] is None:
         return None
     numbers = {name: float(value) for name, value in costs.items() if is_number(value) and value >= 0}  # type: ignore[arg-type, operator]
     if missing := sorted(set(COSTS) - set(numbers)):
         raise ValueError(f"goal {goal} was reached, but its {missing[0]} are missing or no count")
-    return Reached(int(numbers["steps"]), int(numbers["optimizer_steps"]), int(numbers["examples"]), numbers["seconds"])
+    return GoalCost(
+        int(numbers["steps"]), int(numbers["optimizer_steps"]), int(numbers["examples"]), numbers["seconds"]
+    )

@@ -47,7 +47,7 @@ FIGURE = "noise_scale"
 """Name of the run's figure, without the ending."""
 
 
-def carry_out(plan: Plan, build: Callable[[], Task]) -> int:
+def execute_run(plan: Plan, build: Callable[[], Task]) -> int:
     """Execute a run from its options to its exit code.
 
     Args:
@@ -142,9 +142,9 @@ class Run:
 
     def goes_on(self) -> bool:
         """Whether another update is to be made; all ranks call this together and get the same answer."""
-        return not self.task.is_over and not self.asked_to_stop()
+        return not self.task.is_over and not self.stop_requested()
 
-    def asked_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether a signal has reached any of the ranks; all ranks call this together."""
         if self.plan.ranks and self.plan.ranks.size > 1:
             self.stop.signal_number = self.plan.ranks.largest(self.stop.signal_number or 0) or None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS, SUMMARY
-from rlgns.runs.goals import MEASURES, RETURN, Reached, goals_of
+from rlgns.runs.goals import MEASURES, RETURN, GoalCost, goals_in_record
 from rlgns.runs.json_files import is_number, json_type_of, read_json
 from rlgns.runs.packed import RunFolder
 from rlgns.runs.records import Record, read_records_and_damage
@@ -55,7 +55,7 @@ class SavedRun:
     shape: tuple[int, int] | None
     learning_rate: float
     seed: int
-    goals: Mapping[float, Reached | None]
+    goals: Mapping[float, GoalCost | None]
     steps: int
     examples: int
     seconds: float
@@ -125,12 +125,12 @@ def saved_run(
         ValueError: With the name of a value that is missing or invalid.
     """
     shape = _shape(options)
-    goals: dict[float, Reached | None] = dict.fromkeys(_goals(options))
+    goals: dict[float, GoalCost | None] = dict.fromkeys(_goals(options))
     for record in records:
-        goals.update(goals_of(record))
+        goals.update(goals_in_record(record))
     last: Mapping[str, Any] = records[-1] if records else {}
     if summary is not None and _count(summary, STEPS) >= _count(last, STEPS):
-        goals |= {goal: reached for goal, reached in goals_of(summary).items() if reached or goal not in goals}
+        goals |= {goal: reached for goal, reached in goals_in_record(summary).items() if reached or goal not in goals}
         last = summary
     else:  # the run has been resumed since the summary was written
         summary = None

@@ -1,6 +1,6 @@
 """The protocol between a task and the lifecycle of runs: updates, state, numbers and closing words.
 
-`rlgns.runs.lifecycle.carry_out` executes a task. A task does not deal with directories, signals, sinks, checkpoint
+`rlgns.runs.lifecycle.execute_run` executes a task. A task does not deal with directories, signals, sinks, checkpoint
 files or exit codes.
 """
 
@@ -21,7 +21,7 @@ class DivergenceError(RuntimeError):
     """Training has reached numbers that are not finite; the message says which."""
 
 
-class Keeper(Protocol):
+class RunControl(Protocol):
     """The run as a task sees it: it takes the records and decides whether to go on.
 
     `rlgns.runs.lifecycle.Run` implements it.
@@ -35,7 +35,7 @@ class Keeper(Protocol):
     def goes_on(self) -> bool:
         """Whether another update is to be made; all ranks call this together and get the same answer."""
 
-    def asked_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether a signal has reached any of the ranks; all ranks call this together."""
 
     def take(self, record: Mapping[str, object] | None) -> None:
@@ -86,7 +86,7 @@ class Task(Protocol):
         name = type(self).__name__
         raise NotImplementedError(f"{name} has to implement step, or train")
 
-    def train(self, run: Keeper) -> None:
+    def train(self, run: RunControl) -> None:
         """Make updates until the run is to end; overridden by tasks whose training loop belongs to a library."""
         run.save()
         while run.goes_on():

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlgns.runs.goals import RETURN, level_in_words
+from rlgns.runs.goals import RETURN, format_goal
 from rlgns.study.csv_files import write_csv
 from rlgns.study.estimates import Estimate, finite
 from rlgns.study.goal_fits import GoalFit
@@ -91,7 +91,7 @@ Defaults = Mapping[str, Mapping[str, Any]]
 """Default options of each task, by the task's name; a row names the sizes that differ from them."""
 
 
-def rows_of(studies: Sequence[Study], defaults: Defaults) -> list[ComparisonRow]:
+def comparison_rows(studies: Sequence[Study], defaults: Defaults) -> list[ComparisonRow]:
     """Rows of the comparison.
 
     Args:
@@ -111,7 +111,7 @@ def rows_of(studies: Sequence[Study], defaults: Defaults) -> list[ComparisonRow]
     return rows
 
 
-def courses_of(studies: Sequence[Study]) -> list[Course]:
+def noise_scale_courses(studies: Sequence[Study]) -> list[Course]:
     """The noise scale of the trained loss over training, on the way to the hardest goal that was reached.
 
     Args:
@@ -135,7 +135,7 @@ def _row(study: Study, defaults: Defaults) -> ComparisonRow:
     return ComparisonRow(
         task=_name(study),
         unit=run.unit,
-        goals=(level_in_words(first.level), level_in_words(last.level)),
+        goals=(format_goal(first.level), format_goal(last.level)),
         critical_start=_critical(first),
         critical_average=_critical(last),
         simple_start=_simple(study, first),

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal, get_args
 
 from rlgns.runs.arguments import Argument, ArgumentError
-from rlgns.runs.goals import level_in_words
+from rlgns.runs.goals import format_goal
 from rlgns.study.fits import LACK_OF_FIT, CriticalBatchSize, fit_critical_batch_size
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point, best_points, best_shapes
@@ -71,8 +71,8 @@ def fit_goals(
         raise ValueError(f"by '{by}' is not known; use {', '.join(get_args(Dimension))}")
     levels = sorted({goal for run in outcomes for goal in run.goals})
     if level is not None and level not in levels:
-        known = ", ".join(map(level_in_words, levels)) or "none at all"
-        raise ValueError(f"no run had the goal {level_in_words(level)}; there are: {known}")
+        known = ", ".join(map(format_goal, levels)) or "none at all"
+        raise ValueError(f"no run had the goal {format_goal(level)}; there are: {known}")
     if by != "batch_size" and any(run.shape is None for run in outcomes):
         raise ArgumentError(f"the runs have no {by}; use ", Argument.of("by", "batch_size"))
     fits = []

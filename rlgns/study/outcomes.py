@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rlgns.runs.directory import CONFIG, METRICS
 from rlgns.runs.foreign_text import printable
-from rlgns.runs.goals import RETURN, Reached
+from rlgns.runs.goals import RETURN, GoalCost
 from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, check_record, read_records
 from rlgns.runs.saved_run import SavedRun, read_run, records_path, saved_run
@@ -61,7 +61,7 @@ class Outcome:
     shape: tuple[int, int] | None
     learning_rate: float
     seed: int
-    goals: Mapping[float, Reached | None]
+    goals: Mapping[float, GoalCost | None]
     steps: int
     examples: int
     seconds: float
@@ -79,7 +79,7 @@ class Outcome:
         return list(self.history) if path is None else read_records(path)
 
 
-def outcomes_of(folders: Iterable[Path], say: Notify = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
+def read_outcomes(folders: Iterable[Path], say: Notify = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
     """Outcomes of the runs in and below folders, or in packed files.
 
     Args:
@@ -108,7 +108,7 @@ def sorted_outcomes(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return sorted(outcomes, key=lambda run: (run.batch_size, run.shape or (0, 0), run.learning_rate, run.seed))
 
 
-def outcome_of(run: RunFolder) -> Outcome:
+def read_outcome(run: RunFolder) -> Outcome:
     """Outcome of one run directory.
 
     Raises:
@@ -142,7 +142,7 @@ def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, his
     )
 
 
-def outcomes_of_wandb(
+def read_wandb_outcomes(
     runs: Iterable[Mapping[str, Any]], say: Notify = lambda line: print(line, file=sys.stderr)
 ) -> list[Outcome]:
     """Outcomes of the runs of a W&B sweep or project.

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from rlgns.runs.arguments import Argument, ArgumentError
-from rlgns.runs.goals import Reached
+from rlgns.runs.goals import GoalCost
 from rlgns.study.outcomes import Outcome, sorted_outcomes
 
 Edge = Literal["lowest", "highest", "only"]
@@ -97,7 +97,7 @@ class Point:
         """The batch as people write it: "64 × 10" (environments × steps), or "1,024"."""
         return " × ".join(map(str, self.shape)) if self.shape else f"{self.batch_size:,}"
 
-    def _cost(self, run: Outcome) -> Reached | Outcome:
+    def _cost(self, run: Outcome) -> GoalCost | Outcome:
         return run.goals[self.level] or run
 
 
@@ -114,7 +114,7 @@ def rank(level: float, runs: Sequence[Outcome]) -> tuple[float, float]:
     return 1 - len(reached) / len(runs), sum(reached) / len(reached)
 
 
-def by_difficulty(outcomes: Sequence[Outcome], levels: Iterable[float]) -> list[float]:
+def easiest_first(outcomes: Sequence[Outcome], levels: Iterable[float]) -> list[float]:
     """Goals from the easiest to the hardest.
 
     The goal that more runs reach is the easier one, then the one that takes fewer updates, so that the order is right
@@ -148,7 +148,7 @@ def best_shapes(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def of_one_task(outcomes: Sequence[Outcome], task: str | None = None) -> list[Outcome]:
+def select_task(outcomes: Sequence[Outcome], task: str | None = None) -> list[Outcome]:
     """The runs of one task.
 
     Args:

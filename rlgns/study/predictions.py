@@ -82,7 +82,7 @@ MIN_RECORDS = 4
 """Fewest records of a stretch, where there are several stretches."""
 
 
-def predictions_of(points: Sequence[Point], fixed: int | None = None, confidence: float = 0.95) -> list[Prediction]:
+def predict_from_noise(points: Sequence[Point], fixed: int | None = None, confidence: float = 0.95) -> list[Prediction]:
     """The noise scale of every loss that was measured, the trained loss first.
 
     Args:
@@ -128,7 +128,7 @@ def _mean_over_updates(loss: str, runs: Sequence[History], confidence: float) ->
 
 
 def noise_scales_along(points: Sequence[Point], measure: str, confidence: float = 0.95) -> list[Stretch]:
-    """The noise scale along training, in the runs that `predictions_of` uses.
+    """The noise scale along training, in the runs that `predict_from_noise` uses.
 
     The records of all seeds are divided by their measure of progress into stretches of equally many records. Progress
     is a better clock than updates here, as seeds learn at different times.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from rlgns.noise.scale import in_words
-from rlgns.runs.goals import level_in_words
+from rlgns.runs.goals import format_goal
 from rlgns.study.estimates import Estimate, rounded, two_digits
 from rlgns.study.goal_fits import GoalFit
 from rlgns.study.points import Point, geometric_mean
@@ -52,7 +52,7 @@ def _goal_lines(fit: GoalFit, prediction: Prediction | None) -> Iterator[str]:
 
 def _goal_clause(fit: GoalFit) -> str:
     other = {"num_envs": "num_steps", "num_steps": "num_envs"}.get(fit.by)
-    return f"At goal {level_in_words(fit.level)}" + (f" with {other} {fit.fixed}," if other else ",")
+    return f"At goal {format_goal(fit.level)}" + (f" with {other} {fit.fixed}," if other else ",")
 
 
 def _critical_clause(fit: GoalFit) -> str:

@@ -14,14 +14,14 @@ from typing import Any
 
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
-from rlgns.runs.goals import level_in_words
+from rlgns.runs.goals import format_goal
 from rlgns.study.batch_shapes import shape_effect
 from rlgns.study.estimates import Estimate, finite
 from rlgns.study.goal_fits import Dimension, GoalFit, fit_goals
 from rlgns.study.learning_rates import LearningRateFit, fit_learning_rate
 from rlgns.study.outcomes import Outcome
-from rlgns.study.points import Point, best_points, by_difficulty, of_one_task, without_duplicates
-from rlgns.study.predictions import Prediction, predictions_of
+from rlgns.study.points import Point, best_points, easiest_first, select_task, without_duplicates
+from rlgns.study.predictions import Prediction, predict_from_noise
 from rlgns.study.recommendation import recommendation
 from rlgns.study.tables import as_table
 
@@ -36,9 +36,9 @@ __all__ = [
     "as_table",
     "fit_goals",
     "fit_learning_rate",
+    "fit_study",
     "recommendation",
     "shape_effect",
-    "study_of",
 ]
 
 
@@ -72,7 +72,7 @@ class Study:
         return recommendation(self.fits, self.predictions, self.effects)
 
 
-def study_of(
+def fit_study(
     outcomes: Sequence[Outcome],
     by: Dimension = "batch_size",
     *,
@@ -93,9 +93,9 @@ def study_of(
         ValueError: If the runs are of several tasks and none is named, if no run had one of the goals, or if the runs
             had no goals at all.
     """
-    of_task = of_one_task(outcomes, task)
+    of_task = select_task(outcomes, task)
     runs, duplicates = without_duplicates(of_task)
-    goals = by_difficulty(runs, levels or {goal for run in runs for goal in run.goals})
+    goals = easiest_first(runs, levels or {goal for run in runs for goal in run.goals})
     if not goals:
         goals_of_runs = Argument.of("goals")
         raise ArgumentError("the runs had no goals; start them with ", goals_of_runs, ", the levels to be reached")
@@ -106,7 +106,7 @@ def study_of(
         task=of_task[0].task,
         outcomes=tuple(run for run in runs if run.steps > 0),
         fits=tuple(fits),
-        predictions=tuple(p for fit in fits for p in predictions_of(fit.points, fit.fixed, confidence=confidence)),
+        predictions=tuple(p for fit in fits for p in predict_from_noise(fit.points, fit.fixed, confidence=confidence)),
         rates={goal: rate for goal, rate in rates.items() if rate},
         effects={goal: effect for goal, effect in effects.items() if effect},
         shapes={goal: tuple(best_points(runs, goal)) for goal in goals},
@@ -146,8 +146,8 @@ def as_mapping(study: Study) -> dict[str, Any]:
         "fits": [_fit_mapping(fit) for fit in study.fits],
         "points": as_table(study.fits),
         "noise_scales": [_prediction_mapping(prediction) for prediction in study.predictions],
-        "learning_rates": {level_in_words(goal): _rate_mapping(rate) for goal, rate in study.rates.items()},
-        "shape_effects": {level_in_words(goal): _estimate_mapping(effect) for goal, effect in study.effects.items()},
+        "learning_rates": {format_goal(goal): _rate_mapping(rate) for goal, rate in study.rates.items()},
+        "shape_effects": {format_goal(goal): _estimate_mapping(effect) for goal, effect in study.effects.items()},
         "warnings": list(study.warnings),
         "recommendation": study.recommendation,
     }

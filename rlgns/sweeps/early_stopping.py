@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlgns.runs.directory import METRICS
-from rlgns.study.outcomes import Outcome, outcome_of
+from rlgns.study.outcomes import Outcome, read_outcome
 from rlgns.sweeps.jobs import Job
 from rlgns.sweeps.pruning import HYPERBAND, better_run, stopped_by_hyperband
 from rlgns.sweeps.spec import Sweep
@@ -53,7 +53,7 @@ class EarlyStopping:
         name = job.spec.name
         if name not in self._outcomes and (job.directory / METRICS).exists():
             try:
-                self._outcomes[name] = outcome_of(job.directory)
+                self._outcomes[name] = read_outcome(job.directory)
             except (ValueError, RecursionError) as error:
                 self._say(f"no run is compared with {name}: {error}")
                 self._outcomes[name] = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS
-from rlgns.runs.goals import MEASURES, Reached, goals_of
+from rlgns.runs.goals import MEASURES, GoalCost, goals_in_record
 from rlgns.runs.json_files import is_number, parse_json, read_json
 from rlgns.runs.records import STEPS, Record
 from rlgns.study.outcomes import Outcome
@@ -43,7 +43,7 @@ class Follower:
 
     def _reset(self) -> None:
         self.last: Record = {}
-        self.goals: dict[float, Reached] = {}
+        self.goals: dict[float, GoalCost] = {}
         self._course: list[tuple[float, float]] = []  # steps and metric
 
     def update(self) -> None:
@@ -95,7 +95,9 @@ class Follower:
         try:
             record = parse_json(line)
             goals = (
-                {level: goal for level, goal in goals_of(record).items() if goal} if isinstance(record, dict) else {}
+                {level: goal for level, goal in goals_in_record(record).items() if goal}
+                if isinstance(record, dict)
+                else {}
             )
         except ValueError:  # the line is no record
             return
@@ -126,7 +128,7 @@ def budget(run: Path) -> float | None:
 
 
 def better_run(
-    examples: float, reached: Mapping[float, Reached], others: Iterable[Outcome], factor: float
+    examples: float, reached: Mapping[float, GoalCost], others: Iterable[Outcome], factor: float
 ) -> Outcome | None:
     """The first finished run that beats a running one; None if the running one may still be the best.
 
@@ -139,7 +141,7 @@ def better_run(
     return next((other for other in others if _beats(other, examples, reached, factor)), None)
 
 
-def _beats(other: Outcome, examples: float, reached: Mapping[float, Reached], factor: float) -> bool:
+def _beats(other: Outcome, examples: float, reached: Mapping[float, GoalCost], factor: float) -> bool:
     """Whether the other run is better at every goal that can be judged so far, and at least one can be."""
     verdicts = []
     for goal, other_reached in other.goals.items():

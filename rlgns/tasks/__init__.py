@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 
 from rlgns.runs.options import nearest
 
-TASKS, BENCHES = "rlgns.tasks", "rlgns.benches"
+TASKS, BENCH_ENTRY_POINTS = "rlgns.tasks", "rlgns.benches"
 """Names of the two groups of entry points."""
 
 
@@ -20,7 +20,7 @@ def find_task(group: str, arguments: Sequence[str]) -> Callable[[], int]:
     """Load the entry point of a task and bind it to the task's arguments.
 
     Args:
-        group: Group of entry points, `TASKS` or `BENCHES`.
+        group: Group of entry points, `TASKS` or `BENCH_ENTRY_POINTS`.
         arguments: Name of the task, followed by its own arguments.
 
     Returns:

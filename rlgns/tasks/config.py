@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Interval, MaxLen
 
 from rlgns.runs.bounds import (
-    MANY,
+    MAX_COUNT,
     BatchSize,
     FloatOrZero,
     Goals,
@@ -72,7 +72,7 @@ class SupervisedConfig:
     """Examples on which goals are evaluated [train: McCandlish et al. 2018]."""
     goal_measure: Literal["loss", "error"] = "loss"
     """Measure that goals refer to: the mean loss, or the share of misclassified examples."""
-    max_epochs: Annotated[float, Interval(gt=0, le=MANY)] = 10.0
+    max_epochs: Annotated[float, Interval(gt=0, le=MAX_COUNT)] = 10.0
     """Passes over the training examples after which the run ends at the latest."""
     max_steps: PositiveInt | None = None
     """Updates after which the run ends, if that is sooner than max_epochs [no limit]."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from rlgns.gradients.backward import AT_ONCE
+from rlgns.gradients.backward import MAX_FORWARD_EXAMPLES
 from rlgns.gradients.micro_batches import CHUNK_SIZE
 from rlgns.gradients.normalisation import GroupBatchNorm
 from rlgns.noise.grouping import MIN_NUM_GROUPS, default_num_groups
@@ -55,7 +55,7 @@ def _check_stretches(config: SupervisedConfig, share: int, stretch: int, num_ran
             f"a batch of {share} is not made of whole stretches of {stretch} that are normalised together; "
             f"use --batch-size {num_ranks * (share // stretch * stretch)} or another --bn-batch-size"
         )
-    at_once = config.micro_batch_size or AT_ONCE
+    at_once = config.micro_batch_size or MAX_FORWARD_EXAMPLES
     chunk = min(at_once, CHUNK_SIZE)
     if share > at_once and chunk % stretch:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlgns.gradients.backward import AT_ONCE, TrainingGradient, group_backward
+from rlgns.gradients.backward import MAX_FORWARD_EXAMPLES, TrainingGradient, group_backward
 from rlgns.gradients.grams import Terms
 from rlgns.noise.history import TRAINED
 from rlgns.noise.moments import GradientMoments
@@ -144,7 +144,7 @@ class Learner:
             torch.arange(len(inputs), device=self.device).view(self.num_groups, -1),
             measure=not self.unmeasured_reason,
             unit_size=self.unit_size,
-            at_once=self.config.micro_batch_size or AT_ONCE,
+            at_once=self.config.micro_batch_size or MAX_FORWARD_EXAMPLES,
             ranks=self.ranks,
         )
 
@@ -188,7 +188,11 @@ class Learner:
         chosen = torch.as_tensor(np.random.default_rng(0).permutation(len(examples))[:count])
         noise = self._noise([0], count)
         of_rank = slice(self.ranks.rank, None, self.ranks.size)
-        chunks = zip(torch.split(chosen[of_rank], AT_ONCE // 2), torch.split(noise[of_rank], AT_ONCE // 2), strict=True)
+        chunks = zip(
+            torch.split(chosen[of_rank], MAX_FORWARD_EXAMPLES // 2),
+            torch.split(noise[of_rank], MAX_FORWARD_EXAMPLES // 2),
+            strict=True,
+        )
         sums, has_errors = torch.zeros(2, dtype=torch.float64, device=self.device), False
         self.model.eval()
         with torch.no_grad():

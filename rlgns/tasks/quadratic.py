@@ -24,7 +24,7 @@ from rlgns.noise.moments import moments_from_groups
 from rlgns.runs.bounds import Goals, Name, PositiveFloat, PositiveInt, Seed
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.goals import GoalTracker
-from rlgns.runs.lifecycle import carry_out
+from rlgns.runs.lifecycle import execute_run
 from rlgns.runs.memory import check_memory
 from rlgns.runs.options import as_mapping, parse_flags
 from rlgns.runs.plan import Plan
@@ -131,7 +131,7 @@ def run(config: QuadraticConfig) -> int:
     """
     name = f"quadratic-{config.batch_size}"
     plan = Plan(options=as_mapping(config), task="quadratic", name=name, group="quadratic")
-    return carry_out(plan, lambda: QuadraticDescent(config))
+    return execute_run(plan, lambda: QuadraticDescent(config))
 
 
 class QuadraticDescent(Task):

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from rlgns.runs.lifecycle import carry_out
+from rlgns.runs.lifecycle import execute_run
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
 from rlgns.runs.plan import Plan
@@ -54,7 +54,7 @@ def run(task: str, config: SupervisedConfig) -> int:
         ranks=ranks,
         device=device,
     )
-    return carry_out(plan, lambda: _make_training(task, config, torch.device(device), ranks))
+    return execute_run(plan, lambda: _make_training(task, config, torch.device(device), ranks))
 
 
 def _make_training(task: str, config: SupervisedConfig, device: torch.device, ranks: Ranks) -> SupervisedTraining:

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlgns.noise.history import TRAINED, History, estimate_record, record_of
+from rlgns.noise.history import TRAINED, History, noise_scale_record, record_of
 from rlgns.noise.scale import PooledMoments
 from rlgns.runs.batch_advice import Flags
-from rlgns.runs.goals import MEASURES, GoalTracker, Reached
+from rlgns.runs.goals import MEASURES, GoalCost, GoalTracker
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
 from rlgns.runs.summary import goal_lines, summary_lines
@@ -169,7 +169,7 @@ class SupervisedTraining(Task):
             self.history.add({TRAINED: self._moments}, self.steps)
             estimate = self.history.noise_scale(TRAINED)
             assert estimate, "moments were added in the line before"
-            record |= {**record_of({TRAINED: self._moments}), **estimate_record(TRAINED, estimate)}
+            record |= {**record_of({TRAINED: self._moments}), **noise_scale_record(TRAINED, estimate)}
         self._moments, self._loss_sum, self._num_losses = PooledMoments(), 0.0, 0
         self._marks.append((time.monotonic(), self.learner.examples))
         self._schedule_evaluation()
@@ -218,7 +218,7 @@ class SupervisedTraining(Task):
         """
         self.learner.restore(state)
         self._next_evaluation, self._seconds_before_start = state["next_evaluation"], state["seconds"]
-        self.goals.reached = {level: Reached(**prices) for level, prices in state["goals"].items()}
+        self.goals.reached = {level: GoalCost(**prices) for level, prices in state["goals"].items()}
         self._moments = PooledMoments(**state["trained"])
         self._loss_sum, self._num_losses = state["losses"]
         if self.swap and state["swap"] and self.is_trained:

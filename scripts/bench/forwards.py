@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rlgns.agents.config import TrainConfig, resolved
 from rlgns.agents.environments import make_environments
-from rlgns.agents.measuring import UPDATES_MEASURED_EVERY, RolloutMeasurer
+from rlgns.agents.measuring import UPDATES_PER_MEASURED_UPDATE, RolloutMeasurer
 from rlgns.agents.models import make_model
 from rlgns.runs.machine import keep_freed_memory
 
@@ -44,8 +44,8 @@ def main(bench: Bench) -> None:
     config = resolved(TrainConfig(num_envs=num_envs, num_steps=num_steps, precision=bench.precision))
     with closing(make_environments(config, seed=0)) as environments:
         model: Any = make_model(config, environments, "cpu")
-        model.num_groups = RolloutMeasurer().groups_of_environments(num_envs)
-        model.grouped_every, model.measure_updates = UPDATES_MEASURED_EVERY, True
+        model.num_groups = RolloutMeasurer().num_groups_of_rank(num_envs)
+        model.grouped_every, model.measure_updates = UPDATES_PER_MEASURED_UPDATE, True
         times = max(1, 1600 // config.batch_size)
 
         def updates(keep: bool) -> Callable[[], float]:

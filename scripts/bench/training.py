@@ -116,9 +116,7 @@ def _shares_of_measuring(config: Any) -> tuple[float, float]:
         costs = [by_loss / updates_per_measurement(config.num_epochs)] * 2
     else:
         by_loss /= updates_per_measurement(1, updates_are_measured=True)
-        costs = [
-            by_loss + cost for cost in _costs_of_own_gradient(model, measurer.groups_of_environments(config.num_envs))
-        ]
+        costs = [by_loss + cost for cost in _costs_of_own_gradient(model, measurer.num_groups_of_rank(config.num_envs))]
     environments.close()
     return costs[0] / (update + costs[0]), costs[1] / (update + costs[1])
 
@@ -134,7 +132,7 @@ def _costs_of_own_gradient(model: Any, num_groups: int | None) -> tuple[float, f
         The cost relative to updates with the same groups that measure nothing, and relative to autograd's own backward
         pass in every update.
     """
-    from rlgns.agents.measuring import UPDATES_MEASURED_EVERY
+    from rlgns.agents.measuring import UPDATES_PER_MEASURED_UPDATE
 
     def update(num_groups: int | None, grouped_every: int, measure: bool) -> Callable[[], float]:
         def seconds_of_update() -> float:
@@ -155,7 +153,7 @@ def _costs_of_own_gradient(model: Any, num_groups: int | None) -> tuple[float, f
     def difference(variant: str, reference: str) -> float:
         return statistics.median(a - b for a, b in zip(timings[variant], timings[reference], strict=True))
 
-    every = UPDATES_MEASURED_EVERY
+    every = UPDATES_PER_MEASURED_UPDATE
     against_autograd = difference("measured", "autograd") + (every - 1) * difference("at once", "autograd")
     return difference("measured", "by group") / every, against_autograd / every
 

@@ -15,7 +15,7 @@ from rlgns.runs.records import read_lines, read_records
 QUADRATIC = ["${interpreter}", "-m", "rlgns", "train", "quadratic", "${args}"]
 
 EASY = {"num_dimensions": {"value": 10}, "condition_number": {"value": 2}, "goals": {"value": [0.1]}}
-"""Reached after some ten steps at a rate of 0.2."""
+"""GoalCost after some ten steps at a rate of 0.2."""
 
 SLOW = {**EASY, "step_seconds": {"value": 0.05}}
 

@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from rlgns.report.style import PALETTE, STYLE, logarithmic
 from rlgns.runs.records import columns
 from rlgns.runs.text_tables import table_lines
-from rlgns.study.outcomes import Outcome, outcomes_of
-from rlgns.study.study import study_of
+from rlgns.study.outcomes import Outcome, read_outcomes
+from rlgns.study.study import fit_study
 
 SCALINGS, WARMUPS = ("none", "sqrt", "linear"), ("none", "constant", "gradual")
 
@@ -47,7 +47,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Draw the figure, print its numbers, and write them."""
-    numbers = numbers_of(outcomes_of([options.runs]), outcomes_of([options.sweep]))
+    numbers = numbers_of(read_outcomes([options.runs]), read_outcomes([options.sweep]))
     _print(numbers)
     options.out.mkdir(parents=True, exist_ok=True)
     _draw(numbers, options.out / "goyal.png")
@@ -56,7 +56,7 @@ def main(options: Options) -> None:
 
 def numbers_of(runs: Sequence[Outcome], sweep: Sequence[Outcome]) -> dict[str, Any]:
     """Test errors of each seed by scaling, warmup and batch size; B_crit and B_simple at the sweep's outer goals."""
-    study = study_of(sweep)
+    study = fit_study(sweep)
     critical = [fit.fit.critical_batch_size.point for fit in study.fits if fit.fit]
     simple = [prediction.whole.point for prediction in study.predictions]
     sizes = sorted({run.batch_size for run in runs})

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from rlgns.report.style import PALETTE, STYLE, logarithmic
 from rlgns.runs.records import columns
 from rlgns.runs.text_tables import table_lines
-from rlgns.study.outcomes import Outcome, outcomes_of
+from rlgns.study.outcomes import Outcome, read_outcomes
 
 COMMON_RATE, GOAL = 0.03, 0.02
 
@@ -45,7 +45,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Draw the figure, print its numbers, and write them."""
-    common, tuned = series_of(outcomes_of([options.runs]))
+    common, tuned = series_of(read_outcomes([options.runs]))
     numbers = {"one rate for all": numbers_of(common), "the best rate of each": numbers_of(tuned)}
     headings = ("batch", "rate", "ms/update", "s/epoch", "roughness", "test error", "epochs to 98 %")
     for name, rows in numbers.items():
