@@ -387,6 +387,21 @@ def test_the_late_noise_scale_is_that_of_the_second_half_of_every_seed(tmp_path)
     assert prediction.whole.point == pytest.approx(250, rel=0.03)
 
 
+def test_runs_measured_once_have_no_late_noise_scale(tmp_path):
+    def early(share):
+        return {"total": moments_of(100, 80)} if share < 0.02 else {}
+
+    for seed in range(2):
+        write_run(
+            tmp_path / str(seed), num_envs=8, num_steps=10, learning_rate=1e-3, seed=seed, goals={20.0: 400},
+            moments=early, num_records=40,
+        )  # fmt: skip
+    (prediction,) = noise_scales(read_outcomes([tmp_path]))
+    assert prediction.late is None
+    assert prediction.best_known is prediction.whole
+    assert prediction.whole.point == pytest.approx(100)
+
+
 def test_the_noise_scale_comes_from_runs_that_were_measured_and_reached_the_goal(tmp_path):
     for n, steps, moments in ((4, 400, 1), (16, 200, 1), (64, None, 1), (256, 150, 0)):
         write_run(

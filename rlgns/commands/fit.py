@@ -172,6 +172,6 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     if predictions:
         first = predictions[0]
         lines.append(f"  noise scale before the goal, {first.num_runs} runs of {first.batch_size:,} {unit}:")
-        rows = [(p.loss, str(p.late), f"whole way {p.whole}") for p in predictions]
+        rows = [(p.loss, str(p.late or "not measured"), f"whole way {p.whole}") for p in predictions]
         lines += [f"    {line}" for line in table_lines(("", "", ""), rows, justify=["left"] * 3)[1:]]
     return lines

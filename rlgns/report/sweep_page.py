@@ -140,7 +140,9 @@ def _noise(fit: GoalFit, prediction: Prediction) -> dict[str, str]:
     }
 
 
-def _words(estimate: Estimate | NoiseScale) -> str:
+def _words(estimate: Estimate | NoiseScale | None) -> str:
+    if estimate is None:
+        return "not measured"
     return "undetermined" if estimate.state == "undetermined" else rounded(estimate)
 
 

@@ -32,7 +32,8 @@ class Prediction:
         level: Level of the goal.
         fixed: Value of the dimension that the goal's fit holds fixed; None where the batch size varies in any shape.
         loss: Name of the loss.
-        late: Noise scale over the second half of the measured updates before the goal was reached.
+        late: Noise scale over the second half of the updates before the goal was reached; None where none of them was
+            measured.
         whole: Mean of the noise scales in consecutive stretches of all those updates, which is what B_crit is by the
             paper's account of a training. (Pooled, the large gradients of the first updates would outweigh the rest.)
         batch_size: Batch size of the measured runs.
@@ -44,7 +45,7 @@ class Prediction:
     level: float
     fixed: int | None
     loss: str
-    late: NoiseScale
+    late: NoiseScale | None
     whole: Estimate
     batch_size: int
     shape: tuple[int, int] | None
@@ -54,7 +55,7 @@ class Prediction:
     @property
     def best_known(self) -> NoiseScale | Estimate:
         """The late noise scale, or that of the whole way where the late one is undetermined."""
-        return self.whole if self.late.state == "undetermined" else self.late
+        return self.late if self.late and self.late.state != "undetermined" else self.whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def predict_from_noise(points: Sequence[Point], fixed: int | None = None, confid
             level=point.level,
             fixed=fixed,
             loss=loss,
-            late=noise_scale([moments for run in runs for moments in run.second_half(loss)], confidence),
+            late=_late(loss, runs, confidence),
             whole=_mean_over_updates(loss, runs, confidence),
             batch_size=point.batch_size,
             shape=point.shape,
@@ -110,6 +111,11 @@ def predict_from_noise(points: Sequence[Point], fixed: int | None = None, confid
         )
         for loss, runs in histories.items()
     ]
+
+
+def _late(loss: str, runs: Sequence[History], confidence: float) -> NoiseScale | None:
+    moments = [moments for run in runs for moments in run.second_half(loss)]
+    return noise_scale(moments, confidence) if moments else None
 
 
 def _mean_over_updates(loss: str, runs: Sequence[History], confidence: float) -> Estimate:
@@ -147,8 +153,10 @@ def noise_scales_along(points: Sequence[Point], measure: str, confidence: float 
 
 
 def _stretches(loss: str, records: Sequence[Record], measure: str, confidence: float) -> list[Stretch]:
-    """The stretches of one loss."""
+    """The stretches of one loss; none where it was not measured while the measure was known."""
     measured = [(_number(record, measure), moments) for record in records if (moments := _moments(record, loss))]
+    if not measured:
+        return []
     measured.sort(key=lambda pair: pair[0])
     count = min(NUM_STRETCHES, max(1, len(measured) // MIN_RECORDS))
     edges = [i * len(measured) // count for i in range(count + 1)]

@@ -180,7 +180,7 @@ def _prediction_mapping(prediction: Prediction) -> dict[str, Any]:
         "goal": prediction.level,
         "fixed": prediction.fixed,
         "loss": prediction.loss,
-        "late": _estimate_mapping(prediction.late),
+        "late": _estimate_mapping(prediction.late) if prediction.late else None,
         "whole": _estimate_mapping(prediction.whole),
         "batch_size": prediction.batch_size,
         "learning_rate": prediction.learning_rate,
