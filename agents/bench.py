@@ -35,7 +35,7 @@ from rlgns.runs.options import flag, parse_flags
 class BenchConfig(TrainConfig):
     """Time the training loop of a configuration; its options are those of training."""
 
-    GROUPS: ClassVar[Mapping[str, str]] = {**TrainConfig.GROUPS, "Timing": "seconds"}
+    GROUPS: ClassVar[Mapping[str, str | tuple[str, ...]]] = {**TrainConfig.GROUPS, "Timing": "seconds"}
 
     seconds: Seconds = 3.0
     """Seconds that the loop, and each of its parts alone, are timed for in a round."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, MaxLen
@@ -20,33 +19,31 @@ from rlgns.runs.bounds import (
     CountOrZero,
     FloatOrZero,
     Goals,
-    Multiline,
     Name,
     NumEnvs,
     NumSteps,
-    NumThreads,
     OnlyWith,
     PositiveFloat,
     PositiveInt,
-    Seconds,
     Seed,
     Share,
-    Tag,
 )
+from rlgns.runs.shared_options import RunOptions
 from rlgns.runs.values import check_effect, check_options
 
 DEFAULT_GAME = "breakout"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunOptions):
     """Train A2C or PPO on many environments and measure the gradient noise scale while training."""
 
-    GROUPS: ClassVar[Mapping[str, str]] = {
+    GROUPS: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "Task": "game", "Rollout": "num_envs", "Optimisation": "learning_rate", "Atari": "frameskip",
-        "Measuring": "measure", "Run": "out", "Weights & Biases": "wandb", "Machine": "num_threads",
+        "Measuring": "measure", "Run": ("out", "resume", "log_every"), "Weights & Biases": ("wandb", "wandb_entity"),
+        "Machine": ("device", "num_threads"),
     }  # fmt: skip
-    """Headings of `--help`, and the first option below each."""
+    """Headings of `--help`, and the first options below each."""
 
     # What to train on
     game: Name | None = None
@@ -140,45 +137,19 @@ class TrainConfig:
     preconditioned: bool = False
     """Record the noise scale that the optimiser sees as well, tr(PΣ)/GᵀPG; costs a second pass over the rollout."""
 
-    # Where results go
-    out: Path | None = None
-    """Run directory [a new one under runs/]."""
-    resume: Path | None = None
-    """Run directory to continue with its own options; only where and how long it runs may be changed."""
+    # Run
     log_every: PositiveInt | None = None
     """Updates from one record to the next; measured updates are always recorded [A2C 10, PPO 1]."""
-    checkpoint_seconds: Seconds = 60.0
-    """Seconds from one checkpoint to the next: the most that a killed process loses."""
-    wandb: Literal["online", "offline", "disabled"] = "online"
-    """Weights & Biases; without a key or a network a run goes offline by itself."""
-    wandb_project: Name = "rlgns"
-    """W&B project."""
-    wandb_entity: Name | None = None
-    """W&B user or team [the default of the API key]."""
-    wandb_group: Name | None = None
-    """W&B group [the game or environment and the algorithm]."""
-    wandb_job_type: Name | None = "train"
-    """W&B job type."""
-    wandb_tags: tuple[Tag, ...] = ()
-    """W&B tags."""
-    wandb_notes: Annotated[str, Multiline()] | None = None
-    """W&B notes."""
-    wandb_name: Name | None = None
-    """W&B display name [the name of the run directory]."""
 
     # The machine
     num_threads: Annotated[int, Interval(ge=0, le=4096)] | Literal["auto"] = 0
     """Emulator threads of each part; 0: one per core; auto: the fastest number here, found in about a second."""
     num_parts: Annotated[int, Interval(ge=1, le=64)] | None = None
     """Parts of the environments: one is emulated while the network acts for another [on a GPU 2, else 1]."""
-    device: Name = "auto"
-    """Where the network runs: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
     """Arithmetic: bfloat16 of the CNN alone; tensorfloat32 of all products, on NVIDIA GPUs from 2020 on."""
     fast: bool = True
     """Store rollouts on the device, each frame once, and step in parts; --no-fast: as Stable-Baselines3 does."""
-    num_torch_threads: NumThreads | None = None
-    """CPU threads of the network [one per core]."""
 
     @property
     def task(self) -> str:

@@ -10,7 +10,7 @@ from rlgns.commands.cli import main
 from rlgns.runs import memory
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.options import as_mapping
-from rlgns.tasks.config import parse as parse_supervised
+from rlgns.tasks.options import parse as parse_supervised
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_the_main_job_cannot_use_is_named(arguments, words):
         ("digits", ["--micro-batch-size", "999"], "micro_batch_size 999 does not divide batch_size 64; use a divisor"),
         ("digits", ["--swap-workers", "-1"], "swap_workers -1 is out of range; give --swap-workers from 0"),
         ("digits", ["--decay-epochs", "-1"], "decay_epochs -1 is out of range; give --decay-epochs above 0"),
-        ("digits", ["--decay-epochs", "3", "2"], "decay_epochs 3 2 do not rise"),
+        ("digits", ["--decay-epochs", "3", "2"], "decay_epochs 3 2 do not increase"),
         ("digits", ["--bn-batch-size", "0"], "bn_batch_size 0 has no effect with task digits, only with cifar10"),
         ("digits", ["--dataset", "x"], "dataset x has no effect with task digits"),
         ("mnist", ["--hidden-size", "64"], "hidden_size 64 has no effect with task mnist, only with billion_word"),
@@ -53,7 +53,7 @@ def test_what_the_main_job_cannot_use_is_named(arguments, words):
         (
             "mnist",
             ["--learning-rate=1e-300", "--lr-batch-scale=1e30", "--lr-batch-exponent=2"],
-            "comes to nothing at batch_size 64",
+            "is zero after scaling to batch_size 64",
         ),
         ("vae", ["--latent-size=65536", "--image-size=4096"], "a network of .* takes at least .* GiB of memory"),
     ],

@@ -19,17 +19,14 @@ from rlgns.runs.bounds import (
     FloatOrZero,
     Goals,
     LayerSize,
-    Multiline,
     Name,
-    NumThreads,
     OnlyWith,
     PositiveFloat,
     PositiveInt,
-    Seconds,
     Seed,
     ShareBelowOne,
-    Tag,
 )
+from rlgns.runs.shared_options import RunOptions
 
 OptimizerName = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lars", "lamb"]
 
@@ -43,15 +40,15 @@ WITH_TEXT = OnlyWith("task", "billion_word")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedConfig:
+class SupervisedConfig(RunOptions):
     """Train a supervised task and measure the gradient noise scale while training."""
 
-    GROUPS: ClassVar[Mapping[str, str]] = {
+    GROUPS: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "Task": "dataset", "Batch": "batch_size", "Optimisation": "optimizer", "Network": "bn_batch_size",
-        "SWAP": "swap_workers", "Measuring": "measure", "Run": "out", "Weights & Biases": "wandb",
-        "Machine": "device",
+        "SWAP": "swap_workers", "Measuring": "measure", "Run": ("out", "resume"),
+        "Weights & Biases": ("wandb", "wandb_entity"), "Machine": ("device", "precision"),
     }  # fmt: skip
-    """Headings of `--help`, and the first option below each."""
+    """Headings of `--help`, and the first options below each."""
 
     # Task: data, goals and length
     dataset: Annotated[Name, WITH_FILES] | None = None
@@ -163,37 +160,9 @@ class SupervisedConfig:
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
     """Number of groups that a batch is split into for measuring [the largest divisor from 4 to 8]."""
 
-    # Run and Weights & Biases
-    out: Path | None = None
-    """Run directory [a new one under runs/]."""
-    resume: Path | None = None
-    """Run directory to continue with its own options; only where and for how long it runs may change."""
-    checkpoint_seconds: Seconds = 60.0
-    """Seconds between checkpoints: the most that a killed process loses."""
-    wandb: Literal["online", "offline", "disabled"] = "online"
-    """Mode of W&B; without an API key or a network an online run switches to offline."""
-    wandb_project: Name = "rlgns"
-    """W&B project."""
-    wandb_entity: Name | None = None
-    """W&B user or team [the default of the API key]."""
-    wandb_group: Name | None = None
-    """W&B group [the task]."""
-    wandb_job_type: Name | None = "train"
-    """W&B job type."""
-    wandb_tags: tuple[Tag, ...] = ()
-    """W&B tags."""
-    wandb_notes: Annotated[str, Multiline()] | None = None
-    """W&B notes."""
-    wandb_name: Name | None = None
-    """W&B display name [the name of the run directory]."""
-
     # Machine
-    device: Name = "auto"
-    """Device of the network: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the layers, by autocast; parameters, losses and the optimiser stay in float32."""
-    num_torch_threads: NumThreads | None = None
-    """CPU threads of torch [one per core]."""
 
     @property
     def goal_key(self) -> str:

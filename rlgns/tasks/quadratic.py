@@ -12,8 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Interval
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from rlgns.noise.history import record_of
 from rlgns.noise.moments import moments_from_groups
-from rlgns.runs.bounds import Goals, Name, PositiveFloat, PositiveInt, Seed
+from rlgns.runs.bounds import Goals, PositiveFloat, PositiveInt, Seed
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.goals import GoalTracker
 from rlgns.runs.lifecycle import execute_run
@@ -30,8 +29,10 @@ from rlgns.runs.options import as_mapping, parse_flags
 from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
+from rlgns.runs.shared_options import OutputOptions
 from rlgns.runs.summary import goal_lines
 from rlgns.runs.task import Task
+from rlgns.runs.wandb_options import Mode
 
 Float64 = NDArray[np.float64]
 
@@ -40,7 +41,7 @@ NUM_GROUPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuadraticConfig:
+class QuadraticConfig(OutputOptions):
     """Minimise a noisy quadratic by SGD and measure the noise scale at every step."""
 
     batch_size: PositiveInt = 64
@@ -63,12 +64,8 @@ class QuadraticConfig:
     """Steps between records."""
     step_seconds: Annotated[float, Interval(ge=0, le=3600)] = 0.0
     """Pause in seconds at every step, to imitate a slow task."""
-    out: Path | None = None
-    """Run directory [a new one under runs/]."""
-    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    wandb: Mode = "disabled"
     """Mode of W&B."""
-    wandb_project: Name = "rlgns"
-    """W&B project."""
 
 
 @dataclass(frozen=True, slots=True)
