@@ -1,6 +1,12 @@
 import os
 import signal
+from pathlib import Path
 
+# what tests start imports `support`, and other tests, as the tests do (`pythonpath` in pyproject.toml)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), *(str(path) for path in Path(__file__).parent.iterdir() if path.is_dir())]
+    + ([os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else [])
+)
 # before torch is imported; the networks of the tests are small, and threads are shared with other work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

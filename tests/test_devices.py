@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from support.processes import child_environment
 
-CHECKS = Path(__file__).parent / "device_checks.py"
+CHECKS = Path(__file__).parent / "support" / "device_checks.py"
 NAMES = [line[4 : line.index("(")] for line in CHECKS.read_text().splitlines() if line.startswith("def test_")]
 
 

@@ -30,7 +30,7 @@ JACKKNIFE_DEGREES_OF_FREEDOM = 0.25
 
 Gradient noise in few directions (effective dimension 1–3, as on Atari) makes the variance estimates heavy-tailed: with
 the full count, intervals from single measurements can cover less than 90 % at a nominal 95 %; with a quarter they cover
-at least 93 % in every regime of Gaussian noise that `tests/test_statistics.py` simulates. Beyond about ten pooled
+at least 93 % in every regime of Gaussian noise that `tests/noise/test_statistics.py` simulates. Beyond about ten pooled
 measurements the share makes no difference.
 """
 
@@ -212,8 +212,8 @@ def noise_scale(
       92 to 97 % under the same noise, from 5 measurements in 30 noise directions and from 30 in few. Measurements
       that are passed one by one and turn out autocorrelated are averaged in blocks.
 
-    `tests/test_statistics.py` simulates these coverages. Both are lower under heavy-tailed noise and noise that few
-    groups carry. They are lower, too, where noise lasts from one measurement to the next: with 70 % of it remembered,
+    `tests/noise/test_statistics.py` simulates these coverages. Both are lower under heavy-tailed noise and noise that
+    few groups carry. They are lower, too, where noise lasts from one measurement to the next: with 70 % of it remembered,
     "rollouts" covers 62–68 % without blocks and 86–88 % with them.
 
     Args:

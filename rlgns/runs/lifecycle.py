@@ -7,7 +7,7 @@ Killing the process at any point loses the work since the last checkpoint and bl
 budget but has no summary yet is completed when it is started again, whether with `--resume`, by a launcher, by torchrun
 or by Slurm.
 
-A task implements the methods of `rlgns.runs.task.Task` and nothing else; `tests/small_task.py` holds a small one.
+A task implements the methods of `rlgns.runs.task.Task` and nothing else; `tests/support/small_task.py` is an example.
 """
 
 from __future__ import annotations

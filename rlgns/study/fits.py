@@ -118,8 +118,8 @@ def fit_critical_batch_size(
     curve can have without a misfit above the limit that the F quantile sets (1 and R − 2 degrees of freedom, where R
     does not count the censored runs). Where batch sizes scatter around the curve significantly more than seeds do, the
     scatter of the batch sizes sets the width instead. Simulated coverage at 95 %, from 3 × 1 to 6 × 3 batch sizes ×
-    seeds: 94–98 %, with censored runs 92–98 % (`tests/test_fits.py`); 89–93 % where batch sizes have a scatter of their
-    own as large as the seeds', which so few batch sizes cannot reveal for certain.
+    seeds: 94–98 %, with censored runs 92–98 % (`tests/study/test_fits.py`); 89–93 % where batch sizes have a scatter of
+    their own as large as the seeds', which so few batch sizes cannot reveal for certain.
 
     Args:
         batch_sizes: B of each run [R]; runs at the same B are replicates and reveal the noise.

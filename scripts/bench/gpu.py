@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-TESTS = "tests/device_checks.py"
+TESTS = "tests/support/device_checks.py"
 
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 

@@ -1,0 +1,126 @@
+"""Every number that a study publishes follows from its packed records, and every link of its README leads somewhere."""
+
+import functools
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlgns.runs.packed import run_folders
+from rlgns.study.comparison import as_mapping as comparison_as_mapping
+from rlgns.study.comparison import comparison_rows, noise_scale_courses
+from rlgns.study.outcomes import read_outcomes
+from rlgns.study.study import Study, as_mapping, fit_study
+from rlgns.tasks.config import DEFAULTS
+
+STUDIES = Path(__file__).parents[2] / "scripts" / "studies"
+FITTED = sorted(path.parent.name for path in STUDIES.glob("*/fit.json"))
+
+DIGITS = 1e-10
+"""Relative tolerance: machines differ in the last one or two of 16 digits of logarithms and sums."""
+
+
+def refuse(line):
+    raise AssertionError(f"unexpected note: {line}")
+
+
+def numbers_in(content: Any, place: str = "") -> Iterator[tuple[str, float | None]]:
+    """Numbers and nulls of a JSON document with their paths, without texts."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from numbers_in(value, f"{place}/{name}")
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from numbers_in(value, f"{place}/{index}")
+    elif not isinstance(content, str):
+        yield place, content
+
+
+def agree(computed: Any, kept: Path, num_least: int) -> None:
+    """Assert that the computed numbers are those of the kept file, of which there are `num_least` at least."""
+    expected = dict(numbers_in(json.loads(kept.read_text())))
+    numbers = dict(numbers_in(json.loads(json.dumps(computed))))
+    assert len(expected) >= num_least
+    known = {place: number for place, number in expected.items() if number is not None}
+    assert {place: numbers.get(place, "missing") for place in known} == pytest.approx(known, rel=DIGITS)
+    assert [place for place in expected.keys() - known.keys() if numbers.get(place) is not None] == []
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), STUDIES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def study(name: str) -> Study:
+    return fit_study(read_outcomes([STUDIES / name], refuse))
+
+
+def test_every_study_of_a_sweep_keeps_its_numbers():
+    swept = {path.parent.name for path in STUDIES.glob("*/runs.zip")}
+    assert swept == {*FITTED, "first_look", "goyal"}
+    assert len(FITTED) == 8
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_refitting_the_packed_records_of_a_study_gives_its_published_numbers(name):
+    agree(as_mapping(study(name)), STUDIES / name / "fit.json", 100)
+
+
+def test_comparing_the_studies_again_gives_the_published_numbers():
+    studies = sorted((study(name) for name in FITTED if name != "small_against_large"), key=lambda made: made.task)
+    defaults = {task: vars(config) for task, config in DEFAULTS.items()}
+    computed = comparison_as_mapping(comparison_rows(studies, defaults), noise_scale_courses(studies))
+    agree(computed, STUDIES / "comparison" / "comparison.json", 400)
+
+
+def test_the_numbers_of_small_against_large_batches_follow_from_their_records():
+    draw = script("small_against_large/draw")
+    common, tuned = draw.series_of(read_outcomes([STUDIES / "small_against_large"], refuse))
+    computed = {"one rate for all": draw.numbers_of(common), "the best rate of each": draw.numbers_of(tuned)}
+    agree(computed, STUDIES / "small_against_large" / "numbers.json", 90)
+
+
+def test_the_errors_of_scaled_learning_rates_follow_from_their_records():
+    draw = script("goyal/draw")
+    computed = draw.numbers_of(read_outcomes([STUDIES / "goyal"], refuse), read_outcomes([STUDIES / "mnist"], refuse))
+    agree(computed, STUDIES / "goyal" / "numbers.json", 54)
+
+
+def test_returns_and_noise_scales_of_the_first_look_follow_from_its_records():
+    draw = script("first_look/draw")
+    runs = run_folders(STUDIES / "first_look", refuse)
+    computed = {run.name: draw.numbers_of(draw.records_of(run)) for run in runs}
+    agree(computed, STUDIES / "first_look" / "numbers.json", 100)
+
+
+@pytest.mark.parametrize("readme", sorted(STUDIES.glob("**/README.md")), ids=lambda path: path.parent.name)
+def test_every_link_of_a_studys_readme_leads_to_a_file(readme):
+    links = re.findall(r"\]\(([^)#:]+)\)", readme.read_text())
+    assert links
+    assert [link for link in links if not (readme.parent / link).exists()] == []
+
+
+def test_the_index_names_every_study():
+    index = (STUDIES / "README.md").read_text()
+    assert [path.parent.name for path in STUDIES.glob("*/*.json") if f"[{path.parent.name}](" not in index] == []
+
+
+def test_every_kept_file_of_a_study_is_shown_or_has_a_known_role():
+    """A study keeps a README, records, numbers, scripts, and the pictures and tables that a README shows."""
+    shown = "".join(path.read_text() for path in STUDIES.glob("**/README.md"))
+    if not (STUDIES.parents[1] / ".git").exists():
+        pytest.skip("which files are kept is known to git alone")
+    kept = subprocess.check_output(["git", "ls-files", "."], cwd=STUDIES, text=True).splitlines()
+    seen = {"README.md", "runs.zip", "fit.json", "numbers.json"}
+    odd = [Path(name) for name in kept if Path(name).name not in seen and Path(name).suffix != ".py"]
+    assert [str(path) for path in odd if path.relative_to(path.parts[0]).as_posix() not in shown] == []
