@@ -213,8 +213,8 @@ def noise_scale(
       that are passed one by one and turn out autocorrelated are averaged in blocks.
 
     `tests/noise/test_statistics.py` simulates these coverages. Both are lower under heavy-tailed noise and noise that
-    few groups carry. They are lower, too, where noise lasts from one measurement to the next: with 70 % of it remembered,
-    "rollouts" covers 62–68 % without blocks and 86–88 % with them.
+    few groups carry. They are lower, too, where noise lasts from one measurement to the next: with 70 % of it
+    remembered, "rollouts" covers 62–68 % without blocks and 86–88 % with them.
 
     Args:
         moments: One measurement, any number of measurements in the order in which they were made, or sums of them.
