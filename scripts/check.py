@@ -30,7 +30,7 @@ EMULATED = {
     },
     "AVX2, two threads": {
         "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "2",
-        "MKL_CBWR": "AVX2", "OPENBLAS_CORETYPE": "Haswell",
+        "OMP_WAIT_POLICY": "passive", "MKL_CBWR": "AVX2", "OPENBLAS_CORETYPE": "Haswell",
     },
 }  # fmt: skip
 
