@@ -79,7 +79,7 @@ class A2C(MeasurableOnPolicyAlgorithm, stable_baselines3.A2C):
             # groups are of environments in order: an index of full length is the whole rollout as it is in memory
             chosen = slice(None) if len(index) == len(advantages) else index
             with forwards.replayed(chosen) if forwards else nullcontext():
-                return a2c_terms(self.policy, select(rollout, chosen), advantages[chosen]).terms
+                return a2c_terms(self.policy, select(rollout, chosen), advantages[chosen])
 
         self.policy.optimizer.zero_grad()
         sums, grams = self._backward(terms, len(advantages))

@@ -35,7 +35,7 @@ Terms = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PolicyEvaluation:
-    """B transitions evaluated under the current policy.
+    """B transitions evaluated under the policy that PPO trains.
 
     Attributes:
         terms: Terms of each loss, [B].
@@ -46,7 +46,7 @@ class PolicyEvaluation:
     log_ratio: Tensor
 
 
-def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages: Tensor) -> PolicyEvaluation:
+def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages: Tensor) -> Terms:
     """A2C's terms of each transition: −A·log π(a|s), (R − V(s))², and −H(π(·|s)).
 
     Args:
@@ -55,15 +55,14 @@ def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages
         advantages: A, [B]; the caller normalises them if they are to be, since normalising couples transitions.
 
     Returns:
-        The terms and log ratios of the transitions.
+        The terms of each loss, [B].
     """
     values, log_prob, entropy = _evaluate(policy, batch)
-    terms = {
+    return {
         "policy": -(advantages * log_prob),
         "value": functional.mse_loss(batch.returns, values, reduction="none"),
         "entropy": log_prob if entropy is None else -entropy,
     }
-    return PolicyEvaluation(terms, (log_prob - batch.old_log_prob).detach())
 
 
 def ppo_terms(
@@ -188,7 +187,7 @@ def rollout_terms(
     def terms(index: Tensor) -> Terms:
         batch = select(rollout, index)
         if isinstance(model, A2C):
-            return a2c_terms(policy, batch, advantages[index]).terms
+            return a2c_terms(policy, batch, advantages[index])
         return ppo_terms(policy, batch, advantages[index], *clip_ranges(model)).terms
 
     return terms

@@ -77,7 +77,7 @@ def _variants(model: Any, num_envs: int, num_steps: int) -> dict[str, Callable[[
     groups = torch.as_tensor(environment_groups(num_steps, num_envs, default_num_groups(num_envs))).to(model.device)
 
     def by_loss(index: torch.Tensor) -> dict[str, torch.Tensor]:
-        return a2c_terms(model.policy, select(rollout, index), rollout.advantages[index]).terms
+        return a2c_terms(model.policy, select(rollout, index), rollout.advantages[index])
 
     def trained(index: torch.Tensor) -> torch.Tensor:
         return weighted_terms(by_loss(index), loss_weights(model))

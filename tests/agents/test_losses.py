@@ -50,7 +50,7 @@ def test_the_mean_of_a2c_terms_is_stable_baselines3s_loss(actions, normalize):
     policy = make_policy(actions)
     batch = random_batch(policy, 64)
     advantages = normalised(batch.advantages) if normalize else batch.advantages
-    loss = weighted_terms(a2c_terms(policy, batch, advantages).terms, WEIGHTS).mean()
+    loss = weighted_terms(a2c_terms(policy, batch, advantages), WEIGHTS).mean()
     loss.backward()
     gradients = [p.grad.clone() for p in policy.parameters()]
 
@@ -107,8 +107,8 @@ def test_without_a_closed_form_the_entropy_term_is_the_log_probability(monkeypat
     evaluate = policy.evaluate_actions
     monkeypatch.setattr(policy, "evaluate_actions", lambda *a: (*evaluate(*a)[:2], None))
     log_prob = evaluate(batch.observations, batch.actions)[1]
-    for terms in (a2c_terms(policy, batch, batch.advantages), ppo_terms(policy, batch, batch.advantages, 0.1)):
-        assert_equal_to_rounding(terms.terms["entropy"], log_prob)
+    for terms in (a2c_terms(policy, batch, batch.advantages), ppo_terms(policy, batch, batch.advantages, 0.1).terms):
+        assert_equal_to_rounding(terms["entropy"], log_prob)
 
 
 def test_a_transitions_terms_do_not_depend_on_the_others():
@@ -208,5 +208,5 @@ def test_a_policy_of_dict_observations_is_evaluated():
     space = spaces.Dict({"a": VECTOR, "c": spaces.Box(-1, 1, (2,), np.float32)})
     policy = MultiInputActorCriticPolicy(space, DISCRETE, lambda _: 1e-3)
     rollout = whole_rollout(filled_buffer(5, 3, space), torch.device("cpu"))
-    terms = a2c_terms(policy, rollout, rollout.advantages).terms
+    terms = a2c_terms(policy, rollout, rollout.advantages)
     assert {loss: term.shape for loss, term in terms.items()} == dict.fromkeys(("policy", "value", "entropy"), (15,))
