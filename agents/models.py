@@ -19,6 +19,7 @@ from rlgns.agents.measuring import UPDATES_PER_MEASURED_UPDATE, RolloutMeasurer
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.noise.grouping import MIN_NUM_GROUPS
+from rlgns.runs.arguments import Argument, ArgumentError
 
 
 def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C | PPO:
@@ -80,9 +81,10 @@ def use_arithmetic(precision: str, device: str) -> None:
     """
     rounded = precision == "tensorfloat32"
     if rounded and not has_tensorfloat32(torch.device(device)):
-        raise ValueError(
-            f"precision tensorfloat32 is arithmetic of NVIDIA GPUs from 2020 on, and the network runs on {device}; "
-            "use --precision float32 or bfloat16"
+        raise ArgumentError(
+            f"precision tensorfloat32 needs an NVIDIA GPU of 2020 or later, and the network runs on {device}; use ",
+            Argument.of("precision", "float32"),
+            " or bfloat16",
         )
     torch.set_float32_matmul_precision("high" if rounded else "highest")
     torch.backends.cudnn.allow_tf32 = rounded

@@ -78,10 +78,9 @@ def test_every_line_fits_a_terminal_of_80_columns_and_no_flag_is_torn_from_its_v
     long = summary_lines(
         history(policy=moments(1, 0.3, 987_654), value=KNOWN), ["policy"], shape=(4, 5), unit="environment"
     )
-    assert long[2].split()[-2:] == ["–", "40"]
-    assert len(long[2]) == 80
+    assert line(long, "policy").split()[-2:] == ["–", "40"]
     texts = [lines(policy=a, value=b) for a in (KNOWN, BOUND, NEGATIVE, HOPELESS) for b in (KNOWN, moments(1, 0.1, 9))]
-    for text in [*texts, summary_lines(few, ["policy"], shape=(8, 64), unit="transition")]:
+    for text in [long, *texts, summary_lines(few, ["policy"], shape=(8, 64), unit="transition")]:
         assert max(map(len, text)) <= 80
         assert not any(one.rstrip().split()[-1].startswith("--") for one in text)
 

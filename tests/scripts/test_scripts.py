@@ -30,7 +30,7 @@ def test_a_script_prints_its_help_and_writes_nothing(name, tmp_path):
     before = modification_times()
     done = subprocess.run(
         [*program, SCRIPTS / name, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, timeout=300,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHON": sys.executable}, timeout=300,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     words = done.stdout.lower()
