@@ -146,9 +146,12 @@ class Run:
 
     def stop_requested(self) -> bool:
         """Whether a signal has reached any of the ranks; all ranks call this together."""
-        if self.plan.ranks and self.plan.ranks.size > 1:
-            self.stop.signal_number = self.plan.ranks.largest(self.stop.signal_number or 0) or None
-        return self.stop.signal_number is not None
+        if not self.plan.ranks or self.plan.ranks.size == 1:
+            return self.stop.signal_number is not None
+        number = self.plan.ranks.largest(self.stop.signal_number or 0)
+        if number:  # otherwise a signal that has arrived meanwhile stays for the next time
+            self.stop.signal_number = number
+        return bool(number)
 
     def take(self, record: Mapping[str, object] | None) -> None:
         """Log the record of an update, show the progress, and write a checkpoint when one is due.

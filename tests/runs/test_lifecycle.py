@@ -7,18 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from support import small_task
-from support.small_task import LogisticRegression, run
+from support.small_task import WANDB, LogisticRegression, run
 from support.whole_runs import wait_until
 
 import rlgns.runs.lifecycle
 from rlgns.runs.checkpoints import load_checkpoint, save_checkpoint
 from rlgns.runs.directory import RESTART_COUNT, read_config
 from rlgns.runs.files import write_json
+from rlgns.runs.lifecycle import execute_run
+from rlgns.runs.plan import Plan
+from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import columns, read_records
 
 PROGRAM = Path(small_task.__file__)
@@ -216,6 +220,28 @@ def test_a_signal_ends_a_run_with_checkpoint_and_summary_however_often_it_comes(
     assert summary["exit_code"] == 128 + number
     assert summary["progress/steps"] == state["num_updates"]
     assert f"stopped after update {state['num_updates']:,}; continue with --resume run" in out
+
+
+def test_a_signal_that_arrives_while_the_ranks_agree_is_not_lost(tmp_path, monkeypatch):
+    """The request is made between the question to the other ranks and their answer, which is no."""
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def answer(_: Ranks, number: int) -> int:
+        asked.append(number)
+        if len(asked) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return number
+
+    monkeypatch.setattr(Ranks, "largest", answer)
+    monkeypatch.setattr(Ranks, "joined", lambda *_: nullcontext())
+    options = {"out": "run", "resume": None, "seed": 0, "max_steps": 50, "checkpoint_seconds": 60.0, **WANDB}
+    plan = Plan(
+        options=options, task="logistic regression", name="logistic", group="logistic",
+        changeable=("max_steps",), ranks=Ranks(0, 2),
+    )  # fmt: skip
+    assert execute_run(plan, lambda: LogisticRegression(0, 50)) == 128 + signal.SIGTERM
+    assert asked[2:] == [0, signal.SIGTERM]
 
 
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
