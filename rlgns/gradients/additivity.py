@@ -83,7 +83,7 @@ def layer_products_agree(
     model: nn.Module,
     terms: Callable[[Tensor], Terms],
     by_layers: Callable[[], GroupGrams],
-    by_autograd: Callable[[], GroupGrams],
+    by_autograd: Callable[[Callable[[], None]], GroupGrams],
     ranks: Ranks,
 ) -> bool:
     """Test whether layer products equal plain autograd for this model, at the first call, and remember the result.
@@ -92,12 +92,14 @@ def layer_products_agree(
         model: A model that `behaviour_of` has tested; for others nothing is remembered.
         terms: As for `behaviour_of`.
         by_layers: Measures one batch by layer products, with the groups of this rank alone.
-        by_autograd: Measures the same batch by plain autograd.
+        by_autograd: Measures the same batch by plain autograd; its argument restores the model's buffers.
         ranks: Processes that all call this function at the same time, and all get the same result.
     """
     result = _results.get(model, {}).get(_fingerprint(model, terms))
     if result is None or result.layer_products_agree is None:
-        products, expected = (measure().products.sum(0).cpu() for measure in (by_layers, by_autograd))
+        with preserved_state(model) as restore:
+            products = by_layers().products.sum(0).cpu()
+            expected = by_autograd(restore).products.sum(0).cpu()
         scale = expected.abs().max()  # the largest element of a Gram matrix lies on its diagonal
         difference = (products - expected).abs().max()
         agree = bool(difference <= 2 * (result.tolerance if result else 1e-3) * scale)

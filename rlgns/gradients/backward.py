@@ -128,17 +128,16 @@ def _layers_suffice(model: nn.Module, trained_terms: Callable[[Tensor], Terms], 
     """Whether group gradients of the trained loss follow from the layers' outputs; a single group always does."""
     if len(groups) == 1 or not supports_layer_products(model):
         return supports_layer_products(model)
-    with preserved_state(model) as restore:
-        try:
-            return layer_products_agree(
-                model,
-                trained_terms,
-                lambda: layer_products(model, trained_terms, groups),
-                lambda: micro_batch_grams(model, trained_terms, groups, {}, ALONE, restore),
-                ranks,
-            )
-        except LayerwiseError:
-            return False
+    try:
+        return layer_products_agree(
+            model,
+            trained_terms,
+            lambda: layer_products(model, trained_terms, groups),
+            lambda restore: micro_batch_grams(model, trained_terms, groups, {}, ALONE, restore),
+            ranks,
+        )
+    except LayerwiseError:
+        return False
 
 
 def _backward_by_group(

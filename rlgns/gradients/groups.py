@@ -139,14 +139,14 @@ def group_grams(
         if method == "layer_products":
             grams = layer_products(model, terms, index, ranks)
         elif method == "auto" and not scales and index.shape[1] < LAYER_PRODUCTS_BELOW:
-            grams = _layer_products_if_exact(model, terms, index, ranks, restore)
+            grams = _layer_products_if_exact(model, terms, index, ranks)
         if grams is None:
             grams = micro_batch_grams(model, terms, index, scales, ranks, restore)
     return grams.with_combinations(combinations) if combinations else grams
 
 
 def _layer_products_if_exact(
-    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks, restore: Callable[[], None]
+    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks
 ) -> GroupGrams | None:
     """Layer products where they equal plain autograd; None otherwise."""
     if not supports_layer_products(model):
@@ -156,7 +156,7 @@ def _layer_products_if_exact(
             model,
             terms,
             lambda: layer_products(model, terms, groups),
-            lambda: micro_batch_grams(model, terms, groups, {}, ALONE, restore),
+            lambda restore: micro_batch_grams(model, terms, groups, {}, ALONE, restore),
             ranks,
         )
         return layer_products(model, terms, groups, ranks) if agrees else None
