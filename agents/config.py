@@ -125,7 +125,7 @@ class TrainConfig(RunOptions):
     measure_every: PositiveInt | None = None
     """Updates from one measurement by loss to the next [20 in the first 40, then for 2 % of time: A2C 105, PPO 28]."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
-    """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 8]."""
+    """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 16]."""
     unit: Unit = "environment"
     """Independent unit: environment, or transition (which treats transitions as independent; for one environment)."""
     window: Annotated[int, Interval(ge=1, le=10**6)] = 64

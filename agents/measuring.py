@@ -24,7 +24,8 @@ from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
 from rlgns.gradients.groups import check_preconditioner, group_grams
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
-from rlgns.noise.history import BY_TRANSITION, History, noise_scale_record
+from rlgns.noise.history import BY_TRANSITION, History
+from rlgns.noise.moment_records import Measurement, noise_scale_record
 from rlgns.noise.moments import GradientMoments
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
@@ -41,7 +42,7 @@ class RolloutMeasurer:
     """Measures the group gradients of a rollout.
 
     Attributes:
-        num_groups: K; None: the largest divisor of the number of environments from 4 to 8.
+        num_groups: K; None: the largest divisor of the number of environments from 4 to 16.
         unit: "environment": groups of whole environments, the independent unit. "transition": the rollout split at
             random, as if transitions were independent; the only choice with a single environment.
         by_layer: Whether to take the moments of every layer as well.
@@ -248,7 +249,7 @@ class NoiseScaleCallback(BaseCallback):
         self.window = window
         self.design_effect_every = design_effect_every
         self.history = History()
-        self.latest: dict[str, GradientMoments] | None = None
+        self.latest: Measurement | None = None
 
     def noise_scale(self, loss: str = "policy", last: int | None = None, level: float = 0.95) -> NoiseScale | None:
         """The noise scale of a loss, pooled over measurements.
@@ -282,8 +283,7 @@ class NoiseScaleCallback(BaseCallback):
         if position is None:
             return
         other_unit = self.design_effect_every > 0 and position % self.design_effect_every == 0
-        self.latest = self.measurer.measure(model, other_unit=other_unit)
-        self.history.add(self.latest, update)
+        self.latest = self.history.add(self.measurer.measure(model, other_unit=other_unit), update)
         for loss in LOSSES:
             estimate = self.noise_scale(loss, self.window)
             assert estimate is not None, "just measured"

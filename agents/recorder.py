@@ -13,8 +13,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
-from rlgns.noise.history import TRAINED, noise_scale_record, record_of
-from rlgns.noise.scale import Moments, PooledMoments
+from rlgns.noise.history import TRAINED
+from rlgns.noise.moment_records import noise_scale_record, record_of
+from rlgns.noise.pooled import Moments, PooledMoments
 from rlgns.runs.checkpoints import State, generator_state, restore_generators
 from rlgns.runs.goals import GoalCost, GoalTracker
 from rlgns.runs.opening import reading
@@ -159,8 +160,8 @@ class Recorder(BaseCallback):
         if update == self._recorded_update:
             return
         self._recorded_update = update
-        if isinstance(self.model, A2C) and self.model.update_moments:
-            self._trained += PooledMoments.of(self.model.update_moments)
+        if self._noise and isinstance(self.model, A2C) and self.model.update_moments:
+            self._trained += PooledMoments.of(self._noise.history.weighted(TRAINED, self.model.update_moments))
         measured = self._noise is not None and self._noise.latest is not None
         self._update_speed()
         recorded = measured or update % self._log_every == 0

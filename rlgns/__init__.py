@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from rlgns.noise.grouping import environment_groups, transition_groups
 from rlgns.noise.history import History
 from rlgns.noise.moments import GradientMoments, effective_dimension, moments_from_groups
-from rlgns.noise.scale import NoiseScale, PooledMoments, noise_scale
+from rlgns.noise.pooled import PooledMoments
+from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.runs.extras import remedy_for
 from rlgns.runs.records import read_records
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.noise.scale import NoiseScale
+from rlgns.noise.words import in_words
 from rlgns.report.comparison_figures import WITHIN, comparison_figures
 from rlgns.report.markup import drawing_of, render_page, variable
 from rlgns.report.style import DARK_COLOURS

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlgns.noise.history import History, measurement_from_record
+from rlgns.noise.history import History
+from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.literal import any_letters, make_literal
 from rlgns.report.page_figure import DPI

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.noise.scale import NoiseScale
+from rlgns.noise.words import in_words
 from rlgns.report.markup import Drawing, drawing_of, render_page, variable
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.page_provenance import provenance_of

@@ -11,7 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlgns.noise.scale import Moments, NoiseScale, PooledMoments, in_words
+from rlgns.noise.pooled import Moments, PooledMoments
+from rlgns.noise.scale import NoiseScale
+from rlgns.noise.words import in_words
 from rlgns.runs.summary_numbers import MIN_MEASUREMENTS
 
 UNDETERMINED = "undetermined"

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from rlgns.noise.history import TRAINED, History
-from rlgns.noise.scale import Moments, NoiseScale, PooledMoments, noise_scale
+from rlgns.noise.pooled import Moments, PooledMoments
+from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.runs.records import STEPS, Record
 from rlgns.study.estimates import Estimate
 from rlgns.study.outcomes import Outcome

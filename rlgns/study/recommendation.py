@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from rlgns.noise.scale import in_words
+from rlgns.noise.words import in_words
 from rlgns.runs.goals import format_goal
 from rlgns.study.estimates import Estimate, rounded, two_digits
 from rlgns.study.goal_fits import GoalFit

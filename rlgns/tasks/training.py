@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlgns.noise.history import TRAINED, History, noise_scale_record, record_of
-from rlgns.noise.scale import PooledMoments
+from rlgns.noise.history import TRAINED, History
+from rlgns.noise.moment_records import noise_scale_record, record_of
+from rlgns.noise.pooled import PooledMoments
 from rlgns.runs.batch_advice import Flags
 from rlgns.runs.goals import MEASURES, GoalCost, GoalTracker
 from rlgns.runs.progress import Status
@@ -149,7 +150,7 @@ class SupervisedTraining(Task):
         self._num_losses += 1
         self._learning_rate = update.learning_rate
         if update.moments:
-            self._moments += PooledMoments.of(update.moments)
+            self._moments += PooledMoments.of(self.history.weighted(TRAINED, update.moments))
         return self._evaluation_record() if self.steps >= min(self._next_evaluation, self.max_steps) else None
 
     def _evaluation_record(self) -> Record:

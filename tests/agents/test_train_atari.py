@@ -21,8 +21,9 @@ from support.whole_runs import TIMEOUT, Ended, run, start, start_anew, wait_unti
 
 import rlgns.runs.progress
 from rlgns.agents.measuring import LOSSES
-from rlgns.noise.history import TRAINED, History, measurement_from_record, noise_scale_record
-from rlgns.noise.scale import PooledMoments
+from rlgns.noise.history import TRAINED, History
+from rlgns.noise.moment_records import measurement_from_record, noise_scale_record
+from rlgns.noise.pooled import PooledMoments
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import RunDirectory, read_config
 from rlgns.runs.goals import goals_in_record

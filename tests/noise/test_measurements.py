@@ -6,7 +6,8 @@ import pytest
 from support.oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
-from rlgns.noise.history import History, measurement_from_record, noise_scale_record, record_of
+from rlgns.noise.history import History
+from rlgns.noise.moment_records import measurement_from_record, noise_scale_record, record_of
 from rlgns.runs.records import plain
 
 NOISE = spectrum(np.ones(20), 100)

@@ -10,7 +10,7 @@ from rlgns import GradientMoments, NoiseScale, PooledMoments, moments_from_group
 from rlgns.noise.grouping import environment_groups, transition_groups
 from rlgns.noise.history import History
 from rlgns.noise.intervals import fieller
-from rlgns.noise.scale import in_words
+from rlgns.noise.words import in_words
 
 ISOTROPIC, FEW, ONE = np.ones(30), 0.5 ** np.arange(10), 0.15 ** np.arange(6)
 """Spectra of effective dimension 30, 3 and 1.4; on Atari it is 1–5."""

@@ -12,7 +12,7 @@ import pytest
 from support.oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
-from rlgns.noise.history import record_of
+from rlgns.noise.moment_records import record_of
 from rlgns.report.run_figures import _limits, _windows, noise_scale_figure
 from rlgns.runs.goals import RETURN
 

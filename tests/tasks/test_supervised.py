@@ -12,7 +12,8 @@ import pytest
 import torch
 from support.real_data import CIFAR10, MNIST, SHAKESPEARE, TINY_IMAGENET, needs_data
 
-from rlgns.noise.history import TRAINED, measurement_from_record
+from rlgns.noise.history import TRAINED
+from rlgns.noise.moment_records import measurement_from_record
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.records import read_records
 from rlgns.study.outcomes import read_outcome
