@@ -14,8 +14,8 @@ from rlgns.runs.recommendation import deciding_loss
 from rlgns.runs.run_report import RunReport
 
 DESCRIPTION = (
-    "Draw the runs in and below RUN… over one another: the noise scale of the loss that is trained, with its interval,\n"
-    "and the return or loss. Directories come first, options after them."
+    "Draw the runs in and below RUN… over one another: the noise scale of the loss that is trained, with its\n"
+    "interval, and the return or loss. Directories come first, options after them."
 )
 
 ENDINGS = (".png", ".svg", ".pdf")

@@ -88,6 +88,16 @@ class Recommendation:
         return self.count * self.batch.length
 
     @property
+    def is_choosable(self) -> bool:
+        """Whether the noise scale is known well enough to choose a batch for the least time or the fewest examples."""
+        return (
+            self.updates is not None
+            and self.scale is not None
+            and self.scale.state == "interval"
+            and (not self.is_unsafe)
+        )
+
+    @property
     def is_unsafe(self) -> bool:
         """Whether a smaller batch would serve the value loss alone, because the policy loss's noise scale is above."""
         return self.swamped is not None and self.scale is not None and self.swamped.low > self.scale.high
@@ -121,8 +131,10 @@ def recommend(history: History, batch: TrainedBatch, *, count: int | None = None
         verdict = "keep" if count == batch.count else "larger" if count > batch.count else "smaller"
     elif verdict == "larger":
         count = max(batch.nearest_count(_aim(scale)), batch.count)
-    elif verdict == "smaller" and _swamped(_late_scales(history)) is None:
-        count = min(batch.nearest_count(_aim(scale)), batch.count)
+    elif verdict == "smaller":
+        policy = _swamped(_late_scales(history))
+        aim = max(_aim(scale), _aim(policy)) if policy else _aim(scale)
+        count = min(batch.nearest_count(aim), batch.count)
     else:
         count = batch.count
     return _at(count, "keep" if count == batch.count else verdict, loss, scale, batch, history)
@@ -240,10 +252,12 @@ def _late_scales(history: History) -> dict[str, NoiseScale]:
 def _swamped(
     scales: Mapping[str, NoiseScale], losses: Sequence[str] = ("policy", "value", "total")
 ) -> NoiseScale | None:
-    """The policy loss's noise scale, if the total's is the value loss's and lies clear of the policy loss's."""
+    """The policy loss's noise scale, if the total's is the value loss's and lies far from the policy loss's."""
     if not all(loss in scales for loss in losses):
         return None
     policy, value, total = (scales[loss] for loss in losses)
     if not (value.state == total.state == "interval" and 2 / 3 <= total.point / value.point <= 3 / 2):
         return None
-    return policy if policy.low > total.high or (policy.state == "interval" and policy.high < total.low) else None
+    is_above = policy.low > total.high and _aim(policy) > KEEP_WITHIN * total.point
+    is_below = policy.state == "interval" and policy.high < total.low and policy.point < total.point / KEEP_WITHIN
+    return policy if is_above or is_below else None

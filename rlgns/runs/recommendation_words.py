@@ -60,7 +60,7 @@ def box_lines(
         lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss))])
     lines += _labelled("Minibatches", _minibatches(advice))
     lines += _labelled("Mind", _swamped(advice))
-    if objective == "balance" or is_chosen(advice):
+    if objective == "balance" or advice.is_choosable:
         lines += _labelled("On this machine", _time(advice, speeds, run))
     else:
         lines += _labelled(
@@ -81,7 +81,7 @@ def shape_words(advice: Recommendation) -> str:
 
 def _headline(advice: Recommendation, objective: Objective) -> str:
     batch = f"Your batch, {shape_words(advice)},"
-    if objective != "balance" and is_chosen(advice):
+    if objective != "balance" and advice.is_choosable:
         article = "the" if advice.count == advice.batch.count else "not the"
         return f"{batch} is {article} one for {_aim_words(advice, objective)}."
     sentences = {
@@ -91,11 +91,6 @@ def _headline(advice: Recommendation, objective: Objective) -> str:
         "unclear": f"{batch} {_why_unclear(advice)}",
     }
     return sentences.get(advice.verdict, f"No advice yet about your batch, {shape_words(advice)}.")
-
-
-def is_chosen(advice: Recommendation) -> bool:
-    """Whether the noise scale is known well enough to choose a batch for the least time or the fewest examples."""
-    return advice.scale is not None and advice.scale.state == "interval" and not advice.is_unsafe
 
 
 def _aim_words(advice: Recommendation, objective: Objective) -> str:
@@ -139,7 +134,9 @@ def _expectation(advice: Recommendation) -> str:
     unit = advice.batch.examples
     if advice.count == advice.batch.count:
         _, low, high = scale.efficiency(advice.batch.size)
-        share = f"{low:.0%}–{high:.0%}" if scale.state == "interval" else f"at most {high:.0%}"
+        share = f"at most {high:.0%}"
+        if scale.state == "interval":
+            share = f"{high:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%}–{high:.0%}"
         return f"an update makes {share} of the progress that a gradient without noise would"
     if scale.state != "interval":
         return f"at least {updates.low:.1f} times fewer updates for at most {examples.high:.1f} times the {unit}"

@@ -95,7 +95,7 @@ def chosen_count(advice: Recommendation, objective: Objective, speeds: Speeds | 
         is that of the value loss alone.
     """
     scale = advice.scale
-    if objective == "balance" or scale is None or scale.state != "interval" or advice.is_unsafe:
+    if objective == "balance" or scale is None or not advice.is_choosable:
         return None
     if objective == "transitions":
         return min(advice.batch.nearest_count(scale.point / FEW_EXAMPLES), advice.batch.count)
