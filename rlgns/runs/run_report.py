@@ -87,7 +87,9 @@ def read_report(folder: RunFolder) -> RunReport:
 
 
 def closing_lines(folder: RunFolder) -> list[str]:
-    """The closing words of a run; only what it has cost where its files cannot be read, for instance on a full disk.
+    """The closing words of a run; none where its files hold no run that can be read, for instance on a full disk.
+
+    A task of another package whose config.json lacks a learning rate is left to its own closing words, too.
 
     Args:
         folder: The run's directory.
