@@ -40,6 +40,8 @@ class BatchAdvisor:
         num_updates: Number of updates in the run.
         length: The length of the run in the unit of its flag; None if that unit is examples.
         ended_at_goal: Whether the run ended because it reached its last goal, so that it would do so again.
+        planned: The length that a run was to have, in the same unit, if it was stopped and can be continued.
+        run: The run's directory, as it is typed.
     """
 
     batch_size: int
@@ -47,6 +49,8 @@ class BatchAdvisor:
     num_updates: int
     length: float | None
     ended_at_goal: bool = False
+    planned: float | None = None
+    run: str = ""
 
     def missing(self, late: NoiseScale | None, moments: Sequence[Moments]) -> str:
         """Say what a noise scale with both bounds lacks, and name the flag with the value that brings it.
@@ -85,16 +89,27 @@ class BatchAdvisor:
         if measure_every is None or not can_be_denser:
             return f"{self._longer(needed / num_measurements if num_measurements else 4)} brings them"
         every = math.floor(self.num_updates / 2 / needed)
+        if self._is_planned(needed / num_measurements if num_measurements else math.inf):
+            return f"{self._longer(needed / num_measurements)} brings them"
         if every >= 1:
             return f"{_flag_with_value(measure_every, every)} brings them"
         longer = self._longer(2 * needed / self.num_updates)
         return f"{_flag_with_value(measure_every, 1)} with {longer} brings them"
 
     def _longer(self, factor: float) -> str:
-        """The flag that makes the run longer by a factor."""
-        length = self.length if self.length is not None else self.num_updates * self.batch_size
-        longer = _flag_with_value(self.flags.length, _rounded_up(factor * length))
+        """The flag that makes the run longer by a factor: its continuation, if it was stopped before that length."""
+        if self._is_planned(factor):
+            return f"continuing it ({_flag_with_value('--resume', self.run)})"
+        longer = _flag_with_value(self.flags.length, _rounded_up(factor * self._length))
         return f"{longer} without{NO_BREAK}--goals" if self.ended_at_goal else longer
+
+    def _is_planned(self, factor: float) -> bool:
+        """Whether the run was stopped, and would have become longer by this factor."""
+        return self.planned is not None and not self.ended_at_goal and factor * self._length <= self.planned
+
+    @property
+    def _length(self) -> float:
+        return self.length if self.length is not None else self.num_updates * self.batch_size
 
 
 def _flag_with_value(flag: str, value: str | int) -> str:

@@ -183,7 +183,7 @@ def _time(advice: Recommendation, speeds: Speeds | None, run: str) -> list[str]:
     if not batch.length_flag:
         return []
     if speeds is None:
-        return [f"which batch takes the least time: rlgns show {run} {_flag('--minimise', 'time')}"]
+        return [f"which batch takes the least time: {_command(f'rlgns show {run} --minimise time')}"]
     ratio = speeds.time_ratio(advice)
     new, old = speeds.per_second.get(advice.count), speeds.per_second.get(batch.count)
     if new is None or old is None:
@@ -206,7 +206,7 @@ def _time_words(ratio: Ratio) -> str:
 
 def _probe(advice: Recommendation, run: str) -> list[str]:
     what = "environments against rollout length" if advice.updates else "measure it more closely at the end of the run"
-    return [f"{what}: rlgns probe {run}"] if advice.batch.length_flag else []
+    return [f"{what}: {_command(f'rlgns probe {run}')}"] if advice.batch.length_flag else []
 
 
 def _times(ratio: Ratio) -> str:
@@ -220,6 +220,13 @@ def _inverse(ratio: Ratio) -> Ratio:
 
 def _flag(name: str, value: object, instead: str = "") -> str:
     return (instead or f"{name} {value}").replace(" ", NO_BREAK)
+
+
+def _command(command: str) -> str:
+    """A command that stays on one line if it fits there; between a flag and its value no line ends in any case."""
+    if len(command) <= WIDTH - INDENT - 2:
+        return command.replace(" ", NO_BREAK)
+    return command.replace("--minimise ", f"--minimise{NO_BREAK}")
 
 
 def _count(number: int, noun: str) -> str:

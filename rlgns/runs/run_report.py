@@ -13,6 +13,8 @@ from typing import Any
 
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.scale import NoiseScale
+from rlgns.runs.batch_advice import NO_BREAK
+from rlgns.runs.directory import CHECKPOINT
 from rlgns.runs.foreign_text import printable
 from rlgns.runs.goals import MEASURES, RETURN
 from rlgns.runs.json_files import is_number
@@ -24,13 +26,10 @@ from rlgns.runs.saved_run import SavedRun, read_run, records_path
 from rlgns.runs.speeds import Objective, Speeds, chosen_count, read_speeds
 from rlgns.runs.summary import goal_lines, in_minutes, loss_lines
 from rlgns.runs.summary_numbers import estimates
-from rlgns.runs.trained_batch import remedies_of, trained_batch
+from rlgns.runs.trained_batch import SIGNAL, remedies_of, trained_batch
 
 LOSSES = ("policy", "value", "total", TRAINED)
 """The losses that are shown, in this order."""
-
-SIGNAL = 128
-"""Exit codes above are those of runs that a signal has stopped."""
 
 FIGURE = "noise_scale.png"
 
@@ -113,10 +112,14 @@ def report_lines(report: RunReport, objective: Objective = "balance") -> list[st
     """
     run, advice = report.run, report.recommendation(objective)
     lines = [*_ending(report), *goal_lines(run.goals, run.unit), ""]
-    if run.exit_code == 1:
-        return [*lines, *wrapped("The run failed, so there is no advice about its batch.", ""), ""]
-    remedies = remedies_of(run, max(report.history.updates, default=run.steps))
     typed = _typed(report.folder)
+    if run.exit_code == 1:
+        failed = (
+            "The run failed, so there is no advice about its batch; if its numbers were no longer finite, try a smaller"
+        )
+        return [*lines, *wrapped(f"{failed} --learning-rate{NO_BREAK}(now{NO_BREAK}{run.learning_rate:.2g}).", ""), ""]
+    directory = typed if (report.folder / CHECKPOINT).exists() else ""
+    remedies = remedies_of(run, max(report.history.updates, default=run.steps), directory)
     box = box_lines(advice, report.history, remedies, run=typed, speeds=report.speeds, objective=objective)
     return [*lines, *box, ""]
 

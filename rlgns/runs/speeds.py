@@ -111,8 +111,11 @@ def write_speeds(folder: Path, speeds: Speeds, num_steps: int) -> None:
         num_steps: Transitions of one environment in a rollout.
 
     Raises:
+        ValueError: If the file is a link, which in a foreign directory may point to any file.
         OSError: If the file cannot be written; the error names it.
     """
+    if (folder / THROUGHPUT).is_symlink():
+        raise ValueError(f"{folder / THROUGHPUT} is a link, through which nothing is written; remove it")
     shapes = [
         {"num_envs": count, "num_steps": num_steps, "transitions_per_second": speed}
         for count, speed in sorted(speeds.per_second.items())

@@ -21,6 +21,9 @@ MIN_ENVIRONMENTS = 4
 ADAPTIVE = {"rmsprop", "adam", "adamw", "lamb"}
 """Optimisers whose best learning rate grows with the root of the batch size (McCandlish et al. 2018)."""
 
+SIGNAL = 128
+"""Exit codes above are those of runs that a signal has stopped."""
+
 QUADRATIC_GROUPS = 8
 """The batch of the quadratic task is a multiple of this number."""
 
@@ -121,23 +124,28 @@ def trained_batch(run: SavedRun) -> TrainedBatch:
     )
 
 
-def remedies_of(run: SavedRun, num_updates: int) -> BatchAdvisor:
+def remedies_of(run: SavedRun, num_updates: int, directory: str = "") -> BatchAdvisor:
     """What knows the flags with which a run is measured more often, or made longer.
 
     Args:
         run: The run.
         num_updates: Number of the last measured update.
+        directory: The run's directory as it is typed, if it holds a checkpoint to continue from.
     """
     options, ended_at_goal = run.options, bool(run.goals) and None not in run.goals.values()
+    was_stopped = directory and (run.exit_code is None or run.exit_code > SIGNAL)
     if run.shape is not None:
-        return BatchAdvisor(run.batch_size, Flags(), num_updates, None, ended_at_goal)
+        planned = _positive(options, "total_transitions") if was_stopped else None
+        return BatchAdvisor(run.batch_size, Flags(), num_updates, None, ended_at_goal, planned, directory)
     steps, epochs = _positive(options, "max_steps"), _positive(options, "max_epochs")
     num_train = _whole(run.facts, "num_train")
     flag, length = "--max-steps", float(max(run.steps, 1))
     if not steps and epochs and num_train:
         flag, length = "--max-epochs", run.examples / run.batch_size * trained_batch(run).count / num_train
     every = "--log-every" if run.task == "quadratic" else None
-    return BatchAdvisor(run.batch_size, Flags(length=flag, measure_every=every), num_updates, length, ended_at_goal)
+    planned = (steps if flag == "--max-steps" else epochs) if was_stopped else None
+    flags = Flags(length=flag, measure_every=every)
+    return BatchAdvisor(run.batch_size, flags, num_updates, length, ended_at_goal, planned, directory)
 
 
 def _independent_units(run: SavedRun) -> tuple[int, int]:

@@ -120,6 +120,14 @@ def test_speeds_of_another_machine_or_a_damaged_file_are_not_used(content, tmp_p
     assert "--minimise time" in show(capsys, run)
 
 
+def test_speeds_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / THROUGHPUT).symlink_to(tmp_path / "other")
+    with pytest.raises(ValueError, match="is a link"):
+        write_speeds(tmp_path, Speeds({16: 1300.0}), 5)
+    assert (tmp_path / "other").read_text() == "kept"
+
+
 def test_time_is_refused_for_a_supervised_run_and_for_a_packed_one(tmp_path, capsys):
     images = {"goal_measure": "eval/train_loss", "unit": "images"}
     make(tmp_path / "runs" / "digits", num_envs=None, num_steps=None, batch_size=64, task="digits", told=images)

@@ -233,6 +233,15 @@ def test_a_run_that_ended_at_its_goal_would_do_so_again():
     )
 
 
+def test_a_run_that_was_stopped_before_its_length_is_to_be_continued():
+    stopped = BatchAdvisor(80, Flags(), 100, None, planned=300_000, run="runs/one")
+    few = history(n=20, total=measured(331))
+    said = stopped.missing(few.noise_scale("total", last=10), few.moments("total"))
+    assert said.replace("\N{NO-BREAK SPACE}", " ").endswith("continuing it (--resume runs/one) brings them")
+    short = replace(stopped, planned=9_000)  # twice the 8 000 transitions made are needed
+    assert "--resume" not in short.missing(few.noise_scale("total", last=10), few.moments("total"))
+
+
 # --- time
 
 
