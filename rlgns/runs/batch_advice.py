@@ -52,12 +52,13 @@ class BatchAdvisor:
     planned: float | None = None
     run: str = ""
 
-    def missing(self, late: NoiseScale | None, moments: Sequence[Moments]) -> str:
+    def missing(self, late: NoiseScale | None, moments: Sequence[Moments], *, known: bool = False) -> str:
         """Say what a noise scale with both bounds lacks, and name the flag with the value that brings it.
 
         Args:
             late: The noise scale in the second half of the run; None if it was not measured there.
             moments: Moments of the same loss in the whole run.
+            known: Whether the reader has seen the noise scale already, so that the sentence leaves it out.
 
         Returns:
             One sentence in lower case, without a full stop.
@@ -69,17 +70,17 @@ class BatchAdvisor:
                 f"the second half of the run has {number} of the {MIN_MEASUREMENTS} measurements that advice takes; "
                 f"{self._remedy(MIN_MEASUREMENTS, number, can_be_denser)}"
             )
-        known = f"the noise scale is {late}" if late.low > 0 else "the noise scale is undetermined"
+        start = "" if known else f"the noise scale is {late}; "
         bound = "an upper bound" if late.low > 0 else "any bound"
         needed = late.measurements_needed
         if not math.isfinite(needed):
             return (
-                f"{known}; {bound} is out of reach, as the gradient is not clear of its noise at all: "
+                f"{start}{bound} is out of reach, as the gradient is not clear of its noise at all: "
                 f"{self._longer(4)} would tell more"
             )
         at_least = "" if late.sq_norm > 0 else "at least "
         return (
-            f"{known}; {bound} needs {at_least}about {needed:,.0f} measurements in the second half, which has "
+            f"{start}{bound} needs {at_least}about {needed:,.0f} measurements in the second half, which has "
             f"{number:,}: {self._remedy(needed, number, can_be_denser)}"
         )
 
