@@ -57,15 +57,14 @@ def box_lines(
     lines += _labelled("Expect", [_expectation(advice)])
     lines += _labelled("Because", [_reason(advice)])
     if advice.scale.state != "interval":
-        lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss))])
+        lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss), known=True)])
     lines += _labelled("Minibatches", _minibatches(advice))
     lines += _labelled("Mind", _swamped(advice))
     if objective == "balance" or advice.is_choosable:
         lines += _labelled("On this machine", _time(advice, speeds, run))
     else:
-        lines += _labelled(
-            "On this machine", [f"the batch for {_aim_words(advice, objective)} cannot be told from this"]
-        )
+        why = "the value loss dominates the noise scale" if advice.is_unsafe else "the noise scale has no upper bound"
+        lines += _labelled("", [f"no batch is known to be the one for {_aim_words(advice, objective)}: {why}"])
     return lines + _labelled("Not known", _probe(advice, run))
 
 

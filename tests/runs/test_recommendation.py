@@ -176,6 +176,15 @@ def test_the_box_says_what_to_type_and_why():
     assert said.endswith("environments against rollout length: rlgns probe runs/one")
 
 
+def test_a_lower_bound_is_called_one_once_and_what_is_missing_is_named():
+    said = text(box(CASES["bound"], objective="time"))
+    assert "or more transitions)" in said
+    assert re.search(r"at least \d+\.?\d* times fewer updates for at most \d\.\d times the transitions", said)
+    assert said.count("4,000 [") == 1
+    assert re.search(r"an upper bound needs about [\d,]+ measurements in the second half, which has 100: --", said)
+    assert "no batch is known to be the one for the least time here: the noise scale has no upper bound" in said
+
+
 def test_a_supervised_run_is_told_its_own_flags():
     said = text(box(history(total=measured(300)), IMAGES))
     assert "Try --batch-size 256 --learning-rate" in said
