@@ -97,7 +97,7 @@ def _timed(report: RunReport) -> RunReport:
         )
     advice = report.recommendation()
     known = report.speeds.per_second if report.speeds else {}
-    if advice.scale is None or advice.scale.state != "interval" or {advice.count, advice.batch.count} <= set(known):
+    if not advice.is_choosable or {advice.count, advice.batch.count} <= set(known):
         return report
     if not isinstance(report.folder, Path):
         raise ValueError(f"{report.folder} is packed, and speeds are saved beside a run; unpack it first")

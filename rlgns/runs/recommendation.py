@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlgns.noise.history import TRAINED, History
-from rlgns.noise.scale import NoiseScale, noise_scale
+from rlgns.noise.scale import NoiseScale, PooledMoments, noise_scale
 from rlgns.runs.minibatches import MinibatchNoise, minibatch_noise, nearest_num_minibatches
 from rlgns.runs.summary_numbers import MIN_MEASUREMENTS
 from rlgns.runs.trained_batch import TrainedBatch
@@ -141,8 +141,23 @@ def recommend(history: History, batch: TrainedBatch, *, count: int | None = None
 
 
 def deciding_loss(history: History) -> str:
-    """The loss that is trained: measured in the trained gradient itself where that was done, else the total loss."""
-    return TRAINED if history.moments(TRAINED) else "total"
+    """The loss that is trained: measured in the trained gradient itself, or else as the total loss.
+
+    Both are the same loss. Where the trained gradient has too few measurements for advice, as in a short run, and the
+    total loss has enough, the latter decides.
+
+    Args:
+        history: The measurements of the run.
+    """
+    if not history.moments(TRAINED):
+        return "total"
+    enough = {loss: _num_late(history, loss) >= MIN_MEASUREMENTS for loss in (TRAINED, "total")}
+    return "total" if enough["total"] and not enough[TRAINED] else TRAINED
+
+
+def _num_late(history: History, loss: str) -> int:
+    """Number of measurements of a loss in the second half of the run."""
+    return PooledMoments.of(history.second_half(loss)).count if history.moments(loss) else 0
 
 
 def confidence(scale: NoiseScale) -> Confidence:
@@ -244,8 +259,8 @@ def _late_scales(history: History) -> dict[str, NoiseScale]:
     scales = {}
     for loss in ("policy", "value", "total"):
         moments = history.second_half(loss) if history.moments(loss) else []
-        if len(moments) >= MIN_MEASUREMENTS:
-            scales[loss] = noise_scale(moments)
+        if moments and (scale := noise_scale(moments)).num_measurements >= MIN_MEASUREMENTS:
+            scales[loss] = scale
     return scales
 
 
