@@ -218,7 +218,9 @@ def _rounding_explains(
         after = [_terms_and_gradient(model, terms, piece) for piece in pieces]
     changes = [torch.cat([(b[loss] - a[loss]).abs() for (b, _), (a, _) in zip(before, after, strict=True)]).max()
                for loss in terms_both]  # fmt: skip
-    gradients = [(b - a).norm() for (_, b), (_, a) in zip(before, after, strict=True) if b is not None and a is not None]
+    gradients = [
+        (b - a).norm() for (_, b), (_, a) in zip(before, after, strict=True) if b is not None and a is not None
+    ]
     differences = [(terms_apart[loss] - terms_both[loss]).abs().max() for loss in terms_both]
     pairs = [*zip(differences, changes, strict=True), (difference, torch.stack(gradients).sum())]
     return all(bool(found <= NUM_ROUNDINGS * change) for found, change in pairs)

@@ -179,7 +179,7 @@ def noise_scale(
     is_relative = weighting == "updates"
     if is_relative and pooled.relative_count < MIN_WEIGHTED:
         raise ValueError(
-            'the moments cannot weight every update alike; pass three measurements or more with 4 groups or more, or '
+            "the moments cannot weight every update alike; pass three measurements or more with 4 groups or more, or "
             'use weighting="sq_norm"'
         )
     pair = MeanPair.relative(pooled) if is_relative else MeanPair.plain(pooled)

@@ -36,6 +36,7 @@ from rlgns.runs.opening import (
 from rlgns.runs.plan import Plan
 from rlgns.runs.progress import ProgressDisplay
 from rlgns.runs.records import plain
+from rlgns.runs.run_report import closing_lines
 from rlgns.runs.sinks import Sink
 from rlgns.runs.stopping import StopRequest
 from rlgns.runs.task import DivergenceError, Task
@@ -268,7 +269,7 @@ class Run:
         return failure
 
     def _print_closing_lines(self, directory: RunDirectory, code: int, failure: str | None) -> None:
-        for line in self.task.closing_lines():
+        for line in [*closing_lines(directory.path), *self.task.closing_lines()]:
             print(line)
         if code and self._has_checkpoint:
             print(f"stopped after update {self.task.steps:,}; continue with --resume {directory.path}")

@@ -31,7 +31,6 @@ from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
 from rlgns.runs.shared_options import OutputOptions
-from rlgns.runs.summary import goal_lines
 from rlgns.runs.task import Task
 from rlgns.runs.wandb_options import Mode
 
@@ -214,10 +213,6 @@ class QuadraticDescent(Task):
     def summary(self) -> Record:
         """Final progress and goals, by record key."""
         return self.progress() | self.goals.summary()
-
-    def closing_lines(self) -> list[str]:
-        """Steps and examples to every goal, for the terminal."""
-        return goal_lines(self.goals)
 
 
 def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator: np.random.Generator) -> Float64:

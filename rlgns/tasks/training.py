@@ -17,11 +17,9 @@ from typing import Any
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moment_records import noise_scale_record, record_of
 from rlgns.noise.pooled import PooledMoments
-from rlgns.runs.batch_advice import Flags
 from rlgns.runs.goals import MEASURES, GoalCost, GoalTracker
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-from rlgns.runs.summary import goal_lines, summary_lines
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import State, Task
 from rlgns.tasks.data import Examples
@@ -248,27 +246,11 @@ class SupervisedTraining(Task):
         return self.progress() | self.evaluations | self._swap_record | self.goals.summary() | noise
 
     def closing_lines(self) -> list[str]:
-        """Noise scale, evaluations, goals and the outcome of SWAP for the terminal."""
+        """Evaluations and the outcome of SWAP for the terminal."""
         return [
-            *self._noise_lines(),
             *(f"  {MEASURES[key]:16}{value:.4g}" for key, value in self.evaluations.items()),
-            *goal_lines(self.goals),
             *(f"  {key:24}{value:.4g}" for key, value in self._swap_record.items()),
         ]
-
-    def _noise_lines(self) -> list[str]:
-        sequence_length, by_steps = self.learner.unit_size, self.config.max_steps is not None
-        is_text = sequence_length > 1
-        length, name = (self.config.max_steps, "--max-steps") if by_steps else (self.config.max_epochs, "--max-epochs")
-        return summary_lines(
-            self.history,
-            self._measured_losses,
-            shape=(self.config.batch_size, sequence_length) if is_text else (self.config.batch_size,),
-            unit="sequence" if is_text else "example",
-            examples=self.unit,
-            flags=Flags(length=name, measure_every=None, smaller_batch="--batch-size"),
-            length=length,
-        )
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the noise scale over training, if it was measured; returns whether it was."""
