@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     from rlgns.study.study import fit_study
 
     runs = load_outcomes(folders, options.wandb, "rlgns report")
-    study = fit_study(runs, levels=options.goal, task=options.task, confidence=options.level)
+    study = fit_study(runs, goals=options.goal, task=options.task, confidence=options.level)
     out = options.out or _study_folder(folders) / "report"
     page = write_report(study, out, command=shlex.join(["rlgns", "report", *arguments]))
     print("\n".join(study.recommendation))

@@ -113,12 +113,12 @@ def _warnings_about_the_start(history: History, losses: Sequence[str]) -> list[s
 def goal_lines(goals: GoalTracker) -> list[str]:
     """What each goal took, one line per goal."""
     lines = []
-    for level in goals.levels:
-        reached = goals.reached.get(level)
+    for goal in goals.goals:
+        reached = goals.reached.get(goal)
         cost = "not reached"
         if reached is not None:
             cost = f"{reached.steps:,} updates, {reached.examples:,} examples, {in_minutes(reached.seconds)}"
-        lines.append(f"  goal {level:g}: {cost}")
+        lines.append(f"  goal {goal:g}: {cost}")
     return lines
 
 

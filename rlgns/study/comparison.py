@@ -135,7 +135,7 @@ def _row(study: Study, defaults: Defaults) -> ComparisonRow:
     return ComparisonRow(
         task=_name(study),
         unit=run.unit,
-        goals=(format_goal(first.level), format_goal(last.level)),
+        goals=(format_goal(first.goal), format_goal(last.goal)),
         critical_start=_critical(first),
         critical_average=_critical(last),
         simple_start=_simple(study, first),
@@ -181,7 +181,7 @@ def _critical(fit: GoalFit) -> Estimate | None:
 
 def _simple(study: Study, fit: GoalFit) -> Estimate | None:
     """B_simple of the trained loss, whose prediction comes first, on the whole way to the goal."""
-    return next((prediction.whole for prediction in study.predictions if prediction.level == fit.level), None)
+    return next((prediction.whole for prediction in study.predictions if prediction.goal == fit.goal), None)
 
 
 def _in_frames(row: ComparisonRow, frameskip: int) -> ComparisonRow:

@@ -29,7 +29,7 @@ class GoalFit:
     """The curve through the best points of one goal.
 
     Attributes:
-        level: Level of the goal.
+        goal: The goal.
         by: What varies along the curve.
         fixed: Value of the other dimension; None where the batch size varies in any shape.
         points: The best point at every batch size, which is in examples whatever varies.
@@ -38,7 +38,7 @@ class GoalFit:
         warnings: What to know before the fit is believed.
     """
 
-    level: float
+    goal: float
     by: Dimension
     fixed: int | None
     points: tuple[Point, ...]
@@ -50,7 +50,7 @@ class GoalFit:
 def fit_goals(
     outcomes: Sequence[Outcome],
     by: Dimension = "batch_size",
-    level: float | None = None,
+    goal: float | None = None,
     confidence: float = 0.95,
 ) -> list[GoalFit]:
     """Fits of all goals that the runs had, or of one goal.
@@ -58,7 +58,7 @@ def fit_goals(
     Args:
         outcomes: Runs of one task, without duplicates.
         by: What varies along a curve.
-        level: Level of the only goal to fit; all goals by default.
+        goal: The only goal to fit; all goals by default.
         confidence: Nominal coverage of the intervals.
 
     Returns:
@@ -69,16 +69,16 @@ def fit_goals(
     """
     if by not in get_args(Dimension):
         raise ValueError(f"by '{by}' is not known; use {', '.join(get_args(Dimension))}")
-    levels = sorted({goal for run in outcomes for goal in run.goals})
-    if level is not None and level not in levels:
-        known = ", ".join(map(format_goal, levels)) or "none at all"
-        raise ValueError(f"no run had the goal {format_goal(level)}; there are: {known}")
+    known = sorted({goal for run in outcomes for goal in run.goals})
+    if goal is not None and goal not in known:
+        names = ", ".join(map(format_goal, known)) or "none at all"
+        raise ValueError(f"no run had the goal {format_goal(goal)}; there are: {names}")
     if by != "batch_size" and any(run.shape is None for run in outcomes):
         raise ArgumentError(f"the runs have no {by}; use ", Argument.of("by", "batch_size"))
     fits = []
-    for goal in levels if level is None else [level]:
-        points = best_points(outcomes, goal)
-        fits += [_fit(goal, by, fixed, series, confidence) for fixed, series in _series(points, by)]
+    for fitted in known if goal is None else [goal]:
+        points = best_points(outcomes, fitted)
+        fits += [_fit(fitted, by, fixed, series, confidence) for fixed, series in _series(points, by)]
     return fits
 
 
@@ -97,7 +97,7 @@ def _series(points: Sequence[Point], by: Dimension) -> Iterable[tuple[int | None
         yield value, sorted(series, key=lambda point: point.batch_size)
 
 
-def _fit(level: float, by: Dimension, fixed: int | None, points: Sequence[Point], confidence: float) -> GoalFit:
+def _fit(goal: float, by: Dimension, fixed: int | None, points: Sequence[Point], confidence: float) -> GoalFit:
     B = [point.batch_size for point in points for _ in point.runs]
     S = [steps for point in points for steps in point.steps]
     censored = [mark for point in points for mark in point.censored]
@@ -105,7 +105,7 @@ def _fit(level: float, by: Dimension, fixed: int | None, points: Sequence[Point]
         fit, reason = fit_critical_batch_size(B, S, confidence, censored=censored), None
     except ValueError as error:
         fit, reason = None, str(error)
-    return GoalFit(level, by, fixed, tuple(points), fit, reason, tuple(_warnings(points, fit)))
+    return GoalFit(goal, by, fixed, tuple(points), fit, reason, tuple(_warnings(points, fit)))
 
 
 def _warnings(points: Sequence[Point], fit: CriticalBatchSize | None) -> Iterator[str]:

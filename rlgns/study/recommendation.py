@@ -34,9 +34,9 @@ def recommendation(
     """
     lines: list[str] = []
     for fit in fits:
-        lines += _goal_lines(fit, next((p for p in predictions if (p.level, p.fixed) == (fit.level, fit.fixed)), None))
-        if fit.by == "batch_size" and effects and fit.level in effects:
-            lines.append(_shape_sentence(effects[fit.level]))
+        lines += _goal_lines(fit, next((p for p in predictions if (p.goal, p.fixed) == (fit.goal, fit.fixed)), None))
+        if fit.by == "batch_size" and effects and fit.goal in effects:
+            lines.append(_shape_sentence(effects[fit.goal]))
     return lines
 
 
@@ -52,7 +52,7 @@ def _goal_lines(fit: GoalFit, prediction: Prediction | None) -> Iterator[str]:
 
 def _goal_clause(fit: GoalFit) -> str:
     other = {"num_envs": "num_steps", "num_steps": "num_envs"}.get(fit.by)
-    return f"At goal {format_goal(fit.level)}" + (f" with {other} {fit.fixed}," if other else ",")
+    return f"At goal {format_goal(fit.goal)}" + (f" with {other} {fit.fixed}," if other else ",")
 
 
 def _critical_clause(fit: GoalFit) -> str:

@@ -76,7 +76,7 @@ def fit_study(
     outcomes: Sequence[Outcome],
     by: Dimension = "batch_size",
     *,
-    levels: Sequence[float] = (),
+    goals: Sequence[float] = (),
     task: str | None = None,
     confidence: float = 0.95,
 ) -> Study:
@@ -85,7 +85,7 @@ def fit_study(
     Args:
         outcomes: Runs, of several tasks or one.
         by: What varies along the fitted curves.
-        levels: Levels of the goals; all goals by default.
+        goals: Goals to fit; all goals by default.
         task: Name of the task; it may be left out where all runs are of the same one.
         confidence: Nominal coverage of all intervals.
 
@@ -95,13 +95,13 @@ def fit_study(
     """
     of_task = select_task(outcomes, task)
     runs, duplicates = without_duplicates(of_task)
-    goals = easiest_first(runs, levels or {goal for run in runs for goal in run.goals})
-    if not goals:
+    fitted = easiest_first(runs, goals or {goal for run in runs for goal in run.goals})
+    if not fitted:
         goals_of_runs = Argument.of("goals")
-        raise ArgumentError("the runs had no goals; start them with ", goals_of_runs, ", the levels to be reached")
-    fits = [fit for goal in goals for fit in fit_goals(runs, by, goal, confidence)]
-    rates = {goal: _rate(runs, goal) for goal in goals}
-    effects = {goal: shape_effect(runs, goal, confidence) for goal in goals}
+        raise ArgumentError("the runs had no goals; start them with ", goals_of_runs, ", the values to be reached")
+    fits = [fit for goal in fitted for fit in fit_goals(runs, by, goal, confidence)]
+    rates = {goal: _rate(runs, goal) for goal in fitted}
+    effects = {goal: shape_effect(runs, goal, confidence) for goal in fitted}
     return Study(
         task=of_task[0].task,
         outcomes=tuple(run for run in runs if run.steps > 0),
@@ -109,7 +109,7 @@ def fit_study(
         predictions=tuple(p for fit in fits for p in predict_from_noise(fit.points, fit.fixed, confidence=confidence)),
         rates={goal: rate for goal, rate in rates.items() if rate},
         effects={goal: effect for goal, effect in effects.items() if effect},
-        shapes={goal: tuple(best_points(runs, goal)) for goal in goals},
+        shapes={goal: tuple(best_points(runs, goal)) for goal in fitted},
         warnings=(*duplicates, *_state_warnings(runs)),
     )
 
@@ -159,7 +159,7 @@ def _estimate_mapping(estimate: Estimate | NoiseScale) -> dict[str, Any]:
 
 
 def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
-    mapping: dict[str, Any] = {"goal": goal.level, "by": goal.by, "fixed": goal.fixed, "reason": goal.reason}
+    mapping: dict[str, Any] = {"goal": goal.goal, "by": goal.by, "fixed": goal.fixed, "reason": goal.reason}
     if fit := goal.fit:
         names = ("critical_batch_size", "min_steps", "min_examples")
         mapping |= {name: _estimate_mapping(getattr(fit, name)) for name in names}
@@ -177,7 +177,7 @@ def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
 
 def _prediction_mapping(prediction: Prediction) -> dict[str, Any]:
     return {
-        "goal": prediction.level,
+        "goal": prediction.goal,
         "fixed": prediction.fixed,
         "loss": prediction.loss,
         "late": _estimate_mapping(prediction.late) if prediction.late else None,

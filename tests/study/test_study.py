@@ -180,12 +180,12 @@ def test_the_critical_batch_size_of_a_sweep_is_recovered():
 def test_every_goal_has_its_fit_and_one_may_be_chosen(tmp_path):
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=None, levels={5.0: 0.25, 20.0: 1.0})
     runs = read_outcomes([tmp_path])
-    assert [goal.level for goal in fit_goals(runs)] == [5.0, 20.0]
+    assert [goal.goal for goal in fit_goals(runs)] == [5.0, 20.0]
     five, twenty = (goal.fit.critical_batch_size for goal in fit_goals(runs))
     assert five.low < 160 < five.high < twenty.low < 640 < twenty.high
-    assert [goal.level for goal in fit_goals(runs, level=20.0)] == [20.0]
+    assert [goal.goal for goal in fit_goals(runs, goal=20.0)] == [20.0]
     with pytest.raises(ValueError, match="no run had the goal 7; there are: 5, 20"):
-        fit_goals(runs, level=7.0)
+        fit_goals(runs, goal=7.0)
 
 
 def shapes(*, factor=0.8, sigma=0.02, seeds=2):
@@ -353,10 +353,10 @@ def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=900, noise=0.02)
     runs = read_outcomes([tmp_path])
     predictions = noise_scales(runs)
-    assert [(prediction.level, prediction.loss) for prediction in predictions][:4] == [
+    assert [(prediction.goal, prediction.loss) for prediction in predictions][:4] == [
         (5.0, loss) for loss in ("trained", "total", "policy", "value")
     ]
-    twenty = [prediction for prediction in predictions if prediction.level == 20.0]
+    twenty = [prediction for prediction in predictions if prediction.goal == 20.0]
     # shapes 4 … 1024 × 10: the middle is 640; the rate that is best there; seeds pooled
     assert {(prediction.batch_size, prediction.shape, prediction.num_runs) for prediction in predictions} == {
         (640, (64, 10), 2)
@@ -366,7 +366,7 @@ def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(
     assert twenty[0].whole.point == pytest.approx(546, rel=0.03)
     assert twenty[3].loss == "value"
     assert twenty[3].whole.point == pytest.approx(54.6, rel=0.03)
-    five = next(prediction for prediction in predictions if prediction.level == 5.0)
+    five = next(prediction for prediction in predictions if prediction.goal == 5.0)
     # B_crit and S_min a quarter: reached at 65/400 = 16 % of the run, where the noise scale is 300·3^0.16 at most
     assert 300 < five.whole.point < 300 * 3**0.18
 
@@ -420,7 +420,7 @@ def test_without_measurements_nothing_is_predicted():
 
 def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
     write_sweep(tmp_path, noise=0.05)
-    study = fit_study(read_outcomes([tmp_path]), levels=[20.0])
+    study = fit_study(read_outcomes([tmp_path]), goals=[20.0])
     text = study.recommendation
     assert text[0].startswith("At goal 20, B_crit is 6")
     assert "transitions; B_simple (trained loss) predicted 7" in text[0]  # the mean of 300·3^t over the second half
