@@ -61,9 +61,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_flags(FitOptions, flags, description=DESCRIPTION, program="rlgns fit [DIR …]")
     from rlgns.study.csv_files import write_csv
     from rlgns.study.study import as_mapping, as_table, fit_study
+    from rlgns.tasks.config import default_options
 
     runs = load_outcomes(folders, options.wandb, "rlgns fit")
-    study = fit_study(runs, options.by, goals=options.goal, task=options.task, confidence=options.level)
+    study = fit_study(
+        runs, options.by, goals=options.goal, task=options.task, confidence=options.level, defaults=default_options()
+    )
     if options.json:
         write_json(options.json, as_mapping(study))
     if options.csv:
@@ -108,14 +111,14 @@ def load_outcomes(folders: Sequence[Path], wandb: str | None, command: str) -> l
 
 
 def study_lines(study: Study) -> list[str]:
-    """The lines that `rlgns fit` prints: for each goal a table, the fit and warnings; at the end the recommendation."""
-    lines = [f"{study.task}: {len(study.outcomes)} runs"]
+    """The lines that `rlgns fit` prints: the answer; for each goal a table, the fit and warnings; what they mean."""
+    lines = [f"{study.task}: {len(study.outcomes)} runs", "", *study.answer.lines()]
     for fit in study.fits:
         lines += ["", *_table(fit), *_fit_lines(fit, study)]
         lines += [f"  note: {warning}" for warning in fit.warnings]
     if study.warnings:
         lines += ["", *(f"note: {warning}" for warning in study.warnings)]
-    return [*lines, "", *study.recommendation]
+    return [*lines, "", *study.sentences]
 
 
 def _table(fit: GoalFit) -> list[str]:

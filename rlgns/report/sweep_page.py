@@ -84,6 +84,7 @@ def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
     return render_page(
         "report.html.j2",
         study=study,
+        answer=study.answer,
         goals=[_goal(study, fit) for fit in study.fits],
         unit=unit_of(study.fits[-1]),
         drawings=drawings,

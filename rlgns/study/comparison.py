@@ -14,6 +14,7 @@ from typing import Any
 
 from rlgns.runs.goals import RETURN, format_goal
 from rlgns.study.csv_files import write_csv
+from rlgns.study.default_batch import Defaults
 from rlgns.study.estimates import Estimate, finite
 from rlgns.study.goal_fits import GoalFit
 from rlgns.study.paper import PAPER, PAPER_TASKS, PaperRow
@@ -85,10 +86,6 @@ class Course:
     task: str
     unit: str
     stretches: tuple[Stretch, ...]
-
-
-Defaults = Mapping[str, Mapping[str, Any]]
-"""Default options of each task, by the task's name; a row names the sizes that differ from them."""
 
 
 def comparison_rows(studies: Sequence[Study], defaults: Defaults) -> list[ComparisonRow]:

@@ -112,10 +112,11 @@ def _warnings(points: Sequence[Point], fit: CriticalBatchSize | None) -> Iterato
     """What weakens a fit: its points, and how the curve lies among them."""
     remedies = {"lowest": "try lower ones", "highest": "try higher ones", "only": "try several"}
     for edge, remedy in remedies.items():
-        if at_edge := [point.name for point in points if point.at_edge_of_grid == edge]:
+        if at_edge := [p.name for p in points if p.at_edge_of_grid == edge and not all(p.censored)]:
             yield f"at {', '.join(at_edge)} the best learning rate is the {edge} one tried; {remedy}"
     if few := [point.name for point in points if len(point.runs) < FEW_SEEDS]:
-        yield f"at {', '.join(few)} there are fewer than {FEW_SEEDS} seeds, so little is known of the noise"
+        where = "at every batch size" if len(few) == len(points) > 1 else f"at {', '.join(few)}"
+        yield f"{where} there are fewer than {FEW_SEEDS} seeds, so little is known of the noise"
     shapes = [point.shape for point in points if point.shape]
     if min((len(set(dimension)) for dimension in zip(*shapes, strict=True)), default=1) > 1:
         yield "both num_envs and num_steps vary along this curve; a fit by num_envs holds one of them fixed"

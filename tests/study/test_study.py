@@ -19,7 +19,7 @@ from rlgns.study.study import (
     fit_goals,
     fit_learning_rate,
     fit_study,
-    recommendation,
+    goal_sentences,
     shape_effect,
 )
 
@@ -418,10 +418,10 @@ def test_without_measurements_nothing_is_predicted():
 # Sentences and rows
 
 
-def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
+def test_the_sentences_state_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
     write_sweep(tmp_path, noise=0.05)
     study = fit_study(read_outcomes([tmp_path]), goals=[20.0])
-    text = study.recommendation
+    text = study.sentences
     assert text[0].startswith("At goal 20, B_crit is 6")
     assert "transitions; B_simple (trained loss) predicted 7" in text[0]  # the mean of 300·3^t over the second half
     # S/S_min = 1 + B_crit/B and E/E_min = 1 + B/B_crit with B_crit about 640
@@ -442,7 +442,7 @@ def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it
     ],
 )
 def test_a_one_sided_interval_is_stated_as_a_bound(runs, first, second):
-    text = recommendation(fit_goals(runs))
+    text = goal_sentences(fit_goals(runs))
     assert text[0].startswith("At goal 20, B_crit is ")
     assert first in text[0]
     assert text[1].startswith(second)
@@ -452,10 +452,10 @@ def test_a_one_sided_interval_is_stated_as_a_bound(runs, first, second):
 def test_an_undetermined_or_missing_fit_is_stated_as_such():
     (undetermined,) = fit_goals(sweep([100, 110, 120], sigma=0.5, seeds=1))
     assert undetermined.fit.state == "undetermined"
-    assert "the runs do not determine B_crit" in recommendation([undetermined])[0]
-    assert "times the least" not in " ".join(recommendation([undetermined]))
+    assert "the runs do not determine B_crit" in goal_sentences([undetermined])[0]
+    assert "times the least" not in " ".join(goal_sentences([undetermined]))
     (none,) = fit_goals([outcome()])
-    assert recommendation([none]) == [
+    assert goal_sentences([none]) == [
         "At goal 20, there is no fit: B_crit needs runs at 3 batch sizes or more, these are at 1; add batch sizes."
     ]
 
@@ -468,20 +468,20 @@ def test_an_undetermined_or_missing_fit_is_stated_as_such():
         (1.0, "do not determine which of the two to buy"),
     ],
 )
-def test_the_recommendation_states_which_dimension_to_buy_where_shapes_determine_it(factor, words):
+def test_the_sentences_state_which_dimension_to_buy_where_shapes_determine_it(factor, words):
     study = fit_study(shapes(factor=factor))
-    assert any(words in line for line in study.recommendation)
+    assert any(words in line for line in study.sentences)
 
 
 def test_a_fit_by_num_envs_states_b_crit_in_environments_too():
-    line = recommendation(fit_goals(shapes(factor=1.0), "num_envs"))[0]
+    line = goal_sentences(fit_goals(shapes(factor=1.0), "num_envs"))[0]
     assert line.startswith("At goal 20 with num_steps 5, B_crit is")
     assert "num_envs" in line.partition("transitions")[2]
 
 
 def test_examples_are_called_transitions_only_where_they_have_a_shape():
-    assert "transitions" not in " ".join(recommendation(fit_goals(sweep())))
-    assert "examples" in recommendation(fit_goals(sweep()))[0]
+    assert "transitions" not in " ".join(goal_sentences(fit_goals(sweep())))
+    assert "examples" in goal_sentences(fit_goals(sweep()))[0]
 
 
 def test_rows_hold_seeds_costs_and_the_curve():
