@@ -6,7 +6,6 @@ The same content is the box at the top of the page (`rlgns report`) and the firs
 from __future__ import annotations
 
 import re
-import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from rlgns.study.next_runs import BUDGETS, Values, values_to_add
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point, geometric_mean
 from rlgns.study.recommendation import BatchChoice, Price, choose_batch
-from rlgns.study.run_command import run_command
+from rlgns.study.run_command import command_groups
 from rlgns.study.tables import unit_of
 
 WIDTH = 80
@@ -63,29 +62,24 @@ class Answer:
 
     Attributes:
         headline: The recommended batch, or that there is none and why.
-        command: The command that trains with it; None where there is no recommendation.
+        command_groups: The command that trains with it, in parts within which no line should end; none where there is
+            no recommendation.
         parts: Costs, reason, warnings and the runs to make next.
     """
 
     headline: str
-    command: str | None
+    command_groups: tuple[str, ...]
     parts: tuple[AnswerPart, ...]
 
     @property
-    def command_groups(self) -> list[str]:
-        """The command in parts within which no line should end: the program, and each flag with its values."""
-        groups: list[str] = []
-        for word in map(shlex.quote, shlex.split(self.command or "")):
-            if word.startswith("--") or not groups:
-                groups.append(word)
-            else:
-                groups[-1] += f" {word}"
-        return groups
+    def command(self) -> str | None:
+        """The command that trains with the recommended batch; None where there is no recommendation."""
+        return " ".join(self.command_groups) or None
 
     def lines(self) -> list[str]:
         """The answer as text of at most 80 columns; a command that is longer goes on after a backslash."""
         lines = textwrap.wrap(self.headline, WIDTH, break_long_words=False, break_on_hyphens=False)
-        if self.command:
+        if self.command_groups:
             lines += _labelled("Try", _command_lines(self.command_groups))
         for part in self.parts:
             wrapped = [line for sentence in part.sentences for line in _wrapped(sentence)]
@@ -122,14 +116,14 @@ def answer_of(
         "Next": tuple(_next(following)),
     }
     shown = tuple(AnswerPart(label, sentences) for label, sentences in parts.items() if sentences)
-    return Answer(_headline(choice), run_command(choice.point.runs[0]), shown)
+    return Answer(_headline(choice), command_groups(choice.point.runs[0]), shown)
 
 
 def _without_choice(hardest: GoalFit, following: Values) -> Answer:
     why = hardest.reason or "the runs do not determine the critical batch size"
     parts = (AnswerPart(MIND, hardest.warnings), AnswerPart("Next", tuple(_next(following))))
     headline = f"No batch size can be recommended yet. At goal {format_goal(hardest.goal)}: {why}."
-    return Answer(headline, None, tuple(part for part in parts if part.sentences))
+    return Answer(headline, (), tuple(part for part in parts if part.sentences))
 
 
 def batch_words(point: Point) -> str:

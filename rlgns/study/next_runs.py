@@ -39,6 +39,8 @@ def values_to_add(fits: Sequence[GoalFit], outcomes: Sequence[Outcome], decisive
         decisive: The fit that a recommendation rests on; None where there is none.
     """
     goal_fit = decisive or fits[-1]
+    if not goal_fit.points:  # no run has made an update yet
+        return {}
     values = {
         "learning_rate": tuple(_rates(goal_fit.points)),
         "seed": tuple(_seeds(goal_fit)),
@@ -79,8 +81,6 @@ def rates_as_typed(point: Point) -> set[float]:
 
 def _seeds(goal_fit: GoalFit) -> list[int]:
     """Seeds up to three at every batch size, or twice as many where the seeds do not determine the curve."""
-    if not goal_fit.points:
-        return []
     fewest = min(len(point.runs) for point in goal_fit.points)
     is_undetermined = goal_fit.fit is not None and goal_fit.fit.state == "undetermined"
     wanted = max(FEW_SEEDS, 2 * fewest if is_undetermined else 0)

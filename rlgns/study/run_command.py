@@ -32,7 +32,14 @@ RATE_TOLERANCE = 1e-6
 
 
 def run_command(run: Outcome) -> str:
-    """The command as it is typed, with every flag whose value the run's own command gave.
+    """The command as it is typed; see `command_groups`."""
+    return " ".join(command_groups(run))
+
+
+def command_groups(run: Outcome) -> tuple[str, ...]:
+    """The command in parts within which no line should end: the program, and each flag with its values.
+
+    There is a flag for every option whose value the run's own command gave.
 
     The batch and the learning rate are among the flags even where they are the defaults. The rate is the one at this
     batch, and the flags that scaled it are gone, wherever they alone make the difference.
@@ -53,8 +60,9 @@ def run_command(run: Outcome) -> str:
     values: dict[str, Any] = {name: run.options[name] for name in named}
     values |= {name: run.options[name] for name in shape if name in run.options}
     values |= rate | {name: run.options[name] for name in others}
-    flags = [word for name, value in values.items() for word in _flag_words(name, value)]
-    return printable(redacted(shlex.join([*_program(words, run), *_config_file(words), *flags])))
+    flags = [_flag_words(name, value) for name, value in values.items()]
+    groups = [_program(words, run), _config_file(words), *flags]
+    return tuple(printable(redacted(shlex.join(group))) for group in groups if group)
 
 
 def _recorded_words(run: Outcome) -> list[str]:
@@ -121,6 +129,8 @@ def _short(rate: float) -> float:
 def _flag_words(name: str, value: Any) -> list[str]:
     """A flag with its value as it is typed; a value may be None, which overrides a default."""
     flag = f"--{name.replace('_', '-')}"
+    if (hidden := redacted(f"{flag} x")) != f"{flag} x":  # a key or a password, whatever characters it has
+        return hidden.split()
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
     return [flag, *map(_text, value)] if isinstance(value, list | tuple) else [flag, _text(value)]

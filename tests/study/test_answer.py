@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from support.synthetic_runs import write_sweep
@@ -116,3 +117,10 @@ def test_the_mapping_holds_the_answer_in_numbers(tmp_path):
     assert found["certainty"] == "good"
     assert 0 < found["prices"][0]["updates"]["low"] < found["prices"][0]["updates"]["high"] < 1
     assert found["command"].startswith("rlgns train atari")
+
+
+def test_runs_that_have_made_no_update_yet_give_no_recommendation(tmp_path):
+    study = study_of(tmp_path, noise=0.02, shapes=((16, 5),))
+    empty = fit_study([replace(run, steps=0, goals={20.0: None}) for run in study.outcomes])
+    assert empty.answer.command is None
+    assert empty.answer.headline.startswith("No batch size can be recommended yet.")

@@ -94,3 +94,8 @@ def test_the_command_describes_the_same_training_as_the_run(name, monkeypatch):
             assert (list(now) if isinstance(now, tuple) else now) == value, option
         rate = getattr(parsed, "effective_learning_rate", parsed.learning_rate)
         assert rate == pytest.approx(outcome.learning_rate, rel=5e-3)  # three significant digits
+
+
+def test_values_that_a_shell_would_split_are_quoted_and_secrets_are_hidden_whole():
+    text = run_command(run("python train.py --name x --api_key y", name="it's; rm", api_key="a'b c", learning_rate=0.1))
+    assert shlex.split(text)[-4:] == ["--name", "it's; rm", "--api-key", "[redacted]"]
