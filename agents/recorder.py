@@ -165,7 +165,7 @@ class Recorder(BaseCallback):
         measured = self._noise is not None and self._noise.latest is not None
         self._update_speed()
         recorded = measured or update % self._log_every == 0
-        if recorded or self.goals.levels or self.model.ranks.size == 1:
+        if recorded or self.goals.goals or self.model.ranks.size == 1:
             for episodes in self.model.ranks.gather_objects(self._episodes):
                 self._counters.take(episodes, self._episode_window)
             self._episodes = []

@@ -23,12 +23,12 @@ from rlgns.runs.files import write_json, write_text
 from rlgns.study.comparison import (
     ESTIMATES,
     ComparisonRow,
-    Defaults,
     as_mapping,
     comparison_rows,
     noise_scale_courses,
     write_table,
 )
+from rlgns.study.default_batch import Defaults
 from rlgns.study.estimates import Estimate, rounded
 from rlgns.study.paper import PAPER, Bounds, PaperRow
 from rlgns.study.study import Study

@@ -79,7 +79,7 @@ class BatchAdvisor:
                 f"{start}{bound} is out of reach, as the gradient is not clear of its noise at all: "
                 f"{self._longer(4)} would tell more"
             )
-        at_least = "" if late.sq_norm > 0 else "at least "
+        at_least = "" if late.signal > 0 else "at least "
         return (
             f"{start}{bound} needs {at_least}about {needed:,.0f} measurements in the second half, which has "
             f"{number:,}: {self._remedy(needed, number, can_be_denser)}"

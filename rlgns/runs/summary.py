@@ -92,11 +92,11 @@ def goal_lines(goals: Mapping[float, GoalCost | None], examples: str = "transiti
         examples: What an example is called, in the plural.
     """
     lines = []
-    for level, reached in goals.items():
+    for goal, reached in goals.items():
         cost = "not reached"
         if reached is not None:
             cost = f"{reached.steps:,} updates, {reached.examples:,} {examples}, {in_minutes(reached.seconds)}"
-        lines.append(f"  goal {level:g}: {cost}")
+        lines.append(f"  goal {goal:g}: {cost}")
     return lines
 
 

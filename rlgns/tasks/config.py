@@ -209,3 +209,8 @@ DEFAULTS: Mapping[str, SupervisedConfig] = {
     ),
 }  # fmt: skip
 """The default options of every task, by the task's name."""
+
+
+def default_options() -> dict[str, Mapping[str, object]]:
+    """The default options of every task in plain values, by the task's name and the option's."""
+    return {task: vars(config) for task, config in DEFAULTS.items()}

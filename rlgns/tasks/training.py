@@ -196,7 +196,7 @@ class SupervisedTraining(Task):
             **self.learner.state(),
             "next_evaluation": self._next_evaluation,
             "seconds": self.seconds,
-            "goals": {level: asdict(reached) for level, reached in self.goals.reached.items()},
+            "goals": {goal: asdict(reached) for goal, reached in self.goals.reached.items()},
             "trained": asdict(self._moments),
             "losses": [self._loss_sum, self._num_losses],
             "swap": self.swap.state() if self.swap and self.is_trained else None,
@@ -217,7 +217,7 @@ class SupervisedTraining(Task):
         """
         self.learner.restore(state)
         self._next_evaluation, self._seconds_before_start = state["next_evaluation"], state["seconds"]
-        self.goals.reached = {level: GoalCost(**prices) for level, prices in state["goals"].items()}
+        self.goals.reached = {goal: GoalCost(**prices) for goal, prices in state["goals"].items()}
         self._moments = PooledMoments(**state["trained"])
         self._loss_sum, self._num_losses = state["losses"]
         if self.swap and state["swap"] and self.is_trained:
