@@ -99,8 +99,9 @@ def noise_scale_record(name: str, estimate: NoiseScale) -> dict[str, float | str
 
 
 def _moments(record: Record, name: str) -> GradientMoments:
-    small, large, b, B, K, *others = (_number(record, f"noise/{name}/{stored}") for stored in _STORED)
-    return GradientMoments(small, large, b, B, int(K), *others)
+    values = {stored: _number(record, f"noise/{name}/{stored}") for stored in _STORED}
+    num_groups = int(values.pop("num_groups"))
+    return GradientMoments(num_groups=num_groups, **values)  # type: ignore[arg-type]  # all others are floats
 
 
 def _sums(record: Record, name: str) -> PooledMoments:

@@ -12,10 +12,10 @@ neither of the two has a part in:
 
     wₖₗ = 2/(y₋ₖₗ + ȳ),   x = mean of Mₖₗ·wₖₗ / b,   y = mean of Dₖₗ·wₖₗ,   Dₖₗ = |gₖ − gₗ|²/2,
 
-where y₋ₖₗ is tr Σ/b from the other K − 2 groups and ȳ its mean over the measurements before. Given the parameters, weight
-and product are independent, so that x has the mean |Gₜ|²/tr Σₜ times that of y, which is about one. B_simple is then
-Σy/Σx over any set of measurements. ȳ keeps the weights finite where a single group carries nearly all the noise, or where
-all but a few gradients are zero.
+where y₋ₖₗ is tr Σ/b from the other K − 2 groups and ȳ its mean over the measurements before. Given the parameters,
+weight and product are independent, so that x has the mean |Gₜ|²/tr Σₜ times that of y, which is about one. B_simple is
+then Σy/Σx over any set of measurements. ȳ keeps the weights finite where a single group carries nearly all the noise,
+or where all but a few gradients are zero.
 """
 
 from __future__ import annotations

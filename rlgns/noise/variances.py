@@ -88,7 +88,7 @@ def jackknife_variances(first: Float64, second: Float64) -> PairVariances:
     if K < 3:
         return UNKNOWN
     left_out = [(pairs.sum() - 2 * pairs.sum(axis=0)) / ((K - 1) * (K - 2)) for pairs in (first, second)]
-    C = np.cov(*left_out, bias=True) * (K - 1)
+    C = np.cov(np.stack(left_out), bias=True) * (K - 1)
     return PairVariances(float(C[0, 0]), float(C[1, 1]), float(C[0, 1]))
 
 

@@ -23,7 +23,7 @@ def pair_matrices(gradients: Float64) -> tuple[Float64, Float64]:
 
 def covariance_by_enumeration(A: Float64, B: Float64) -> float:
     """Product of the means, minus the mean of A[i, j]·B[k, l] over all quadruples of different groups."""
-    disjoint = [A[i, j] * B[k, l] for i, j, k, l in permutations(range(len(A)), 4)]
+    disjoint = [A[i, j] * B[m, n] for i, j, m, n in permutations(range(len(A)), 4)]
     return pair_mean(A) * pair_mean(B) - float(np.mean(disjoint))
 
 

@@ -3,13 +3,13 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.oracles import flat, group_gradients
+from support.oracles import flat, group_gradients, measured_values
 from support.supervised_tasks import CPU, make_learner, random_data, small
 from support.tolerances import (
     MIXED_SIGNS,
@@ -214,7 +214,7 @@ def trained_by(ranks):
             "layers": num_layers(learner.model),
             "parameters": torch.cat([p.detach().flatten() for p in learner.model.parameters()]),
             "losses": [update.loss for update in updates],
-            "moments": [asdict(update.moments) for update in updates],
+            "moments": [measured_values(update.moments) for update in updates],
             "evaluation": learner.evaluate(learner.data.train)[0],
         }
     return results
