@@ -203,6 +203,16 @@ def test_moments_are_those_of_group_losses_written_out_with_advantages_normalise
     assert num_checked == 3
 
 
+def test_a_clip_range_that_is_annealed_to_zero_is_measured_like_any_other():
+    # at the policy that collected the rollout nothing is clipped, but the rounding of the ratio would be at ε = 0
+    def check(model):
+        usual = RolloutMeasurer().measure(model)
+        model.clip_range = model.clip_range_vf = lambda progress: 0.0
+        assert RolloutMeasurer().measure(model) == usual
+
+    at_rollout_end(PPO, {**SMALL_PPO, "clip_range_vf": 0.2}, cartpole(8), check)
+
+
 def test_layers_and_units_are_named_and_layers_add_up():
     def check(model):
         if not model.policy.optimizer.state:  # before the first step there is no preconditioner

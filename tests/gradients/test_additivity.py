@@ -422,6 +422,28 @@ def test_float32_rounding_is_not_mistaken_for_coupling():
     assert behaviour_of(model, terms, torch.arange(2048).view(8, 256), ALONE) is Behaviour.ADDITIVE
 
 
+def nearly_predicted_terms(model: nn.Module):
+    """Squared errors that are differences of equal large numbers: nothing but rounding, unless examples are coupled."""
+    inputs = INPUTS.float()
+    with torch.no_grad():
+        targets = model(inputs).squeeze(1) + 1e3
+    return lambda index: {"loss": (model(inputs[index]).squeeze(1) + 1e3 - targets[index]) ** 2}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rounding_of_nearly_predicted_values_is_not_mistaken_for_coupling(seed):
+    model = make(Net, torch.float32)
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    assert behaviour_of(model, nearly_predicted_terms(model), GROUPS, ALONE) is Behaviour.ADDITIVE
+
+
+def test_nearly_predicted_values_do_not_hide_coupling():
+    model = make(Coupled, torch.float32)
+    assert behaviour_of(model, nearly_predicted_terms(model), GROUPS, ALONE) is Behaviour.COUPLED
+
+
 def test_bfloat16_rounding_is_not_mistaken_for_coupling():
     model = make(Net, torch.float32)
 

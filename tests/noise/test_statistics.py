@@ -248,9 +248,10 @@ def test_the_narrow_interval_covers_93_percent_where_noise_hides_the_gradient(ei
     assert coverage(spectrum(eigenvalues, 25_600), 10, 8, "rollouts") > 0.93
 
 
-@pytest.mark.parametrize(("K", "n", "surplus"), [(4, 3, 3), (8, 3, 7 / 3), (4, 20, 1), (8, 20, 1)])
+@pytest.mark.parametrize(("K", "n", "surplus"), [(4, 3, 3), (8, 3, 7 / 3), (8, 20, 1), (16, 20, 1)])
 def test_the_jackknife_of_few_measurements_is_too_large_where_noise_hides_the_gradient(K, n, surplus):
-    # by the factor 2(K − 1)/(K − 2) without a gradient; its unbiased successor starts at 20 measurements
+    # by the factor 2(K − 1)/(K − 2) without a gradient; its unbiased successor starts at 20 measurements, and is given
+    # up where it comes out negative, as now and then with 4 groups
     windows = [measured(spectrum(ISOTROPIC, 1e9), n, K, seed=seed) for seed in range(600)]
     scales = [noise_scale(window, method="groups", weighting="sq_norm") for window in windows]
     true_variance = np.var([scale.sq_norm for scale in scales])  # known to √(2/600) = 6 %
