@@ -51,7 +51,8 @@ class NoiseScale:
         num_measurements: n, measurements pooled.
         batch_size: Mean of B, examples.
         level: Nominal coverage of the interval, 0 to 1.
-        method: "groups" (variances within measurements) or "rollouts" (scatter between measurements).
+        method: "groups" (variances within measurements), "rollouts" (scatter between measurements), or "frozen" (many
+            rollouts at the same parameters, see `rlgns.noise.frozen`).
         weighting: "updates" (every update counts alike) or "sq_norm" (each by its |G|²).
 
     Examples:
@@ -70,7 +71,7 @@ class NoiseScale:
     num_measurements: int
     batch_size: float
     level: float
-    method: Method
+    method: Method | Literal["frozen"]
     weighting: Weighting = "sq_norm"
 
     @property
