@@ -99,7 +99,7 @@ class RolloutMeasurer:
             ValueError: If its network couples transitions, or its optimiser has no known scaling.
         """
         policy = checked_algorithm(model).policy
-        with _unchanged(policy):
+        with unchanged(policy):
             policy.set_training_mode(True)
             refuse_batch_normalisation(policy)
         if self.preconditioned:
@@ -129,9 +129,9 @@ class RolloutMeasurer:
         rng = rng or np.random.default_rng(model.num_timesteps)
         ranks: Ranks = getattr(model, "ranks", ALONE)
         rollout = whole_rollout(model.rollout_buffer, model.device)
-        terms = _needed(rollout_terms(model, rollout, ranks), _weights(model))
+        terms = needed_terms(rollout_terms(model, rollout, ranks), needed_weights(model))
         shape = model.n_envs, model.n_steps
-        with _unchanged(model.policy):
+        with unchanged(model.policy):
             model.policy.set_training_mode(True)  # the loss that is trained
             groups = self._groups(self.unit, *shape, ranks, rng)
             grams = self._grams(model, terms, groups)
@@ -160,7 +160,7 @@ class RolloutMeasurer:
             model.policy,
             terms,
             groups.to(model.device, non_blocking=True),
-            combinations={"total": _weights(model)},
+            combinations={"total": needed_weights(model)},
             optimizer=optimizer,
             ranks=getattr(model, "ranks", ALONE),
         )
@@ -175,7 +175,7 @@ class RolloutMeasurer:
 
 
 @contextmanager
-def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
+def unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
     """A context after which the modes and attributes of all modules and of the action distribution are as before.
 
     Values of buffers, `.grad` and torch's random generators are restored by `group_grams`.
@@ -191,12 +191,12 @@ def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
             vars(owner).update(attributes)
 
 
-def _weights(model: OnPolicyAlgorithm) -> dict[str, float]:
+def needed_weights(model: OnPolicyAlgorithm) -> dict[str, float]:
     """Weights of the terms in the total, without those of weight 0 that are not measured (often the entropy's)."""
     return {loss: weight for loss, weight in loss_weights(model).items() if weight != 0 or loss in LOSSES}
 
 
-def _needed(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Callable[[Tensor], Terms]:
+def needed_terms(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Callable[[Tensor], Terms]:
     """Only the terms that have a weight: each of the others would cost a backward pass."""
 
     def needed(index: Tensor) -> Terms:

@@ -200,7 +200,7 @@ def noise_scale(
         trace_covariance=pooled.trace_covariance / pooled.count,
         signal=x,
         signal_error=math.sqrt(covariance[1]),
-        num_measurements=pair.count,
+        num_measurements=pooled.count,
         batch_size=pooled.batch_size / pooled.count,
         level=level,
         method=method,

@@ -13,6 +13,7 @@ size of the rollout it changes by (1 + B_n/M₁)/(1 + B_n/M₀).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from rlgns.noise.history import BY_TRANSITION, History
 from rlgns.noise.intervals import t_quantile
 from rlgns.noise.moments import GradientMoments
+from rlgns.noise.pooled import Moments
 
 MIN_SPLITS = 4
 """Fewest measurements in the second half that the minibatch noise is taken from; |ḡ|² and c₀ are known well in each."""
@@ -66,12 +68,22 @@ def minibatch_noise(history: History) -> MinibatchNoise | None:
     Returns:
         The estimate; None where rollouts were split by transition too seldom, or where a variance is not positive.
     """
-    estimates = [_estimate(history, loss) for loss in LOSSES]
+    splits = {loss: history.second_half(f"{loss}/{BY_TRANSITION}") for loss in LOSSES}
+    estimates = [minibatch_noise_of(moments, loss) for loss, moments in splits.items()]
     return max((each for each in estimates if each), key=lambda each: each.point, default=None)
 
 
-def _estimate(history: History, loss: str) -> MinibatchNoise | None:
-    moments = [each for each in history.second_half(f"{loss}/{BY_TRANSITION}") if isinstance(each, GradientMoments)]
+def minibatch_noise_of(splits: Sequence[Moments], loss: str) -> MinibatchNoise | None:
+    """Estimate the minibatch noise scale of one loss.
+
+    Args:
+        splits: Moments of rollouts that were split by transition; sums of such are left out.
+        loss: Name of the loss.
+
+    Returns:
+        The estimate; None where there are fewer than 4 rollouts, or where a variance is not positive.
+    """
+    moments = [each for each in splits if isinstance(each, GradientMoments)]
     if len(moments) < MIN_SPLITS or not all(each.trace_covariance > 0 for each in moments):
         return None
     inverse = np.array([each.large_sq_norm / each.trace_covariance for each in moments])

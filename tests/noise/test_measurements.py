@@ -115,7 +115,7 @@ def test_an_estimate_is_recorded_with_interval_state_and_number_of_measurements(
         "noise/policy/noise_scale_high": scale.high,
         "noise/policy/noise_scale_state": "interval",
         "noise/policy/noise_scale_weighting": "updates",
-        "noise/policy/num_measurements": 19,  # the first one has nothing before it that could weight it
+        "noise/policy/num_measurements": 20,
     }
 
 

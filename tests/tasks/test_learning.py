@@ -122,10 +122,10 @@ def test_the_gradient_in_bfloat16_is_close_to_that_in_float32():
 @pytest.mark.parametrize(
     ("task", "changes", "num_groups", "reason"),
     [
-        ("mnist", {"batch_size": 64}, 8, ""),
+        ("mnist", {"batch_size": 64}, 16, ""),
         ("mnist", {"batch_size": 6}, 6, ""),
         ("mnist", {"batch_size": 3}, 1, "a batch of 3 has fewer than 4 independent examples"),
-        ("mnist", {"batch_size": 64, "num_groups": 16}, 16, ""),
+        ("mnist", {"batch_size": 64, "num_groups": 8}, 8, ""),
         ("cifar10", {"batch_size": 128, "bn_batch_size": 32}, 4, ""),
         (
             "cifar10", {"batch_size": 64, "bn_batch_size": 32}, 1,

@@ -1,0 +1,184 @@
+"""The noise scale at a frozen policy: rollouts are collected until it is known to a wanted precision.
+
+During training the noise scale of a window of updates is known as well as their rollouts allow, while the policy moves
+on. A frozen policy gives as many rollouts as are wanted, all with the same gradient (`rlgns.noise.frozen`): a hundred
+of them tell more than thousands of updates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from rlgns.agents.frozen import FrozenCollector
+from rlgns.agents.losses import Terms, rollout_terms, select, whole_rollout
+from rlgns.agents.measuring import LOSSES, RolloutMeasurer, needed_terms, needed_weights
+from rlgns.gradients.group_sums import GroupGradientSums
+from rlgns.noise.frozen import FrozenMoments
+from rlgns.noise.grouping import environment_groups
+from rlgns.noise.moments import GradientMoments
+from rlgns.noise.scale import NoiseScale
+from rlgns.runs.minibatches import MinibatchNoise, minibatch_noise_of
+
+LARGEST_SUMS = 1 << 30
+"""Bytes that the sums of gradients of all groups may take; with more, fewer groups are made."""
+
+SPLIT_EVERY = 8
+"""Rollouts from one whose transitions are also split at random, for the noise of minibatches, to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What rollouts at a frozen policy have told.
+
+    Attributes:
+        num_envs: N.
+        num_steps: T.
+        moments: Sums over rollouts by loss: "policy", "value" and "total".
+        minibatches: Minibatch noise scale given the rollout, by loss; None where it is not known.
+        seconds: Time taken.
+        precision: Half the width of the interval of "total", relative to its point, that was wanted.
+    """
+
+    num_envs: int
+    num_steps: int
+    moments: Mapping[str, FrozenMoments]
+    minibatches: Mapping[str, MinibatchNoise | None]
+    seconds: float
+    precision: float
+
+    @property
+    def num_rollouts(self) -> int:
+        """Rollouts collected."""
+        return self.moments["total"].count
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions collected."""
+        return self.num_rollouts * self.num_envs * self.num_steps
+
+    def noise_scale(self, loss: str = "total", level: float = 0.95) -> NoiseScale:
+        """The noise scale of a loss with its interval, in transitions.
+
+        Args:
+            loss: "policy", "value" or "total", the loss that is trained.
+            level: Nominal coverage of the interval.
+        """
+        return self.moments[loss].noise_scale(level)
+
+    @property
+    def is_precise(self) -> bool:
+        """Whether the noise scale of the loss that is trained is known as precisely as was wanted."""
+        return relative_half_width(self.noise_scale()) <= self.precision
+
+
+def relative_half_width(scale: NoiseScale) -> float:
+    """Half the width of a noise scale's interval relative to its point; inf or nan where it lacks one of them."""
+    return (scale.high - scale.low) / (2 * scale.point)
+
+
+def probe(
+    model: OnPolicyAlgorithm,
+    environments: VecEnv | None = None,
+    *,
+    precision: float = 0.25,
+    max_transitions: int = 200_000,
+    num_groups: int | None = None,
+    seed: int | None = None,
+    progress: Callable[[ProbeResult], None] | None = None,
+) -> ProbeResult:
+    """Measure the noise scale of a model at its present policy, to a wanted precision.
+
+    Rollouts are collected as in training, of the model's number of steps, and nothing is learnt: the model is as before
+    afterwards, see `rlgns.agents.frozen.FrozenCollector`. The sums of gradients take K·(size of the model) floats for
+    each loss; there are fewer groups where they would exceed 1 GiB.
+
+    Args:
+        model: A2C or PPO, of Stable-Baselines3 or of this package.
+        environments: Environments to act in, at least 4 and in any number; None: the model's own.
+        precision: Half the width of the interval relative to the noise scale, for the loss that is trained.
+        max_transitions: Transitions after which probing ends even if the noise scale is known less precisely.
+        num_groups: K, a divisor of the number of environments; None: the largest one from 4 to 16.
+        seed: Seeds the random numbers of acting; None: they go on from the present state of the generators.
+        progress: Called with the result so far whenever it is looked at.
+
+    Returns:
+        The result; its intervals say how precise it became.
+
+    Raises:
+        TypeError: The model is neither A2C nor PPO.
+        ValueError: The environments are too few or of other spaces, precision or max_transitions is not positive, or
+            the network couples transitions.
+
+    Examples:
+        >>> from stable_baselines3 import PPO
+        >>> from stable_baselines3.common.env_util import make_vec_env
+        >>> model = PPO("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), n_steps=16, device="cpu", seed=0)
+        >>> result = probe(model, max_transitions=2_560)
+        >>> result.num_rollouts, result.noise_scale("value").state
+        (20, 'interval')
+    """
+    for name, value in (("precision", precision), ("max_transitions", max_transitions)):
+        if not value > 0:
+            raise ValueError(f"{name} {value:g} is not positive")
+    started = time.monotonic()
+    with FrozenCollector(model, environments, seed=seed) as collector:
+        measurer = _measurer(model, num_groups)
+        measurer.check_model(model)
+        measurer.check(model.n_envs, model.n_steps)
+        sums = GroupGradientSums(model.policy, {"total": needed_weights(model)})
+        splits: list[Mapping[str, GradientMoments]] = []
+        look_at = 4
+        while True:
+            collector.collect()
+            _add(model, measurer, sums)
+            if (sums.count - 1) % SPLIT_EVERY == 0:
+                rng = np.random.default_rng(sums.count)
+                splits.append(RolloutMeasurer(unit="transition").measure(model, rng=rng))
+            is_last = (sums.count + 1) * model.n_envs * model.n_steps > max_transitions
+            if sums.count < look_at and not is_last:
+                continue
+            look_at = max(sums.count + 1, round(1.25 * sums.count))
+            result = ProbeResult(
+                model.n_envs,
+                model.n_steps,
+                {loss: moments for loss, moments in sums.moments().items() if loss in LOSSES},
+                {loss: minibatch_noise_of([split[loss] for split in splits], loss) for loss in LOSSES},
+                time.monotonic() - started,
+                precision,
+            )
+            if progress is not None:
+                progress(result)
+            if is_last or result.is_precise:
+                return result
+
+
+def _measurer(model: OnPolicyAlgorithm, num_groups: int | None) -> RolloutMeasurer:
+    """The measurer with the wanted groups, or with as many as memory allows."""
+    if num_groups is not None:
+        return RolloutMeasurer(num_groups)
+    measurer = RolloutMeasurer()
+    K = measurer.num_groups_of_rank(model.n_envs)
+    num_parameters = sum(p.numel() for p in model.policy.parameters() if p.requires_grad)
+    affordable = LARGEST_SUMS // (4 * num_parameters * len(needed_weights(model)))
+    fewer = [k for k in range(4, K) if model.n_envs % k == 0 and k <= affordable]
+    return measurer if affordable >= K or not fewer else RolloutMeasurer(max(fewer))
+
+
+def _add(model: OnPolicyAlgorithm, measurer: RolloutMeasurer, sums: GroupGradientSums) -> None:
+    """Add the group gradients of the model's rollout."""
+    rollout = whole_rollout(model.rollout_buffer, model.device)
+    # observations are gathered once, not for every group
+    rollout = select(rollout, torch.arange(model.n_envs * model.n_steps, device=model.device))
+    terms: Callable[[Tensor], Terms] = needed_terms(rollout_terms(model, rollout), needed_weights(model))
+    K = measurer.num_groups_of_rank(model.n_envs)
+    groups = torch.as_tensor(environment_groups(model.n_steps, model.n_envs, K)).to(model.device)
+    model.policy.set_training_mode(True)  # the loss that is trained
+    sums.add(terms, groups)
