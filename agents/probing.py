@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import Terms, rollout_terms, select, whole_rollout
+from rlgns.agents.losses import rollout_terms, select, whole_rollout
 from rlgns.agents.measuring import LOSSES, RolloutMeasurer, needed_terms, needed_weights
 from rlgns.gradients.group_sums import GroupGradientSums
 from rlgns.noise.frozen import FrozenMoments
@@ -92,7 +92,7 @@ def probe(
     max_transitions: int = 200_000,
     num_groups: int | None = None,
     seed: int | None = None,
-    progress: Callable[[ProbeResult], None] | None = None,
+    progress: Callable[[int, ProbeResult | None], bool] | None = None,
 ) -> ProbeResult:
     """Measure the noise scale of a model at its present policy, to a wanted precision.
 
@@ -107,7 +107,8 @@ def probe(
         max_transitions: Transitions after which probing ends even if the noise scale is known less precisely.
         num_groups: K, a divisor of the number of environments; None: the largest one from 4 to 16.
         seed: Seeds the random numbers of acting; None: they go on from the present state of the generators.
-        progress: Called with the result so far whenever it is looked at.
+        progress: Called after every rollout with the transitions so far and the latest result, if one has been looked
+            at; if it returns False, probing ends with what is known.
 
     Returns:
         The result; its intervals say how precise it became.
@@ -130,34 +131,64 @@ def probe(
             raise ValueError(f"{name} {value:g} is not positive")
     started = time.monotonic()
     with FrozenCollector(model, environments, seed=seed) as collector:
+        model = collector.model
         measurer = _measurer(model, num_groups)
         measurer.check_model(model)
         measurer.check(model.n_envs, model.n_steps)
-        sums = GroupGradientSums(model.policy, {"total": needed_weights(model)})
-        splits: list[Mapping[str, GradientMoments]] = []
+        sums = _Sums(model, measurer, started, precision)
+        result: ProbeResult | None = None
         look_at = 4
         while True:
             collector.collect()
-            _add(model, measurer, sums)
-            if (sums.count - 1) % SPLIT_EVERY == 0:
-                rng = np.random.default_rng(sums.count)
-                splits.append(RolloutMeasurer(unit="transition").measure(model, rng=rng))
-            is_last = (sums.count + 1) * model.n_envs * model.n_steps > max_transitions
-            if sums.count < look_at and not is_last:
-                continue
-            look_at = max(sums.count + 1, round(1.25 * sums.count))
-            result = ProbeResult(
-                model.n_envs,
-                model.n_steps,
-                {loss: moments for loss, moments in sums.moments().items() if loss in LOSSES},
-                {loss: minibatch_noise_of([split[loss] for split in splits], loss) for loss in LOSSES},
-                time.monotonic() - started,
-                precision,
-            )
-            if progress is not None:
-                progress(result)
-            if is_last or result.is_precise:
-                return result
+            sums.add()
+            transitions = sums.count * model.n_envs * model.n_steps
+            is_last = transitions + model.n_envs * model.n_steps > max_transitions
+            if progress is not None and not progress(transitions, result):
+                is_last = True
+            if sums.count >= look_at or is_last:
+                look_at = max(sums.count + 1, round(1.25 * sums.count))
+                result = sums.result()
+                if is_last or result.is_precise:
+                    return result
+
+
+class _Sums:
+    """All that is added up over the rollouts of one probe."""
+
+    def __init__(self, model: A2C | PPO, measurer: RolloutMeasurer, started: float, precision: float) -> None:
+        self._model, self._started, self._precision = model, started, precision
+        self._sums = GroupGradientSums(model.policy, {"total": needed_weights(model)})
+        K = measurer.num_groups_of_rank(model.n_envs)
+        self._groups = torch.as_tensor(environment_groups(model.n_steps, model.n_envs, K)).to(model.device)
+        self._all = torch.arange(model.n_envs * model.n_steps, device=model.device)
+        self._splits: list[Mapping[str, GradientMoments]] = []
+
+    @property
+    def count(self) -> int:
+        """Rollouts so far."""
+        return self._sums.count
+
+    def add(self) -> None:
+        """Add the model's rollout."""
+        model = self._model
+        rollout = select(whole_rollout(model.rollout_buffer, model.device), self._all)  # gathered once, for all groups
+        model.policy.set_training_mode(True)  # the loss that is trained
+        self._sums.add(needed_terms(rollout_terms(model, rollout), needed_weights(model)), self._groups)
+        if (self.count - 1) % SPLIT_EVERY == 0:
+            rng = np.random.default_rng(self.count)
+            self._splits.append(RolloutMeasurer(unit="transition").measure(model, rng=rng))
+
+    def result(self) -> ProbeResult:
+        """The result so far."""
+        moments = self._sums.moments()
+        return ProbeResult(
+            num_envs=self._model.n_envs,
+            num_steps=self._model.n_steps,
+            moments={loss: moments[loss] for loss in LOSSES},
+            minibatches={loss: minibatch_noise_of([split[loss] for split in self._splits], loss) for loss in LOSSES},
+            seconds=time.monotonic() - self._started,
+            precision=self._precision,
+        )
 
 
 def _measurer(model: OnPolicyAlgorithm, num_groups: int | None) -> RolloutMeasurer:
@@ -170,15 +201,3 @@ def _measurer(model: OnPolicyAlgorithm, num_groups: int | None) -> RolloutMeasur
     affordable = LARGEST_SUMS // (4 * num_parameters * len(needed_weights(model)))
     fewer = [k for k in range(4, K) if model.n_envs % k == 0 and k <= affordable]
     return measurer if affordable >= K or not fewer else RolloutMeasurer(max(fewer))
-
-
-def _add(model: OnPolicyAlgorithm, measurer: RolloutMeasurer, sums: GroupGradientSums) -> None:
-    """Add the group gradients of the model's rollout."""
-    rollout = whole_rollout(model.rollout_buffer, model.device)
-    # observations are gathered once, not for every group
-    rollout = select(rollout, torch.arange(model.n_envs * model.n_steps, device=model.device))
-    terms: Callable[[Tensor], Terms] = needed_terms(rollout_terms(model, rollout), needed_weights(model))
-    K = measurer.num_groups_of_rank(model.n_envs)
-    groups = torch.as_tensor(environment_groups(model.n_steps, model.n_envs, K)).to(model.device)
-    model.policy.set_training_mode(True)  # the loss that is trained
-    sums.add(terms, groups)

@@ -22,7 +22,9 @@ from rlgns.study.outcomes import Outcome, sorted_outcomes
 Edge = Literal["lowest", "highest", "only"]
 """Where the best learning rate lies in the grid of those tried, if at its edge."""
 
-PLACE_OPTIONS = ("out", "resume", "config", "wandb", "device", "num_threads", "num_torch_threads", "num_parts")
+PLACE_OPTIONS = (
+    "out", "resume", "config", "wandb", "device", "num_threads", "num_torch_threads", "num_parts", "keep_checkpoints",
+)  # fmt: skip
 """Prefixes of options that say where a run is executed, not what is trained."""
 
 
