@@ -17,11 +17,21 @@ from rlgns.agents.losses import checked_algorithm
 from rlgns.agents.measuring import unchanged
 
 
-class _NoEffects(BaseCallback):
-    """A callback that does nothing."""
+class _EpisodeCounter(BaseCallback):
+    """Counts finished episodes, and does nothing else."""
+
+    num_episodes = 0
 
     def _on_step(self) -> bool:
+        self.num_episodes += int(np.sum(self.locals["dones"]))
         return True
+
+
+EPISODES_TO_MIX = 2
+"""Episodes that environments finish on average before a probe starts to measure."""
+
+STEPS_TO_MIX = 1000
+"""Steps after which it starts in any case."""
 
 
 class FrozenCollector:
@@ -91,7 +101,7 @@ class FrozenCollector:
         if not self._has_own or model._last_obs is None:
             model._last_obs = environments.reset()  # type: ignore[assignment]
             model._last_episode_starts = np.ones(environments.num_envs, bool)
-        self._callback = _NoEffects()
+        self._callback = _EpisodeCounter()
         self._callback.init_callback(model)
         return self
 
@@ -119,6 +129,21 @@ class FrozenCollector:
         is_complete = model.collect_rollouts(self.environments, self._callback, model.rollout_buffer, model.n_steps)
         if not is_complete:
             raise RuntimeError("the rollout was not completed")
+
+    def let_environments_drift_apart(self) -> None:
+        """Act until the environments are no longer at the same stage of their first episodes.
+
+        Rollouts from fresh environments are alike, and unlike those that training meets. Two episodes in each
+        environment on average, or a thousand steps, are enough. The model's own environments go on at once.
+        """
+        num_steps = 0
+        while (
+            not self._has_own
+            and self._callback.num_episodes < EPISODES_TO_MIX * self.environments.num_envs
+            and num_steps < STEPS_TO_MIX
+        ):
+            self.collect()
+            num_steps += self._num_steps
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

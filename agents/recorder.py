@@ -266,12 +266,7 @@ def restore(model: A2C | PPO, state: State) -> None:
     Raises:
         ValueError: If the parameters are those of another network.
     """
-    try:
-        model.policy.load_state_dict(state["policy"])
-        model.policy.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None
+    load_parameters(model, state)
     model.num_updates = state["num_updates"]
     model.num_optimizer_steps = state["num_optimizer_steps"]
     model._n_updates = state["n_updates"]
@@ -282,3 +277,21 @@ def restore(model: A2C | PPO, state: State) -> None:
         environments.load_state_dict(stored["state"])
         model._last_obs = stored["last_observation"].cpu().numpy()
         model._last_episode_starts = stored["last_episode_starts"].cpu().numpy()
+
+
+def load_parameters(model: A2C | PPO, state: State) -> None:
+    """Put the parameters and the optimiser of a checkpoint into a model.
+
+    Args:
+        model: A model of the same configuration.
+        state: From `Recorder.state`.
+
+    Raises:
+        ValueError: If the parameters are those of another network.
+    """
+    try:
+        model.policy.load_state_dict(state["policy"])
+        model.policy.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None

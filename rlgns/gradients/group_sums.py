@@ -7,7 +7,6 @@ that the noise scale of a single batch takes beside them are norms and products 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -68,17 +67,17 @@ class GroupGradientSums:
             raise ValueError("all batches must have the same losses and groups of the same shape")
         K, b = self._shape = groups.shape[0], groups.shape[1]
         L, self._losses = len(losses), losses
-        norms = torch.zeros(L, L, K, dtype=torch.float64)
-        along = torch.zeros(L, K, L, dtype=torch.float64)
+        norms = torch.zeros(K, L, L, dtype=torch.float64)
+        along = torch.zeros(K, L, L, dtype=torch.float64)
         for row in rows:
-            by_loss = row.div_(b).view(L, K, -1)
-            for i, j in combinations_with_replacement(range(L), 2):
-                products = (by_loss[i] * by_loss[j]).sum(1, dtype=torch.float64).cpu()
-                norms[i, j] += products
-                norms[j, i] = norms[i, j]
-            along += (row @ by_loss.sum(1).T).double().cpu().view(L, K, L)
-        self._distances = self._distances + _distances(norms.numpy(), along.numpy())
-        self._sums = [s + row for s, row in zip(self._sums, rows, strict=True)] if self.count else rows
+            by_group = row.view(L, K, -1).transpose(0, 1)
+            norms += torch.bmm(by_group, by_group.mT).double().cpu()
+            along += (by_group @ by_group.sum(0).T).double().cpu()
+        self._distances = self._distances + _distances(norms.numpy(), along.numpy()) / b**2
+        if self.count:
+            torch._foreach_add_(self._sums, rows)
+        else:
+            self._sums = rows
         self.count += 1
         if not np.isfinite(self._distances).all():
             raise NotFiniteError("the gradients hold nan or inf")
@@ -88,7 +87,7 @@ class GroupGradientSums:
         L, b = len(self._losses), self._shape[1]
         products = sum(gram_of_rows(sums, L, ALONE) for sums in self._sums)
         assert isinstance(products, Tensor), "there is a parameter"
-        gram = products.cpu().numpy()
+        gram = products.cpu().numpy() / b**2
         weights = dict(zip(self._losses, np.eye(L), strict=True))
         for name, combination in self._combinations.items():
             weights[name] = np.array([combination.get(loss, 0.0) for loss in self._losses])
@@ -125,12 +124,11 @@ class GroupGradientSums:
 
 
 def _distances(norms: NDArray[np.float64], along: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Σₗ ⟨gᵢₖ − gᵢₗ, gⱼₖ − gⱼₗ⟩/2 for every two losses, [L, L, K].
+    """Σₗ ⟨gᵢₖ − gᵢₗ, gⱼₖ − gⱼₗ⟩/2 for every two losses i and j and every group k, [L, L, K].
 
     Args:
-        norms: ⟨gᵢₖ, gⱼₖ⟩, [L, L, K].
-        along: ⟨gᵢₖ, Σₗ gⱼₗ⟩, [L, K, L].
+        norms: ⟨gᵢₖ, gⱼₖ⟩, [K, L, L].
+        along: ⟨gᵢₖ, Σₗ gⱼₗ⟩, [K, L, L].
     """
-    K = norms.shape[2]
-    cross = along.transpose(0, 2, 1)
-    return np.asarray((K * norms + norms.sum(2, keepdims=True) - cross - cross.transpose(1, 0, 2)) / 2)
+    products = len(norms) * norms + norms.sum(0) - along - along.transpose(0, 2, 1)
+    return np.asarray(products.transpose(1, 2, 0) / 2)
