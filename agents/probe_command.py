@@ -5,27 +5,30 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Interval
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.environments import make_environments
 from rlgns.agents.models import make_model
-from rlgns.agents.probe_words import probe_lines, probe_records
+from rlgns.agents.probe_words import probe_lines, probe_records, surface_lines, surface_records
 from rlgns.agents.probing import ProbeResult, probe, relative_half_width
 from rlgns.agents.recorder import load_parameters
 from rlgns.agents.speed_trial import trial_config
+from rlgns.agents.surface import measure_surface
 from rlgns.runs.bounds import MAX_COUNT, Name, NumEnvs, NumThreads, Seed
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.files import write_json
-from rlgns.runs.kept_checkpoints import chosen_checkpoints
+from rlgns.runs.kept_checkpoints import LAST, chosen_checkpoints
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import parse_flags
 from rlgns.runs.progress import ProgressDisplay, Status
@@ -39,6 +42,9 @@ DESCRIPTION = (
 )
 
 RECORDS = "probe.jsonl"
+
+SURFACE = "probe_surface"
+"""Name of the surface's figure."""
 
 SEED_OFFSET = 2**20
 """Added to a run's seed for the environments of a probe, so that they are others than those of training."""
@@ -54,6 +60,8 @@ class ProbeOptions:
     """Half the width of the interval relative to the noise scale of the trained loss, at which probing ends."""
     max_transitions: Annotated[int, Interval(ge=1, le=MAX_COUNT)] = 200_000
     """Transitions at which probing ends in any case."""
+    surface: bool = False
+    """Measure environments against rollout length as well, on as many transitions again, and draw them."""
     num_envs: NumEnvs | None = None
     """Environments to act in [128 for rollouts of up to 16 steps, else 32, and at least those of the run]."""
     seed: Seed = 0
@@ -89,14 +97,14 @@ def _probe(arguments: Sequence[str]) -> int:
     keep_freed_memory()
     if options.num_torch_threads:
         torch.set_num_threads(options.num_torch_threads)
-    stop, records = StopRequest(), []
+    stop, records = StopRequest(), list[dict[str, Any]]()
     with stop.listening(_say), RecordWriter(subject.run / RECORDS) as writer:
         for name, path in checkpoints.items():
-            transitions, result = probe_checkpoint(subject, path, options, stop)
-            for record in probe_records(result, name, transitions):
-                writer.write(record)
-                records.append(record)
-            print("\n".join(probe_lines(result, subject.title, transitions)), flush=True)
+            for new, lines in _stages(subject, name, path, options, stop):
+                for record in new:
+                    writer.write(record)
+                records += new
+                print("\n".join(lines), flush=True)
             if stop.signal_number is not None:
                 break
     if options.json:
@@ -142,22 +150,15 @@ def subject_of(run: Path, options: ProbeOptions) -> Subject:
     return Subject(run, str(facts.get("task", config.task)), config, saved["num_envs"] * saved["num_steps"])
 
 
-def probe_checkpoint(subject: Subject, path: Path, options: ProbeOptions, stop: StopRequest) -> tuple[int, ProbeResult]:
-    """Probe one checkpoint, with a live line at the terminal.
+Stage = tuple[list[dict[str, Any]], list[str]]
+"""Records and lines of one part of a probe."""
 
-    Args:
-        subject: The run.
-        path: The checkpoint.
-        options: Options of the probe.
-        stop: A signal ends the probe with what is known.
 
-    Returns:
-        The transitions after which the checkpoint was written, and the result.
-    """
+def _stages(subject: Subject, name: str, path: Path, options: ProbeOptions, stop: StopRequest) -> Iterator[Stage]:
+    """Probe one checkpoint part by part; a signal ends it with what is known."""
     config, device = subject.config, ALONE.device(options.device)
     seed = (config.seed + SEED_OFFSET + options.seed) % 2**31
     state = load_checkpoint(path, device)
-    display = ProgressDisplay(options.max_transitions, "transitions")
     environments = make_environments(config, seed)
     try:
         model = make_model(config, environments, device)
@@ -165,8 +166,9 @@ def probe_checkpoint(subject: Subject, path: Path, options: ProbeOptions, stop: 
         transitions = int(state["num_updates"]) * subject.batch_size
         model._current_progress_remaining = 1 - min(transitions / config.total_transitions, 1.0)
         environments.seed(seed)  # making the model has seeded them as those of training
+        display = ProgressDisplay(options.max_transitions, "transitions")
         with display:
-            return transitions, probe(
+            result = probe(
                 model,
                 environments,
                 precision=options.precision,
@@ -174,8 +176,39 @@ def probe_checkpoint(subject: Subject, path: Path, options: ProbeOptions, stop: 
                 seed=seed,
                 progress=_watching(display, stop),
             )
+        yield probe_records(result, name, transitions), probe_lines(result, subject.title, transitions)
+        if options.surface and stop.signal_number is None:
+            yield _surface(subject, name, transitions, model, environments, options, stop)
     finally:
         environments.close()
+
+
+def _surface(
+    subject: Subject, name: str, transitions: int, model: A2C | PPO, environments: VecEnv, options: ProbeOptions,
+    stop: StopRequest,
+) -> Stage:  # fmt: skip
+    """Measure and draw the surface of environments and rollout lengths."""
+    from rlgns.report.surface_figure import surface_figure
+
+    display = ProgressDisplay(options.max_transitions, "transitions")
+    watch = _watching(display, stop)
+    with display:
+        surface = measure_surface(
+            model,
+            environments,
+            max_transitions=options.max_transitions,
+            seed=subject.config.seed + SEED_OFFSET + options.seed + 1,
+            progress=lambda collected: watch(collected, None),
+        )
+    num_envs = subject.batch_size // subject.config.num_steps
+    lines = ["", *surface_lines(surface, num_envs)]
+    figure = subject.run / (f"{SURFACE}.png" if name == LAST else f"{SURFACE}_{name}.png")
+    title = f"{subject.title} after {transitions:,} transitions"
+    try:
+        surface_figure(surface.rows, (num_envs, subject.config.num_steps), title=title, paths=[figure])
+    except ValueError as error:
+        return surface_records(surface, name, transitions), [*lines, "", f"no figure: {error}"]
+    return surface_records(surface, name, transitions), [*lines, "", f"figure: {figure}"]
 
 
 def _watching(display: ProgressDisplay, stop: StopRequest) -> Callable[[int, ProbeResult | None], bool]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlgns.agents.measuring import LOSSES
 from rlgns.agents.probing import ProbeResult
+from rlgns.agents.surface import SurfaceResult
 from rlgns.noise.scale import NoiseScale
 from rlgns.noise.words import in_words
 
@@ -73,6 +74,61 @@ def probe_lines(result: ProbeResult, title: str, transitions: int) -> list[str]:
         lines += _wrapped(
             f"Given the rollout, the minibatch noise scale of the trained loss is {in_words(minibatch.point)} "
             f"[{in_words(minibatch.low)}, {high}] transitions."
+        )
+    return lines
+
+
+def surface_records(result: SurfaceResult, checkpoint: str, transitions: int) -> list[dict[str, Any]]:
+    """One flat record for each rollout length, as `probe.jsonl` holds them.
+
+    Args:
+        result: The result.
+        checkpoint: Name of the checkpoint.
+        transitions: Transitions after which it was written.
+    """
+    records = []
+    for row in result.rows:
+        scale = row.noise_scale()
+        records.append({
+            "probe/checkpoint": checkpoint,
+            "progress/transitions": transitions,
+            "surface/num_steps": row.num_steps,
+            "surface/num_envs": row.num_envs,
+            "surface/num_rollouts": row.moments.count,
+            "surface/transitions": result.num_transitions,
+            "surface/sq_norm": scale.sq_norm,
+            "surface/trace_covariance": scale.trace_covariance,
+            "surface/noise_scale": scale.point,
+            "surface/noise_scale_low": scale.low,
+            "surface/noise_scale_high": scale.high,
+            "surface/noise_scale_state": scale.state,
+            "surface/cosine": row.cosine.point,
+            "surface/cosine_low": row.cosine.low,
+            "surface/cosine_high": row.cosine.high,
+        })  # fmt: skip
+    return records
+
+
+def surface_lines(result: SurfaceResult, num_envs: int) -> list[str]:
+    """The surface as lines of at most 80 columns.
+
+    Args:
+        result: The result.
+        num_envs: Environments of the run.
+    """
+    lines = _wrapped(
+        f"Environments against rollout length, trained loss, {result.num_transitions:,} transitions, "
+        f"{result.seconds:.0f} s. Progress is that of an update of {num_envs:,} environments relative to infinitely "
+        "many; the cosine is that with the gradient of the longest rollout."
+    )
+    lines += ["", f"  {'steps':>6}  {'noise scale':24}{'environments':20}{'progress':>8}  cosine"]
+    for row in result.rows:
+        scale = row.noise_scale()
+        cosine = row.cosine
+        angle = f"{cosine.point:.2f} ± {cosine.high - cosine.point:.2f}" if cosine.point == cosine.point else "unknown"
+        lines.append(
+            f"  {row.num_steps:6}  {scale!s:24}{_in_environments(scale, row.num_steps):20}"
+            f"{row.efficiency(num_envs):8.0%}  {angle}"
         )
     return lines
 
