@@ -27,8 +27,8 @@ class _EpisodeCounter(BaseCallback):
         return True
 
 
-EPISODES_TO_MIX = 2
-"""Episodes that environments finish on average before a probe starts to measure."""
+EPISODES_TO_MIX = 10
+"""Episodes that environments finish on average before a probe starts to measure: two games of five lives."""
 
 STEPS_TO_MIX = 1000
 """Steps after which it starts in any case."""
@@ -98,7 +98,8 @@ class FrozenCollector:
         model.n_envs, model.n_steps = environments.num_envs, self._num_steps
         model.rollout_buffer = self._new_buffer()
         model.ep_info_buffer, model.ep_success_buffer = deque(maxlen=100), deque(maxlen=100)
-        if not self._has_own or model._last_obs is None:
+        self._was_reset = not self._has_own or model._last_obs is None
+        if self._was_reset:
             model._last_obs = environments.reset()  # type: ignore[assignment]
             model._last_episode_starts = np.ones(environments.num_envs, bool)
         self._callback = _EpisodeCounter()
@@ -133,12 +134,13 @@ class FrozenCollector:
     def let_environments_drift_apart(self) -> None:
         """Act until the environments are no longer at the same stage of their first episodes.
 
-        Rollouts from fresh environments are alike, and unlike those that training meets. Two episodes in each
-        environment on average, or a thousand steps, are enough. The model's own environments go on at once.
+        Rollouts from fresh environments are alike, and unlike those that training meets. Ten episodes in each
+        environment on average, or a thousand steps, are taken to be enough. Environments that were not reset go on at
+        once.
         """
         num_steps = 0
         while (
-            not self._has_own
+            self._was_reset
             and self._callback.num_episodes < EPISODES_TO_MIX * self.environments.num_envs
             and num_steps < STEPS_TO_MIX
         ):

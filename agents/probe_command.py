@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Interval
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.environments import make_environments
@@ -33,7 +32,7 @@ from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import parse_flags
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.ranks import ALONE
-from rlgns.runs.records import RecordWriter
+from rlgns.runs.records import RecordWriter, plain
 from rlgns.runs.stopping import StopRequest
 
 DESCRIPTION = (
@@ -103,7 +102,7 @@ def _probe(arguments: Sequence[str]) -> int:
             for new, lines in _stages(subject, name, path, options, stop):
                 for record in new:
                     writer.write(record)
-                records += new
+                    records.append(plain(record))
                 print("\n".join(lines), flush=True)
             if stop.signal_number is not None:
                 break
@@ -165,12 +164,11 @@ def _stages(subject: Subject, name: str, path: Path, options: ProbeOptions, stop
         load_parameters(model, state)
         transitions = int(state["num_updates"]) * subject.batch_size
         model._current_progress_remaining = 1 - min(transitions / config.total_transitions, 1.0)
-        environments.seed(seed)  # making the model has seeded them as those of training
+        environments.seed(seed)  # making the model has seeded them as those of training; the first part resets them
         display = ProgressDisplay(options.max_transitions, "transitions")
         with display:
             result = probe(
                 model,
-                environments,
                 precision=options.precision,
                 max_transitions=options.max_transitions,
                 seed=seed,
@@ -178,14 +176,13 @@ def _stages(subject: Subject, name: str, path: Path, options: ProbeOptions, stop
             )
         yield probe_records(result, name, transitions), probe_lines(result, subject.title, transitions)
         if options.surface and stop.signal_number is None:
-            yield _surface(subject, name, transitions, model, environments, options, stop)
+            yield _surface(subject, name, transitions, model, options, stop)
     finally:
         environments.close()
 
 
 def _surface(
-    subject: Subject, name: str, transitions: int, model: A2C | PPO, environments: VecEnv, options: ProbeOptions,
-    stop: StopRequest,
+    subject: Subject, name: str, transitions: int, model: A2C | PPO, options: ProbeOptions, stop: StopRequest
 ) -> Stage:  # fmt: skip
     """Measure and draw the surface of environments and rollout lengths."""
     from rlgns.report.surface_figure import surface_figure
@@ -195,7 +192,6 @@ def _surface(
     with display:
         surface = measure_surface(
             model,
-            environments,
             max_transitions=options.max_transitions,
             seed=subject.config.seed + SEED_OFFSET + options.seed + 1,
             progress=lambda collected: watch(collected, None),

@@ -147,18 +147,27 @@ def _meaning(result: ProbeResult) -> str:
     scale, T = result.noise_scale(), result.num_steps
     if scale.state == "undetermined":
         return "The trained loss shows no gradient above its noise yet; more transitions would tell more."
-    fewest = max(1, round(scale.low / T))
+    fewest, most = max(1, round(scale.low / T)), scale.high / T
     if scale.state == "lower bound":
         return (
-            f"At these parameters, updates of {fewest:,} environments × {T} steps make at most half the progress of an "
+            f"At these parameters, updates of {_count(fewest)} × {T} steps make at most half the progress of an "
             "infinite one, so that more environments pay up to there; an upper bound takes more transitions."
         )
-    most = max(1, round(scale.high / T))
+    unmet = "" if result.is_precise else " The wanted precision takes more transitions."
+    if most < 1.5:
+        return (
+            f"At these parameters a single environment × {T} steps makes half the progress of an infinite update or "
+            f"more; further environments serve speed and the other losses.{unmet}"
+        )
+    between = _count(fewest) if fewest == round(most) else f"{fewest:,} to {_count(round(most))}"
     return (
-        f"At these parameters noise equals signal in an update of {fewest:,} to {most:,} environments × {T} steps: it "
-        "makes half the progress of an infinite one, and much larger ones make hardly more."
-        + ("" if result.is_precise else " The wanted precision takes more transitions.")
+        f"At these parameters noise equals signal in an update of {between} × {T} steps: it makes half the progress of "
+        f"an infinite one, and much larger ones make hardly more.{unmet}"
     )
+
+
+def _count(environments: int) -> str:
+    return f"{environments:,} environment{'s' if environments != 1 else ''}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -102,7 +102,7 @@ def probe(
 
     Args:
         model: A2C or PPO, of Stable-Baselines3 or of this package.
-        environments: Environments to act in, at least 4 and in any number. They first make two episodes each, or a
+        environments: Environments to act in, at least 4 and in any number. They first make ten episodes each, or a
             thousand steps, so that they are no longer at the same stage. None: the model's own, as they stand.
         precision: Half the width of the interval relative to the noise scale, for the loss that is trained.
         max_transitions: Transitions after which probing ends even if the noise scale is known less precisely.
@@ -133,9 +133,9 @@ def probe(
     started = time.monotonic()
     with FrozenCollector(model, environments, seed=seed) as collector:
         model = collector.model
+        RolloutMeasurer(num_groups).check(model.n_envs, model.n_steps)
         measurer = _measurer(model, num_groups)
         measurer.check_model(model)
-        measurer.check(model.n_envs, model.n_steps)
         collector.let_environments_drift_apart()
         sums = _Sums(model, measurer, started, precision)
         result: ProbeResult | None = None

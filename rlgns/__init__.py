@@ -10,7 +10,7 @@ Examples:
     >>> gradients = 0.2 + np.random.default_rng(0).normal(size=(20, 8, 100)) * (4 / 32) ** 0.5
     >>> measurements = [rlgns.moments_from_groups(rollout, group_size=32) for rollout in gradients]
     >>> print(rlgns.noise_scale(measurements))
-    96 [89, 105]
+    96 [88, 105]
 """
 
 from importlib import import_module

@@ -40,8 +40,9 @@ class History:
         Two measurements of one loss, and the window of the last of them:
 
         >>> history = History()
-        >>> history.add({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)}, update=1)
-        >>> history.add({"policy": GradientMoments(3.0, 1.25, 32, 256, 8)}, update=10)
+        >>> from rlgns.noise.moments import GradientMoments
+        >>> _ = history.add({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)}, update=1)
+        >>> _ = history.add({"policy": GradientMoments(3.0, 1.25, 32, 256, 8)}, update=10)
         >>> [moments.trace_covariance for moments in history.moments("policy")]
         [128.0, 64.0]
         >>> len(history.moments("policy", last=1))

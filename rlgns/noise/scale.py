@@ -164,12 +164,13 @@ def noise_scale(
     Examples:
         Twenty rollouts in 8 groups of 32 examples, 100 parameters, |G|² = 4 and tr Σ = 400, so that B_simple = 100:
 
+        >>> import numpy as np
         >>> rng = np.random.default_rng(0)
         >>> gradients = 0.2 + rng.normal(size=(20, 8, 100)) * (4 / 32) ** 0.5
         >>> from rlgns.noise.moments import moments_from_groups
         >>> measurements = [moments_from_groups(rollout, group_size=32) for rollout in gradients]
         >>> print(noise_scale(measurements), noise_scale(measurements, weighting="sq_norm"))
-        96 [89, 105] 96 [89, 105]
+        96 [88, 105] 96 [90, 104]
     """
     _check_arguments(level, method, weighting)
     sequence = _in_sequence(moments)

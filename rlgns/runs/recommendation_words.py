@@ -204,8 +204,15 @@ def _time_words(ratio: Ratio) -> str:
 
 
 def _probe(advice: Recommendation, run: str) -> list[str]:
-    what = "environments against rollout length" if advice.updates else "measure it more closely at the end of the run"
-    return [f"{what}: {_command(f'rlgns probe {run}')}"] if advice.batch.length_flag else []
+    if not advice.batch.length_flag:
+        return []
+    command = f"rlgns probe {run}"
+    if advice.updates is None:
+        return [f"measure it more closely at the end of the run: {_command(command)}"]
+    lines = [f"environments against rollout length: {_command(f'{command} --surface')}"]
+    if advice.scale is not None and advice.scale.state != "interval":
+        lines.insert(0, f"an upper bound, which a probe of the last policy may bring in minutes: {_command(command)}")
+    return lines
 
 
 def _times(ratio: Ratio) -> str:

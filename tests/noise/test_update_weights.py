@@ -69,7 +69,7 @@ def test_sums_merge_and_are_read_back():
     assert measurement_from_record(record_of({"trained": pooled}))["trained"] == pooled
     alone = noise_scale(pooled)
     assert alone.weighting == "updates"
-    assert alone.num_measurements == 29  # the first has none before it
+    assert (alone.num_measurements, pooled.relative_count) == (30, 29)  # the first has none before it
     assert alone.point == pytest.approx(noise_scale(weighted).point, rel=1e-12)
 
 

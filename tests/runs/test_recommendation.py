@@ -40,7 +40,7 @@ def history(n: int = 200, **losses: GradientMoments) -> History:
 
 
 def scale(low: float, point: float, high: float, n: int = 938) -> NoiseScale:
-    return NoiseScale(point, low, high, 1.0, point, 0.1, n, 80.0, 0.95, "groups")
+    return NoiseScale(point, low, high, 1.0, point, 1.0, 0.1, n, 80.0, 0.95, "groups")
 
 
 def box(made: History, batch: TrainedBatch = A2C, **options: object) -> list[str]:
