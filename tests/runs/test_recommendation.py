@@ -178,7 +178,7 @@ def test_the_box_says_what_to_type_and_why():
     assert re.search(r"Expect \d\.\d–\d\.\d times fewer updates for \d\.\d–\d\.\d times the transitions", said)
     assert re.search(r"noise scale of the total loss 331 \[\d+, \d+\] transitions, 100 measurements: good", said)
     assert "which batch takes the least time: rlgns show runs/one --minimise time" in said
-    assert said.endswith("environments against rollout length: rlgns probe runs/one")
+    assert said.endswith("environments against rollout length: rlgns probe runs/one --surface")
 
 
 def test_a_lower_bound_is_called_one_once_and_what_is_missing_is_named():
@@ -188,6 +188,7 @@ def test_a_lower_bound_is_called_one_once_and_what_is_missing_is_named():
     assert said.count("4,000 [") == 1
     assert re.search(r"an upper bound needs about [\d,]+ measurements in the second half, which has 100: --", said)
     assert "no batch is known to be the one for the least time here: the noise scale has no upper bound" in said
+    assert "an upper bound, which a probe of the last policy may bring in minutes: rlgns probe runs/one" in said
 
 
 def test_a_supervised_run_is_told_its_own_flags():
@@ -218,7 +219,8 @@ CASES = {
 def test_every_line_fits_80_columns_and_no_flag_is_torn_from_its_value(name, batch):
     lines = box(CASES[name], batch, speeds=Speeds({16: 1300.0, 64: 1500.0, 4: 900.0}))
     assert max(map(len, lines)) <= 80
-    assert not any(line.split()[-1].startswith("--") and "no-measure" not in line for line in lines)
+    alone = ("--no-measure", "--surface")  # flags without a value
+    assert not any(line.split()[-1].startswith("--") and not line.endswith(alone) for line in lines)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 20, 100])
