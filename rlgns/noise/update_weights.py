@@ -15,7 +15,8 @@ neither of the two has a part in:
 where y₋ₖₗ is tr Σ/b from the other K − 2 groups and ȳ its mean over the measurements before. Given the parameters,
 weight and product are independent, so that x has the mean |Gₜ|²/tr Σₜ times that of y, which is about one. B_simple is
 then Σy/Σx over any set of measurements. ȳ keeps the weights finite where a single group carries nearly all the noise,
-or where all but a few gradients are zero.
+or where all but a few gradients are zero. Its price: where tr Σ jumps far below its recent mean for single
+updates, these count by less than their ratio, as 2/(tr Σₜ + ȳ) and not 1/tr Σₜ.
 """
 
 from __future__ import annotations
