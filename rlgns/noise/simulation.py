@@ -42,12 +42,14 @@ def _gaussian(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
 
 def _student(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     n, K, _ = shape
-    return rng.normal(size=shape) / np.sqrt(rng.chisquare(3, size=(n, K, 1)))  # t₃ has the variance 3
+    sizes: Float64 = np.sqrt(rng.chisquare(3, size=(n, K, 1)))  # t₃ has the variance 3
+    return rng.normal(size=shape) / sizes
 
 
 def _log_normal(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     n, K, _ = shape
-    return rng.normal(size=shape) * np.exp(rng.normal(size=(n, K, 1)) - 1)
+    sizes: Float64 = np.exp(rng.normal(size=(n, K, 1)) - 1)
+    return rng.normal(size=shape) * sizes
 
 
 def _sparse(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
