@@ -43,13 +43,15 @@ def _gaussian(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
 def _student(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     n, K, _ = shape
     sizes: Float64 = np.sqrt(rng.chisquare(3, size=(n, K, 1)))  # t₃ has the variance 3
-    return rng.normal(size=shape) / sizes
+    noise: Float64 = rng.normal(size=shape) / sizes
+    return noise
 
 
 def _log_normal(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     n, K, _ = shape
     sizes: Float64 = np.exp(rng.normal(size=(n, K, 1)) - 1)
-    return rng.normal(size=shape) * sizes
+    noise: Float64 = rng.normal(size=shape) * sizes
+    return noise
 
 
 def _sparse(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
