@@ -1,4 +1,4 @@
-"""What rollouts of another length would have told: the same trajectory, cut at other times.
+"""Rollouts of another length: the same trajectory, cut at other times.
 
 Advantages depend on where a rollout is cut, the one-step errors δₜ = rₜ + γV(sₜ₊₁) − V(sₜ) do not. From a rollout of
 many steps the advantages and returns that rollouts of T′ steps would have had follow exactly:

@@ -27,9 +27,10 @@ from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.files import write_json
-from rlgns.runs.kept_checkpoints import LAST, chosen_checkpoints
+from rlgns.runs.kept_checkpoints import chosen_checkpoints
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import parse_flags
+from rlgns.runs.probes import LAST, RECORDS
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.ranks import ALONE
 from rlgns.runs.records import RecordWriter, plain
@@ -39,8 +40,6 @@ DESCRIPTION = (
     "Measure the noise scale at the frozen policy of a checkpoint, to a wanted precision: rollouts are collected, and\n"
     "nothing is learnt. RUN is a directory that rlgns train atari has made; it comes first, options after it."
 )
-
-RECORDS = "probe.jsonl"
 
 SURFACE = "probe_surface"
 """Name of the surface's figure."""

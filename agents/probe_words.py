@@ -1,4 +1,4 @@
-"""What a probe has told, as records and as lines for the terminal."""
+"""The result of a probe, as records and as lines for the terminal."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ SPLIT_EVERY = 8
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What rollouts at a frozen policy have told.
+    """Result of a probe: what rollouts at a frozen policy say.
 
     Attributes:
         num_envs: N.

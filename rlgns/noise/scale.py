@@ -33,7 +33,7 @@ State = Literal["interval", "lower bound", "undetermined"]
 """Whether a noise scale has both bounds, a lower bound only, or none."""
 
 MIN_WEIGHTED = 2
-"""Fewest measurements weighted by update from which a noise scale is told; the first measurement has no weight."""
+"""Fewest measurements weighted by update that a noise scale is estimated from; the first measurement has no weight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,22 +42,28 @@ def _gaussian(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
 
 def _student(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     n, K, _ = shape
-    return rng.normal(size=shape) / np.sqrt(rng.chisquare(3, size=(n, K, 1)))  # t₃ has the variance 3
+    sizes: Float64 = np.sqrt(rng.chisquare(3, size=(n, K, 1)))  # t₃ has the variance 3
+    noise: Float64 = rng.normal(size=shape) / sizes
+    return noise
 
 
 def _log_normal(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     n, K, _ = shape
-    return rng.normal(size=shape) * np.exp(rng.normal(size=(n, K, 1)) - 1)
+    sizes: Float64 = np.exp(rng.normal(size=(n, K, 1)) - 1)
+    noise: Float64 = rng.normal(size=shape) * sizes
+    return noise
 
 
 def _sparse(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     n, K, _ = shape
-    return rng.normal(size=shape) * (rng.random((n, K, 1)) < 0.05) / np.sqrt(0.05)
+    noise: Float64 = rng.normal(size=shape) * (rng.random((n, K, 1)) < 0.05) / np.sqrt(0.05)
+    return noise
 
 
 def _unequal(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:
     size = np.exp(rng.normal(size=(1, shape[1], 1)))
-    return rng.normal(size=shape) * size / np.sqrt((size**2).mean())
+    noise: Float64 = rng.normal(size=shape) * size / np.sqrt((size**2).mean())
+    return noise
 
 
 def _copies(rng: np.random.Generator, shape: tuple[int, int, int]) -> Float64:

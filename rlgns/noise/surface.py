@@ -2,7 +2,7 @@
 
 At fixed parameters, N only averages independent environments. T changes the gradient itself, because advantages are
 bootstrapped where the rollout ends, and changes the noise, because transitions of an environment are correlated. So for
-every T there is a gradient G_T with a noise scale, which is best told in environments: B_T/T environments of T steps
+every T there is a gradient G_T with a noise scale, best counted in environments: B_T/T environments of T steps
 hold as much noise as signal, and N of them make 1/(1 + B_T/(N·T)) of the progress of infinitely many. What a short
 rollout loses by bootstrapping early is the cosine between G_T and the gradient of the longest rollout.
 """

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlgns.runs.directory import CHECKPOINT
+from rlgns.runs.probes import LAST
 
 FOLDER = "checkpoints"
-
-LAST = "last"
-"""Name of the latest checkpoint among those of a run."""
 
 
 def points(total: int, number: int) -> list[int]:

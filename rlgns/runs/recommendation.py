@@ -109,36 +109,48 @@ class Recommendation:
         return None if self.scale is None else confidence(self.scale)
 
 
-def recommend(history: History, batch: TrainedBatch, *, count: int | None = None) -> Recommendation:
-    """Recommend a batch from the measurements of a run.
+def recommend(
+    history: History,
+    batch: TrainedBatch,
+    *,
+    count: int | None = None,
+    probed: Mapping[str, NoiseScale] | None = None,
+) -> Recommendation:
+    """Recommend a batch from the measurements of a run, or from a probe of its last policy.
 
     Args:
         history: The measurements of the run.
         batch: The batch that it trained with.
         count: Number of units to evaluate instead of the one at the noise scale, for instance the fastest one.
+        probed: Noise scales of the last policy by loss, which decide where that of the total loss has an upper bound.
 
     Returns:
         The recommendation. A number of units below `batch.smallest` is never recommended.
     """
-    loss = deciding_loss(history)
-    moments = history.second_half(loss)
-    if not history.moments(loss):
-        return Recommendation("not measured", loss, None, batch, batch.count, batch.learning_rate)
-    scale = noise_scale(moments) if moments else None
+    scale: NoiseScale | None
+    scales: Mapping[str, NoiseScale]
+    if probed and "total" in probed and probed["total"].state == "interval":
+        loss, scale, scales = "total", probed["total"], probed
+    else:
+        loss = deciding_loss(history)
+        moments = history.second_half(loss)
+        if not history.moments(loss):
+            return Recommendation("not measured", loss, None, batch, batch.count, batch.learning_rate)
+        scale, scales = noise_scale(moments) if moments else None, _late_scales(history)
     verdict = _verdict(scale, batch)
     if scale is None or not _is_known(verdict):
-        return _at(batch.count, verdict, loss, scale, batch, history)
+        return _at(batch.count, verdict, loss, scale, batch, history, scales)
     if count is not None:
         verdict = "keep" if count == batch.count else "larger" if count > batch.count else "smaller"
     elif verdict == "larger":
         count = max(batch.nearest_count(_aim(scale)), batch.count)
     elif verdict == "smaller":
-        policy = _swamped(_late_scales(history))
+        policy = _swamped(scales)
         aim = max(_aim(scale), _aim(policy)) if policy else _aim(scale)
         count = min(batch.nearest_count(aim), batch.count)
     else:
         count = batch.count
-    return _at(count, "keep" if count == batch.count else verdict, loss, scale, batch, history)
+    return _at(count, "keep" if count == batch.count else verdict, loss, scale, batch, history, scales)
 
 
 def deciding_loss(history: History) -> str:
@@ -165,15 +177,17 @@ def confidence(scale: NoiseScale) -> Confidence:
     """Confidence in a noise scale: by the ratio of the interval's ends, and by the number of measurements.
 
     "good": a ratio of 3 or less from 60 measurements or more; "fair": 10 or less from 20 or more; "low": anything else,
-    an interval without an upper bound included.
+    an interval without an upper bound included. At a frozen policy every rollout meets the same gradient, so that their
+    number is no matter.
 
     Args:
         scale: The noise scale.
     """
     width = scale.high / scale.low if scale.low > 0 else math.inf
-    if width <= GOOD_WIDTH and scale.num_measurements >= GOOD_MEASUREMENTS:
+    number = math.inf if scale.method == "frozen" else scale.num_measurements
+    if width <= GOOD_WIDTH and number >= GOOD_MEASUREMENTS:
         return "good"
-    return "fair" if width <= FAIR_WIDTH and scale.num_measurements >= MIN_MEASUREMENTS else "low"
+    return "fair" if width <= FAIR_WIDTH and number >= MIN_MEASUREMENTS else "low"
 
 
 def update_ratio(old: float, new: float, scale: NoiseScale) -> Ratio:
@@ -207,7 +221,13 @@ def example_ratio(old: float, new: float, scale: NoiseScale) -> Ratio:
 
 
 def _at(
-    count: int, verdict: Verdict, loss: str, scale: NoiseScale | None, batch: TrainedBatch, history: History
+    count: int,
+    verdict: Verdict,
+    loss: str,
+    scale: NoiseScale | None,
+    batch: TrainedBatch,
+    history: History,
+    scales: Mapping[str, NoiseScale],
 ) -> Recommendation:
     """The recommendation of so many units, with everything that follows from it."""
     noise = minibatch_noise(history) if batch.num_minibatches else None
@@ -229,7 +249,7 @@ def _at(
         example_ratio(batch.size, size, scale),
         noise,
         splits,
-        _swamped(_late_scales(history)),
+        _swamped(scales),
     )
 
 
@@ -243,7 +263,7 @@ def _aim(scale: NoiseScale) -> float:
 
 
 def _verdict(scale: NoiseScale | None, batch: TrainedBatch) -> Verdict:
-    if scale is None or scale.num_measurements < MIN_MEASUREMENTS:
+    if scale is None or not (scale.method == "frozen" or scale.num_measurements >= MIN_MEASUREMENTS):
         return "too few"
     if scale.state == "undetermined":
         return "undetermined"

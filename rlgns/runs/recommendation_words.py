@@ -148,6 +148,8 @@ def _reason(advice: Recommendation) -> str:
     scale = advice.scale
     assert scale, "the caller has checked that the noise scale is known"
     number = f"{scale.num_measurements:,} measurements"
+    if scale.method == "frozen":
+        number = f"probed at the last policy, {_count(scale.num_measurements, 'rollout')}"
     loss = "loss" if advice.loss == "loss" else f"{advice.loss} loss"
     return f"noise scale of the {loss} {scale} {advice.batch.examples}, {number}: {advice.confidence} confidence"
 

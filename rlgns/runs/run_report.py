@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlgns.noise.history import TRAINED, History
@@ -19,6 +19,7 @@ from rlgns.runs.foreign_text import printable
 from rlgns.runs.goals import MEASURES, RETURN
 from rlgns.runs.json_files import is_number
 from rlgns.runs.packed import RunFolder
+from rlgns.runs.probes import read_last_probe
 from rlgns.runs.recommendation import Ratio, Recommendation, recommend
 from rlgns.runs.recommendation_words import WIDTH, box_lines, wrapped
 from rlgns.runs.records import Record, read_records
@@ -44,6 +45,7 @@ class RunReport:
         records: The records, in order.
         history: The measurements in them.
         speeds: Training speeds at several batches on this machine; None if they have not been measured.
+        probed: Noise scales of the last policy by loss, from `rlgns probe`; empty if it has not been probed.
     """
 
     folder: RunFolder
@@ -51,6 +53,7 @@ class RunReport:
     records: Sequence[Record]
     history: History
     speeds: Speeds | None
+    probed: Mapping[str, NoiseScale] = field(default_factory=dict)
 
     @property
     def losses(self) -> list[str]:
@@ -64,9 +67,9 @@ class RunReport:
             objective: What the batch is chosen for.
         """
         batch = trained_batch(self.run)
-        balanced = recommend(self.history, batch)
+        balanced = recommend(self.history, batch, probed=self.probed)
         count = chosen_count(balanced, objective, self.speeds)
-        return balanced if count is None else recommend(self.history, batch, count=count)
+        return balanced if count is None else recommend(self.history, batch, count=count, probed=self.probed)
 
 
 def read_report(folder: RunFolder) -> RunReport:
@@ -82,7 +85,8 @@ def read_report(folder: RunFolder) -> RunReport:
     path = records_path(folder)
     records = read_records(path) if path else []
     speeds = read_speeds(folder, run.shape[1]) if run.shape else None
-    return RunReport(folder, run, records, History.from_records(records), speeds)
+    probed = read_last_probe(folder, run.examples)
+    return RunReport(folder, run, records, History.from_records(records), speeds, probed)
 
 
 def closing_lines(folder: RunFolder) -> list[str]:
