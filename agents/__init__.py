@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rlgns.agents.atari import AtariVecEnv
     from rlgns.agents.measuring import NoiseScaleCallback, RolloutMeasurer
     from rlgns.agents.on_policy import TrainingDivergedError
+    from rlgns.agents.probing import ProbeResult, probe
     from rlgns.agents.rollouts import DeviceRolloutBuffer
 
 _MODULES = {
@@ -18,8 +19,10 @@ _MODULES = {
     "AtariVecEnv": "rlgns.agents.atari",
     "DeviceRolloutBuffer": "rlgns.agents.rollouts",
     "NoiseScaleCallback": "rlgns.agents.measuring",
+    "ProbeResult": "rlgns.agents.probing",
     "RolloutMeasurer": "rlgns.agents.measuring",
     "TrainingDivergedError": "rlgns.agents.on_policy",
+    "probe": "rlgns.agents.probing",
 }
 
 __all__ = [
@@ -28,8 +31,10 @@ __all__ = [
     "AtariVecEnv",
     "DeviceRolloutBuffer",
     "NoiseScaleCallback",
+    "ProbeResult",
     "RolloutMeasurer",
     "TrainingDivergedError",
+    "probe",
 ]
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Interval
+from annotated_types import Interval, MaxLen
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.utils import get_device
 
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.models import has_tensorfloat32
+from rlgns.agents.speed_trial import time_beside
 from rlgns.agents.timed_loop import PARTS, timed_loop
 from rlgns.runs.bounds import NumEnvs, Seconds
 from rlgns.runs.exit_codes import exit_code_of
@@ -45,6 +46,10 @@ class BenchConfig(TrainConfig):
     """Search for the fastest num_envs, number of threads and precision as well."""
     max_num_envs: Annotated[NumEnvs, Interval(ge=8)] = 256
     """Largest num_envs that the search tries, doubling from 8."""
+    beside: Path | None = None
+    """Run directory: time that run with each number of environments in counts, and save the speeds there."""
+    counts: Annotated[tuple[NumEnvs, ...], MaxLen(100)] = ()
+    """Numbers of environments to time with --beside."""
     json: Path | None = None
     """File for all figures."""
 
@@ -64,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
 def _bench(arguments: Sequence[str]) -> int:
     description = "Where the time of a training loop goes on this machine, and how much is left to gain."
     bench = parse_flags(BenchConfig, arguments, description=description, program="rlgns bench atari")
+    if bench.beside:
+        return time_beside(bench.beside, bench.counts)
     config = resolved(bench)
     keep_freed_memory()
     if config.num_torch_threads:

@@ -125,7 +125,7 @@ class TrainConfig(RunOptions):
     measure_every: PositiveInt | None = None
     """Updates from one measurement by loss to the next [20 in the first 40, then for 2 % of time: A2C 105, PPO 28]."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
-    """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 8]."""
+    """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 16]."""
     unit: Unit = "environment"
     """Independent unit: environment, or transition (which treats transitions as independent; for one environment)."""
     window: Annotated[int, Interval(ge=1, le=10**6)] = 64
@@ -208,8 +208,8 @@ PPO_DEFAULTS: Mapping[str, Any] = {
 }
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {"resume", "out", "total_transitions", "log_every", "checkpoint_seconds", "device", "num_threads"}
-    | {"num_torch_threads", "num_parts"}
+    {"resume", "out", "total_transitions", "log_every", "checkpoint_seconds", "keep_checkpoints", "device"}
+    | {"num_threads", "num_torch_threads", "num_parts"}
     | {f.name for f in fields(TrainConfig) if f.name.startswith("wandb")}
 )
 """Options of where and how long a run runs; all others define the run."""

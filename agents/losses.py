@@ -188,9 +188,19 @@ def rollout_terms(
         batch = select(rollout, index)
         if isinstance(model, A2C):
             return a2c_terms(policy, batch, advantages[index])
-        return ppo_terms(policy, batch, advantages[index], *clip_ranges(model)).terms
+        clip_range, clip_range_vf = clip_ranges(model)
+        vf = None if clip_range_vf is None else max(clip_range_vf, SMALLEST_CLIP_RANGE)
+        return ppo_terms(policy, batch, advantages[index], max(clip_range, SMALLEST_CLIP_RANGE), vf).terms
 
     return terms
+
+
+SMALLEST_CLIP_RANGE = 1e-3
+"""Smallest ε that PPO's terms are measured with.
+
+At the policy that collected the rollout ρ is 1 and nothing is clipped, whatever ε is. Annealing lowers ε to zero in the
+last update, where clipping would act on the rounding of ρ, which makes the policy's gradient arbitrary.
+"""
 
 
 def clip_ranges(model: PPO) -> tuple[float, float | None]:

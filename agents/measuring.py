@@ -24,7 +24,8 @@ from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
 from rlgns.gradients.groups import check_preconditioner, group_grams
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
-from rlgns.noise.history import BY_TRANSITION, History, noise_scale_record
+from rlgns.noise.history import BY_TRANSITION, History
+from rlgns.noise.moment_records import Measurement, noise_scale_record
 from rlgns.noise.moments import GradientMoments
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
@@ -41,7 +42,7 @@ class RolloutMeasurer:
     """Measures the group gradients of a rollout.
 
     Attributes:
-        num_groups: K; None: the largest divisor of the number of environments from 4 to 8.
+        num_groups: K; None: the largest divisor of the number of environments from 4 to 16.
         unit: "environment": groups of whole environments, the independent unit. "transition": the rollout split at
             random, as if transitions were independent; the only choice with a single environment.
         by_layer: Whether to take the moments of every layer as well.
@@ -98,7 +99,7 @@ class RolloutMeasurer:
             ValueError: If its network couples transitions, or its optimiser has no known scaling.
         """
         policy = checked_algorithm(model).policy
-        with _unchanged(policy):
+        with unchanged(policy):
             policy.set_training_mode(True)
             refuse_batch_normalisation(policy)
         if self.preconditioned:
@@ -128,9 +129,9 @@ class RolloutMeasurer:
         rng = rng or np.random.default_rng(model.num_timesteps)
         ranks: Ranks = getattr(model, "ranks", ALONE)
         rollout = whole_rollout(model.rollout_buffer, model.device)
-        terms = _needed(rollout_terms(model, rollout, ranks), _weights(model))
+        terms = needed_terms(rollout_terms(model, rollout, ranks), needed_weights(model))
         shape = model.n_envs, model.n_steps
-        with _unchanged(model.policy):
+        with unchanged(model.policy):
             model.policy.set_training_mode(True)  # the loss that is trained
             groups = self._groups(self.unit, *shape, ranks, rng)
             grams = self._grams(model, terms, groups)
@@ -159,7 +160,7 @@ class RolloutMeasurer:
             model.policy,
             terms,
             groups.to(model.device, non_blocking=True),
-            combinations={"total": _weights(model)},
+            combinations={"total": needed_weights(model)},
             optimizer=optimizer,
             ranks=getattr(model, "ranks", ALONE),
         )
@@ -174,7 +175,7 @@ class RolloutMeasurer:
 
 
 @contextmanager
-def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
+def unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
     """A context after which the modes and attributes of all modules and of the action distribution are as before.
 
     Values of buffers, `.grad` and torch's random generators are restored by `group_grams`.
@@ -190,12 +191,12 @@ def _unchanged(policy: ActorCriticPolicy) -> Iterator[None]:
             vars(owner).update(attributes)
 
 
-def _weights(model: OnPolicyAlgorithm) -> dict[str, float]:
+def needed_weights(model: OnPolicyAlgorithm) -> dict[str, float]:
     """Weights of the terms in the total, without those of weight 0 that are not measured (often the entropy's)."""
     return {loss: weight for loss, weight in loss_weights(model).items() if weight != 0 or loss in LOSSES}
 
 
-def _needed(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Callable[[Tensor], Terms]:
+def needed_terms(terms: Callable[[Tensor], Terms], weights: dict[str, float]) -> Callable[[Tensor], Terms]:
     """Only the terms that have a weight: each of the others would cost a backward pass."""
 
     def needed(index: Tensor) -> Terms:
@@ -248,7 +249,7 @@ class NoiseScaleCallback(BaseCallback):
         self.window = window
         self.design_effect_every = design_effect_every
         self.history = History()
-        self.latest: dict[str, GradientMoments] | None = None
+        self.latest: Measurement | None = None
 
     def noise_scale(self, loss: str = "policy", last: int | None = None, level: float = 0.95) -> NoiseScale | None:
         """The noise scale of a loss, pooled over measurements.
@@ -282,8 +283,7 @@ class NoiseScaleCallback(BaseCallback):
         if position is None:
             return
         other_unit = self.design_effect_every > 0 and position % self.design_effect_every == 0
-        self.latest = self.measurer.measure(model, other_unit=other_unit)
-        self.history.add(self.latest, update)
+        self.latest = self.history.add(self.measurer.measure(model, other_unit=other_unit), update)
         for loss in LOSSES:
             estimate = self.noise_scale(loss, self.window)
             assert estimate is not None, "just measured"

@@ -13,8 +13,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
-from rlgns.noise.history import TRAINED, noise_scale_record, record_of
-from rlgns.noise.scale import Moments, PooledMoments
+from rlgns.noise.history import TRAINED
+from rlgns.noise.moment_records import noise_scale_record, record_of
+from rlgns.noise.pooled import Moments, PooledMoments
 from rlgns.runs.checkpoints import State, generator_state, restore_generators
 from rlgns.runs.goals import GoalCost, GoalTracker
 from rlgns.runs.opening import reading
@@ -159,12 +160,12 @@ class Recorder(BaseCallback):
         if update == self._recorded_update:
             return
         self._recorded_update = update
-        if isinstance(self.model, A2C) and self.model.update_moments:
-            self._trained += PooledMoments.of(self.model.update_moments)
+        if self._noise and isinstance(self.model, A2C) and self.model.update_moments:
+            self._trained += PooledMoments.of(self._noise.history.weighted(TRAINED, self.model.update_moments))
         measured = self._noise is not None and self._noise.latest is not None
         self._update_speed()
         recorded = measured or update % self._log_every == 0
-        if recorded or self.goals.levels or self.model.ranks.size == 1:
+        if recorded or self.goals.goals or self.model.ranks.size == 1:
             for episodes in self.model.ranks.gather_objects(self._episodes):
                 self._counters.take(episodes, self._episode_window)
             self._episodes = []
@@ -265,12 +266,7 @@ def restore(model: A2C | PPO, state: State) -> None:
     Raises:
         ValueError: If the parameters are those of another network.
     """
-    try:
-        model.policy.load_state_dict(state["policy"])
-        model.policy.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None
+    load_parameters(model, state)
     model.num_updates = state["num_updates"]
     model.num_optimizer_steps = state["num_optimizer_steps"]
     model._n_updates = state["n_updates"]
@@ -281,3 +277,21 @@ def restore(model: A2C | PPO, state: State) -> None:
         environments.load_state_dict(stored["state"])
         model._last_obs = stored["last_observation"].cpu().numpy()
         model._last_episode_starts = stored["last_episode_starts"].cpu().numpy()
+
+
+def load_parameters(model: A2C | PPO, state: State) -> None:
+    """Put the parameters and the optimiser of a checkpoint into a model.
+
+    Args:
+        model: A model of the same configuration.
+        state: From `Recorder.state`.
+
+    Raises:
+        ValueError: If the parameters are those of another network.
+    """
+    try:
+        model.policy.load_state_dict(state["policy"])
+        model.policy.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None

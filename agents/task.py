@@ -30,7 +30,6 @@ from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
-from rlgns.runs.summary import goal_lines, summary_lines
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import DivergenceError, RunControl, State, Task
 
@@ -229,15 +228,6 @@ class Training(Task):
         noise = self.noise.history
         numbers = summary_numbers(noise, self._losses, self.config.batch_size) if noise.measurements else {}
         return self.progress() | self.recorder.goals.summary() | numbers
-
-    def closing_lines(self) -> list[str]:
-        """The noise scale, its meaning for the batch, and the goals, as lines for the terminal."""
-        config = self.config
-        shape = config.num_envs, config.num_steps
-        return [
-            *summary_lines(self.noise.history, self._losses, shape=shape, unit=config.unit),
-            *goal_lines(self.recorder.goals),
-        ]
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the noise scale over training.

@@ -10,7 +10,7 @@ Examples:
     >>> gradients = 0.2 + np.random.default_rng(0).normal(size=(20, 8, 100)) * (4 / 32) ** 0.5
     >>> measurements = [rlgns.moments_from_groups(rollout, group_size=32) for rollout in gradients]
     >>> print(rlgns.noise_scale(measurements))
-    96 [89, 105]
+    96 [88, 105]
 """
 
 from importlib import import_module
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from rlgns.noise.grouping import environment_groups, transition_groups
 from rlgns.noise.history import History
 from rlgns.noise.moments import GradientMoments, effective_dimension, moments_from_groups
-from rlgns.noise.scale import NoiseScale, PooledMoments, noise_scale
+from rlgns.noise.pooled import PooledMoments
+from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.runs.extras import remedy_for
 from rlgns.runs.records import read_records
 

@@ -39,6 +39,7 @@ SHORT = {
     "rlgns train atari": "--num-envs 4 --num-steps 8 --total-transitions 64 --wandb disabled",
     "scripts/train_atari.py": "--num-envs 4 --num-steps 5 --total-transitions 60 --wandb disabled",
     "rlgns train digits": "--max-steps 5 --wandb disabled",
+    "rlgns probe": "--num-envs 4 --max-transitions 2000",
     "rlgns sweep": "--dry-run",
     "rlgns compare": "--out page",
 }

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     from rlgns.report.comparison_page import lines_of, write_comparison
     from rlgns.study.comparison import as_table
     from rlgns.study.study import fit_study
-    from rlgns.tasks.config import DEFAULTS
+    from rlgns.tasks.config import default_options
 
     runs = load_outcomes(folders, None, "rlgns compare")
     tasks = sorted({run.task for run in runs if any(run.goals)})
@@ -57,9 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("the runs had no goals, so that there is no B_crit to compare; start them with --goals")
     studies = [fit_study(runs, task=task, confidence=options.level) for task in tasks]
     command = shlex.join(["rlgns", "compare", *arguments])
-    page, rows = write_comparison(
-        studies, options.out, command=command, defaults={task: vars(config) for task, config in DEFAULTS.items()}
-    )
+    page, rows = write_comparison(studies, options.out, command=command, defaults=default_options())
     print("\n".join(lines_of(rows)))
     print(page)
     if options.log_to_wandb != "disabled":

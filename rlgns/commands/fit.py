@@ -61,9 +61,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_flags(FitOptions, flags, description=DESCRIPTION, program="rlgns fit [DIR …]")
     from rlgns.study.csv_files import write_csv
     from rlgns.study.study import as_mapping, as_table, fit_study
+    from rlgns.tasks.config import default_options
 
     runs = load_outcomes(folders, options.wandb, "rlgns fit")
-    study = fit_study(runs, options.by, levels=options.goal, task=options.task, confidence=options.level)
+    study = fit_study(
+        runs, options.by, goals=options.goal, task=options.task, confidence=options.level, defaults=default_options()
+    )
     if options.json:
         write_json(options.json, as_mapping(study))
     if options.csv:
@@ -108,14 +111,14 @@ def load_outcomes(folders: Sequence[Path], wandb: str | None, command: str) -> l
 
 
 def study_lines(study: Study) -> list[str]:
-    """The lines that `rlgns fit` prints: for each goal a table, the fit and warnings; at the end the recommendation."""
-    lines = [f"{study.task}: {len(study.outcomes)} runs"]
+    """The lines that `rlgns fit` prints: the answer; for each goal a table, the fit and warnings; what they mean."""
+    lines = [f"{study.task}: {len(study.outcomes)} runs", "", *study.answer.lines()]
     for fit in study.fits:
         lines += ["", *_table(fit), *_fit_lines(fit, study)]
         lines += [f"  note: {warning}" for warning in fit.warnings]
     if study.warnings:
         lines += ["", *(f"note: {warning}" for warning in study.warnings)]
-    return [*lines, "", *study.recommendation]
+    return [*lines, "", *study.sentences]
 
 
 def _table(fit: GoalFit) -> list[str]:
@@ -127,7 +130,7 @@ def _table(fit: GoalFit) -> list[str]:
     headings = ("batch", "rate", "reached", "updates", "fitted", unit_of(fit), "seconds", "× S_min", "× E_min")
     rows = [_cells(row, point) for row, point in zip(as_table([fit]), fit.points, strict=True)]
     lines = table_lines(headings, rows, justify=["right"] * len(headings))
-    return [f"Goal {format_goal(fit.level)}{fixed}", *(f"  {line}" for line in lines)]
+    return [f"Goal {format_goal(fit.goal)}{fixed}", *(f"  {line}" for line in lines)]
 
 
 def _cells(row: Row, point: Point) -> tuple[str, ...]:
@@ -165,10 +168,10 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
             f"  B_crit {fit.critical_batch_size}, E_min {fit.min_examples} {unit}; S_min {fit.min_steps} updates",
             f"  {fit.level:.0%} intervals, {fit.num_runs} runs, scatter {fit.residual_deviation:.0%}{r_squared}",
         ]
-    if goal.by == "batch_size" and (rate := study.rates.get(goal.level)):
+    if goal.by == "batch_size" and (rate := study.rates.get(goal.goal)):
         law = f"{rate.learning_rate.point:.2g}/(1 + B*/B)^{rate.exponent:g}"
         lines.append(f"  best rate {law}, B* {rounded(rate.batch_scale)} {unit}")
-    predictions = [p for p in study.predictions if (p.level, p.fixed) == (goal.level, goal.fixed)]
+    predictions = [p for p in study.predictions if (p.goal, p.fixed) == (goal.goal, goal.fixed)]
     if predictions:
         first = predictions[0]
         lines.append(f"  noise scale before the goal, {first.num_runs} runs of {first.batch_size:,} {unit}:")

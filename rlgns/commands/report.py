@@ -62,12 +62,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_flags(ReportOptions, flags, description=DESCRIPTION, program="rlgns report [DIR …]")
     from rlgns.report.sweep_page import write_report
     from rlgns.study.study import fit_study
+    from rlgns.tasks.config import default_options
 
     runs = load_outcomes(folders, options.wandb, "rlgns report")
-    study = fit_study(runs, levels=options.goal, task=options.task, confidence=options.level)
+    study = fit_study(runs, goals=options.goal, task=options.task, confidence=options.level, defaults=default_options())
     out = options.out or _study_folder(folders) / "report"
     page = write_report(study, out, command=shlex.join(["rlgns", "report", *arguments]))
-    print("\n".join(study.recommendation))
+    print("\n".join(study.answer.lines()))
     print(page)
     _log(study, out, options)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlgns.tasks import TASKS, find_task
+from rlgns.tasks import TASK_ENTRY_POINTS, find_task
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,4 +19,4 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: There is no task of that name, or the task refuses its flags.
     """
-    return find_task(TASKS, arguments)()
+    return find_task(TASK_ENTRY_POINTS, arguments)()

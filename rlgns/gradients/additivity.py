@@ -17,7 +17,7 @@ would assign gradients to the wrong groups. All of this costs a few passes once,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -26,8 +26,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from rlgns.gradients.grams import GroupGrams, Terms, checked_terms
+from rlgns.gradients.grams import GroupGrams, Terms
 from rlgns.gradients.normalisation import GroupBatchNorm
+from rlgns.gradients.rounding import rounding_explains, rounding_tolerance, terms_and_gradient, terms_are_close
 from rlgns.runs.ranks import Ranks
 
 PIECE_SIZE = 32
@@ -71,7 +72,8 @@ def behaviour_of(model: nn.Module, terms: Callable[[Tensor], Terms], groups: Ten
     """
     results, key = _results.setdefault(model, {}), _fingerprint(model, terms)
     if key not in results:
-        result = _test_additivity(model, terms, groups)
+        first, second = _pieces(model, groups)
+        result = _test_additivity(model, terms, first, second) if len(second) else None
         behaviour = Behaviour(ranks.largest(result.behaviour if result else Behaviour.ADDITIVE))
         if result is None:  # this batch could not tell, so that the next one is tested again
             return behaviour
@@ -166,30 +168,34 @@ COUPLED_EXAMPLES_MESSAGE = (
 )
 
 
-def _test_additivity(model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor) -> _TestResult | None:
-    """Compare two pieces of the batch apart and together; None where the batch cannot tell."""
-    first, second = _pieces(model, groups)
-    if not len(second):
-        return None
+def _test_additivity(
+    model: nn.Module, terms: Callable[[Tensor], Terms], first: Tensor, second: Tensor
+) -> _TestResult | None:
+    """Compare two pieces of the batch apart and together; None where they cannot tell."""
     with preserved_state(model) as restore:
-        terms_first, gradient_first = _terms_and_gradient(model, terms, first)
-        terms_repeated, _ = _terms_and_gradient(model, terms, first)  # from the state that the first pass has left
+        of_first = terms_and_gradient(model, terms, first)
+        repeated = terms_and_gradient(model, terms, first)  # from the state that the first pass has left
         restore()
-        terms_second, gradient_second = _terms_and_gradient(model, terms, second)
+        of_second = terms_and_gradient(model, terms, second)
         restore()
-        terms_both, gradient_both = _terms_and_gradient(model, terms, torch.cat([first, second]))
-    tolerance = _tolerance(model, terms_both)
-    if gradient_first is None or gradient_second is None or gradient_both is None or _backward_has_hooks(model):
+        of_both = terms_and_gradient(model, terms, torch.cat([first, second]))
+    tolerance = rounding_tolerance(model, of_both.terms)
+    gradients = of_first.gradient, of_second.gradient, of_both.gradient
+    if gradients[0] is None or gradients[1] is None or gradients[2] is None or _backward_has_hooks(model):
         return _TestResult(Behaviour.PLAIN_BACKWARD_ONLY, tolerance)
-    size = gradient_first.norm() + gradient_second.norm()
+    size = gradients[0].norm() + gradients[1].norm()
     if not torch.isfinite(size) or size == 0:
         return None
-    if not _close(terms_first, terms_repeated, tolerance):
+    if not terms_are_close(of_first.terms, repeated.terms, tolerance):
         return _TestResult(Behaviour.PLAIN_BACKWARD_ONLY, tolerance)
-    terms_apart = {loss: torch.cat([terms_first[loss], terms_second[loss]]) for loss in terms_first}
-    difference = (gradient_both - gradient_first - gradient_second).norm()
-    is_additive = _close(terms_apart, terms_both, tolerance) and bool(difference <= tolerance * size)
-    return _TestResult(Behaviour.ADDITIVE if is_additive else Behaviour.COUPLED, tolerance)
+    apart = {loss: torch.cat([of_first.terms[loss], of_second.terms[loss]]) for loss in of_both.terms}
+    difference = (gradients[2] - gradients[0] - gradients[1]).norm()
+    if terms_are_close(apart, of_both.terms, tolerance) and bool(difference <= tolerance * size):
+        return _TestResult(Behaviour.ADDITIVE, tolerance)
+    differences = {loss: (apart[loss] - of_both.terms[loss]).abs().max() for loss in apart}
+    with preserved_state(model):
+        explained = rounding_explains(model, terms, (first, second), differences, difference)
+    return None if explained else _TestResult(Behaviour.COUPLED, tolerance)
 
 
 DISTRIBUTED_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
@@ -211,56 +217,3 @@ def _pieces(model: nn.Module, groups: Tensor) -> tuple[Tensor, Tensor]:
         return groups[0, :size], groups[1, :size]
     half = min(size, groups.numel() // 2 // multiple * multiple)
     return groups[0, :half], groups[0, half : 2 * half]
-
-
-def _terms_and_gradient(
-    model: nn.Module, terms: Callable[[Tensor], Terms], index: Tensor
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Terms, and the flat gradient in float64 of a differently weighted sum of the losses; None if it is sparse."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    batch = checked_terms(terms(index), len(index))
-    loss = torch.stack([(i + 1) * term.sum() for i, term in enumerate(batch.values())]).sum()
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    if any(gradient is not None and gradient.layout != torch.strided for gradient in gradients):
-        return dict(batch), None
-    flat = [as_real(gradient).flatten().double() for gradient in gradients if gradient is not None]
-    return dict(batch), torch.cat(flat) if flat else loss.new_zeros(1, dtype=torch.float64)
-
-
-def as_real(gradient: Tensor) -> Tensor:
-    """View a complex gradient as pairs of real and imaginary parts, whose inner products are real."""
-    return torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
-
-
-def _close(terms: Mapping[str, Tensor], others: Mapping[str, Tensor], tolerance: float) -> bool:
-    differences = [(terms[loss] - others[loss]).abs().max() <= tolerance * others[loss].abs().max() for loss in terms]
-    return all(map(bool, differences))
-
-
-def _tolerance(model: nn.Module, terms: Terms) -> float:
-    """Relative difference that rounding alone may cause between two orders of the same sums.
-
-    It is a thousand times the rounding of one operation, for passes of some ten layers and sums of some thousand terms.
-    Coupling is larger: among 32 examples it changes gradients by about 1/√32 of their size.
-    """
-    dtypes = {p.dtype for p in model.parameters()} | {dtype for term in terms.values() for dtype in _dtypes_below(term)}
-    if dtypes & {torch.bfloat16, torch.float16}:
-        return 0.1
-    if any(p.is_cuda for p in model.parameters()):
-        return 2e-2  # convolutions may use TF32 there
-    return 1e-3 if dtypes & {torch.float32, torch.complex64} else 1e-9
-
-
-def _dtypes_below(term: Tensor) -> set[torch.dtype]:
-    """Types of all intermediate results of the term's autograd graph."""
-    waiting, seen = [term.grad_fn], {term.grad_fn}
-    dtypes: set[torch.dtype] = set()
-    for node in waiting:  # grows during the iteration
-        if node is None:
-            continue
-        dtypes |= {metadata.dtype for metadata in node._input_metadata}
-        for next_node, _ in node.next_functions:
-            if next_node not in seen:
-                seen.add(next_node)
-                waiting.append(next_node)
-    return dtypes

@@ -19,13 +19,13 @@ from rlgns.gradients.additivity import (
     COUPLED_EXAMPLES_MESSAGE,
     Behaviour,
     behaviour_of,
-    layer_products_agree,
     preserved_state,
     refuse_batch_normalisation,
 )
 from rlgns.gradients.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
-from rlgns.gradients.layer_calls import LayerwiseError, supports_layer_products
-from rlgns.gradients.layer_products import add_gradient, layer_backward, layer_products
+from rlgns.gradients.groups import layers_suffice
+from rlgns.gradients.layer_calls import LayerwiseError
+from rlgns.gradients.layer_products import add_gradient, layer_backward
 from rlgns.gradients.micro_batches import (
     CHUNK_SIZE,
     add_products,
@@ -110,7 +110,7 @@ def group_backward(
     if behaviour is not Behaviour.ADDITIVE:
         grams = _grams_by_separate_pass(model, trained_terms, index, behaviour, ranks) if measure else None
         return TrainingGradient(_plain_backward(terms, trained, index), _with_unit_size(grams, unit_size))
-    if index.numel() <= at_once and _layers_suffice(model, trained_terms, index, ranks):
+    if index.numel() <= at_once and layers_suffice(model, trained_terms, index, ranks):
         try:
             batch, grams = layer_backward(model, terms, trained, index, measure, ranks)
         except LayerwiseError:
@@ -122,22 +122,6 @@ def group_backward(
     sums, layers = _backward_by_group(model, terms, trained, index, measure, min(at_once, CHUNK_SIZE), ranks)
     grams = group_grams_of((TRAINED,), layers, index.shape[1]) if measure else None
     return TrainingGradient(sums, _with_unit_size(grams, unit_size))
-
-
-def _layers_suffice(model: nn.Module, trained_terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks) -> bool:
-    """Whether group gradients of the trained loss follow from the layers' outputs; a single group always does."""
-    if len(groups) == 1 or not supports_layer_products(model):
-        return supports_layer_products(model)
-    try:
-        return layer_products_agree(
-            model,
-            trained_terms,
-            lambda: layer_products(model, trained_terms, groups),
-            lambda restore: micro_batch_grams(model, trained_terms, groups, {}, ALONE, restore),
-            ranks,
-        )
-    except LayerwiseError:
-        return False
 
 
 def _backward_by_group(

@@ -15,6 +15,7 @@ Source: McCandlish et al. 2018, arXiv:1812.06162.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -134,34 +135,42 @@ def group_grams(
         )
     if behaviour_of(model, terms, index, ranks) is Behaviour.COUPLED:
         raise ValueError(COUPLED_EXAMPLES_MESSAGE)
+    is_automatic = method == "auto" and not scales
     with preserved_state(model) as restore:
         grams = None
         if method == "layer_products":
             grams = layer_products(model, terms, index, ranks)
-        elif method == "auto" and not scales and index.shape[1] < LAYER_PRODUCTS_BELOW:
-            grams = _layer_products_if_exact(model, terms, index, ranks)
+        elif is_automatic and index.shape[1] < LAYER_PRODUCTS_BELOW and layers_suffice(model, terms, index, ranks):
+            with suppress(LayerwiseError):
+                grams = layer_products(model, terms, index, ranks)
         if grams is None:
             grams = micro_batch_grams(model, terms, index, scales, ranks, restore)
     return grams.with_combinations(combinations) if combinations else grams
 
 
-def _layer_products_if_exact(
-    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks
-) -> GroupGrams | None:
-    """Layer products where they equal plain autograd; None otherwise."""
-    if not supports_layer_products(model):
-        return None
+def layers_suffice(model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor, ranks: Ranks = ALONE) -> bool:
+    """Find whether group gradients follow from the layers' inputs and outputs; a single group's always do.
+
+    The first batch of a model and its losses is also measured by plain autograd and compared.
+
+    Args:
+        model: A model that `behaviour_of` has tested.
+        terms: Maps indices [n] of examples to terms [n] of each loss, without side effects.
+        groups: Indices [K, b] of the examples of each group.
+        ranks: Processes that all call this function at the same time, and all get the same result.
+    """
+    if len(groups) == 1 or not supports_layer_products(model):
+        return supports_layer_products(model)
     try:
-        agrees = layer_products_agree(
+        return layer_products_agree(
             model,
             terms,
             lambda: layer_products(model, terms, groups),
             lambda restore: micro_batch_grams(model, terms, groups, {}, ALONE, restore),
             ranks,
         )
-        return layer_products(model, terms, groups, ranks) if agrees else None
     except LayerwiseError:
-        return None
+        return False
 
 
 def preconditioner_roots(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:

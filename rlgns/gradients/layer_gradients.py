@@ -69,6 +69,22 @@ def as_parameter(gradient: Tensor, parameter: Tensor) -> Tensor:
     return gradient.view(num_outputs, *size, num_inputs).permute(0, 3, 1, 2)
 
 
+def rows_as_parameter(gradients: Tensor, parameter: Tensor) -> Tensor:
+    """Put the elements of several gradients of `group_gradients` into the order of their parameter.
+
+    Args:
+        gradients: [n, P]; a convolution's weights in the order outputs, height, width, inputs.
+        parameter: The parameter that they belong to.
+
+    Returns:
+        [n, P].
+    """
+    if parameter.dim() < 4:
+        return gradients
+    num_outputs, num_inputs, *size = parameter.shape
+    return gradients.view(-1, num_outputs, *size, num_inputs).permute(0, 1, 4, 2, 3).flatten(1)
+
+
 PATCHES_AT_ONCE = 1 << 24
 """Largest number of elements of patches that are in memory at the same time."""
 

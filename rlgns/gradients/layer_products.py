@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rlgns.gradients.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
 from rlgns.gradients.layer_calls import Layer, LayerCalls
-from rlgns.gradients.layer_gradients import Gradients, as_parameter, group_gradients
+from rlgns.gradients.layer_gradients import Gradients, as_parameter, group_gradients, rows_as_parameter
 from rlgns.noise.history import TRAINED
 from rlgns.runs.ranks import ALONE, Ranks
 
@@ -59,6 +59,38 @@ def layer_products(
             rows = [group_gradients(x, delta, layer, K) for delta in layer_deltas]
             products[name] = _products_of_rows(rows, ranks)
     return group_grams_of(tuple(batch), products, b)
+
+
+def layer_group_gradients(
+    model: nn.Module, terms: Callable[[Tensor], Terms], groups: Tensor
+) -> tuple[tuple[str, ...], dict[nn.Parameter, Tensor]]:
+    """Compute the gradients of the sums of every loss over every group.
+
+    Args:
+        model: A model for which `supports_layer_products` is true; nothing of it changes.
+        terms: Maps indices [n] of examples to terms [n] of each loss, without side effects.
+        groups: Indices [K, b] of the examples of each group.
+
+    Returns:
+        The names of the L losses and, for each parameter that takes part, flat gradients [L·K, P] by loss and group.
+
+    Raises:
+        LayerwiseError: The group gradients do not follow from the layers' outputs.
+    """
+    K, b = groups.shape
+    calls = LayerCalls(model)
+    with calls.recorded(K * b):
+        batch = checked_terms(terms(groups.flatten()), K * b)
+    calls.check(list(batch.values()))
+    last = len(batch) - 1
+    deltas = [calls.output_gradients(term.sum(), retain_graph=i < last) for i, term in enumerate(batch.values())]
+    rows: dict[nn.Parameter, Tensor] = {}
+    for name, x in calls.inputs.items():
+        layer = calls.layers[name]
+        by_loss = [group_gradients(x, delta[name], layer, K) for delta in deltas]
+        for parameter, *gradients in zip(_parameters_of(layer), *by_loss, strict=True):
+            rows[parameter] = rows_as_parameter(torch.cat(gradients), parameter)
+    return tuple(batch), rows
 
 
 def layer_backward(
@@ -118,9 +150,12 @@ def _gradients_and_products(
 
 
 def _add_to_layer(layer: Layer, gradients: Gradients) -> None:
-    parameters = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
+    for parameter, gradient in zip(_parameters_of(layer), gradients, strict=True):
         add_gradient(parameter, as_parameter(gradient, parameter))
+
+
+def _parameters_of(layer: Layer) -> tuple[nn.Parameter, ...]:
+    return tuple(p for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter))
 
 
 def add_gradient(parameter: Tensor, gradient: Tensor) -> None:

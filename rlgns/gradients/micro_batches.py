@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from rlgns.gradients.additivity import as_real
 from rlgns.gradients.grams import GroupGrams, Terms, checked_terms, gram_of_rows, group_grams_of
+from rlgns.gradients.rounding import as_real
 from rlgns.runs.ranks import Ranks
 
 CHUNK_SIZE = 512

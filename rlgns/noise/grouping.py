@@ -19,15 +19,18 @@ Unit = Literal["environment", "transition"]
 Layout = Literal["env_major", "time_major"]
 """Order in which a rollout [T, N] was flattened, see `environment_groups`."""
 
-PREFERRED_NUM_GROUPS = 8
-"""With K groups the error of |G|² is K/(K−1) times that of one group per unit, so that 8 groups are enough."""
+PREFERRED_NUM_GROUPS = 16
+"""With K groups the error of |G|² is K/(K−1) times that of one group per unit.
+
+Sixteen also leave 14 groups to weight each pair of groups by, see `rlgns.noise.update_weights`.
+"""
 
 MIN_NUM_GROUPS = 4
 """Fewest groups of which the jackknife may leave one out and still compare the rest."""
 
 
 def default_num_groups(num_units: int, num_ranks: int = 1) -> int:
-    """Return how many groups to form: the largest divisor of `num_units` from 4 to 8, else the smallest above 8.
+    """Return how many groups to form: the largest divisor of `num_units` from 4 to 16, else the smallest above 16.
 
     Every number of units from 4 upwards has such a divisor.
 
@@ -42,8 +45,8 @@ def default_num_groups(num_units: int, num_ranks: int = 1) -> int:
         ValueError: There are fewer than 4 units in all.
 
     Examples:
-        >>> [default_num_groups(num_envs) for num_envs in (8, 12, 16, 22)]
-        [8, 6, 8, 11]
+        >>> [default_num_groups(num_envs) for num_envs in (8, 12, 16, 32, 46)]
+        [8, 12, 16, 16, 23]
     """
     if num_units * num_ranks < MIN_NUM_GROUPS:
         raise ValueError(

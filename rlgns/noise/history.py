@@ -9,36 +9,19 @@ moments, not only ratios, so that every noise scale can be recomputed from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from rlgns.noise.moments import GradientMoments
-from rlgns.noise.scale import Method, Moments, NoiseScale, PooledMoments, noise_scale
-
-Measurement = Mapping[str, Moments]
-"""Moments by name of the loss."""
-
-Record = Mapping[str, object]
-"""One line of `metrics.jsonl`: values by key."""
+from rlgns.noise.moment_records import Measurement, Record, measurement_from_record
+from rlgns.noise.pooled import Moments, PooledMoments
+from rlgns.noise.scale import Method, NoiseScale, Weighting, noise_scale
+from rlgns.noise.update_weights import typical_trace, weighted_by_update
 
 BY_TRANSITION = "by_transition"
 """Last part of the name of moments whose groups are made of single transitions."""
 
 TRAINED = "trained"
 """Name of the loss that is trained, measured in the very gradients that it is trained on."""
-
-_STORED = (
-    "small_sq_norm",
-    "large_sq_norm",
-    "small_batch_size",
-    "large_batch_size",
-    "num_groups",
-    "sq_norm_variance",
-    "trace_covariance_variance",
-    "covariance",
-)
-
-_REQUIRED = ("small_batch_size", "large_batch_size", "num_groups")
 
 _STEPS = "progress/steps"
 """The record key of the number of updates made."""
@@ -57,8 +40,9 @@ class History:
         Two measurements of one loss, and the window of the last of them:
 
         >>> history = History()
-        >>> history.add({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)}, update=1)
-        >>> history.add({"policy": GradientMoments(3.0, 1.25, 32, 256, 8)}, update=10)
+        >>> from rlgns.noise.moments import GradientMoments
+        >>> _ = history.add({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)}, update=1)
+        >>> _ = history.add({"policy": GradientMoments(3.0, 1.25, 32, 256, 8)}, update=10)
         >>> [moments.trace_covariance for moments in history.moments("policy")]
         [128.0, 64.0]
         >>> len(history.moments("policy", last=1))
@@ -85,16 +69,36 @@ class History:
                 history.add(measurement, update if isinstance(update, int) else None)
         return history
 
-    def add(self, measurement: Measurement, update: int | None = None) -> None:
-        """Append a measurement.
+    def add(self, measurement: Measurement, update: int | None = None) -> Measurement:
+        """Append a measurement, weighted by update as `weighted` does.
 
         Args:
             measurement: Moments by name.
             update: The update at which it was made, counted from 1.
+
+        Returns:
+            The measurement as it was appended.
         """
-        self.measurements.append(measurement)
+        weighted = {name: self.weighted(name, moments) for name, moments in measurement.items()}
+        self.measurements.append(weighted)
         if update is not None:
             self.updates.append(update)
+        return weighted
+
+    def weighted(self, name: str, moments: Moments) -> Moments:
+        """Weight one measurement by those of the same loss before it, so that every update counts alike.
+
+        Args:
+            name: Name of the loss.
+            moments: A measurement, or sums of measurements, which stay as they are.
+
+        Returns:
+            The measurement without its Gram matrix, which is not needed any more.
+        """
+        if isinstance(moments, PooledMoments) or moments.gram is None:
+            return moments
+        before = (measurement[name] for measurement in reversed(self.measurements) if name in measurement)
+        return replace(weighted_by_update(moments, typical_trace(before)), gram=None)
 
     def moments(self, name: str, last: int | None = None) -> list[Moments]:
         """Return the moments of one loss.
@@ -142,7 +146,12 @@ class History:
         return not updates_are_known or any(isinstance(each, PooledMoments) for each in moments)
 
     def noise_scale(
-        self, name: str, last: int | None = None, level: float = 0.95, method: Method = "groups"
+        self,
+        name: str,
+        last: int | None = None,
+        level: float = 0.95,
+        method: Method | None = None,
+        weighting: Weighting | None = None,
     ) -> NoiseScale | None:
         """Estimate the noise scale of one loss, pooled over a window.
 
@@ -151,12 +160,13 @@ class History:
             last: Number of measurements in the window, the latest ones; all by default.
             level: Nominal coverage of the interval, as in `rlgns.noise_scale`.
             method: Source of the interval's variances, as in `rlgns.noise_scale`.
+            weighting: How measurements count, as in `rlgns.noise_scale`.
 
         Returns:
             The noise scale in examples; None where the loss was not measured.
         """
         moments = self.moments(name, last)
-        return noise_scale(moments, level, method) if moments else None
+        return noise_scale(moments, level, method, weighting) if moments else None
 
     def design_effect(self, loss: str, last: int | None = None) -> float:
         """Design effect of one loss: Σ tr Σ with groups of environments / Σ tr Σ with groups of transitions.
@@ -190,89 +200,3 @@ def _last_half(moments: Sequence[Moments]) -> list[Moments]:
 
 def _count(moments: Moments) -> int:
     return moments.count if isinstance(moments, PooledMoments) else 1
-
-
-def record_of(measurement: Measurement) -> dict[str, float]:
-    """Return a measurement under the flat record keys `noise/<name>/<quantity>`.
-
-    Args:
-        measurement: Moments by name.
-
-    Returns:
-        The estimates `sq_norm` and `trace_covariance`, and all values from which `measurement_from_record` rebuilds the
-        moments.
-
-    Examples:
-        >>> record = record_of({"policy": GradientMoments(5.0, 1.5, 32, 256, 8)})
-        >>> record["noise/policy/sq_norm"], record["noise/policy/trace_covariance"]
-        (1.0, 128.0)
-    """
-    record: dict[str, float] = {}
-    for name, moments in measurement.items():
-        if isinstance(moments, PooledMoments):
-            record[f"noise/{name}/sq_norm"] = moments.sq_norm / moments.count
-            record[f"noise/{name}/trace_covariance"] = moments.trace_covariance / moments.count
-            record.update({f"noise/{name}/sum/{f.name}": getattr(moments, f.name) for f in fields(moments)})
-            continue
-        record[f"noise/{name}/sq_norm"] = moments.sq_norm
-        record[f"noise/{name}/trace_covariance"] = moments.trace_covariance
-        record.update({f"noise/{name}/{stored}": getattr(moments, stored) for stored in _STORED})
-    return record
-
-
-def measurement_from_record(record: Record) -> dict[str, Moments]:
-    """Rebuild the moments that one record holds, the inverse of `record_of`.
-
-    Args:
-        record: Values by key; other keys are ignored, and so are moments that lack a required value.
-
-    Returns:
-        Moments by name; empty where the record holds none.
-    """
-    singles = [name for name in _names(record, "/small_sq_norm") if _is_whole(record, name, _REQUIRED)]
-    sums = [name for name in _names(record, "/sum/count") if _is_whole(record, name, ("sum/count",))]
-    single: dict[str, Moments] = {name: _moments(record, name) for name in singles}
-    return single | {name: _sums(record, name) for name in sums}
-
-
-def _is_whole(record: Record, name: str, required: Iterable[str]) -> bool:
-    """Whether the record has the counts and sizes that moments require; a damaged record may lack them."""
-    return all(_number(record, f"noise/{name}/{key}") > 0 for key in required)
-
-
-def _names(record: Record, ending: str) -> list[str]:
-    return [key.removeprefix("noise/").removesuffix(ending) for key in record if key.endswith(ending)]
-
-
-def noise_scale_record(name: str, estimate: NoiseScale) -> dict[str, float | str | int]:
-    """Return a pooled noise scale with its interval under flat record keys.
-
-    Args:
-        name: Name of the loss.
-        estimate: The noise scale, in examples.
-
-    Returns:
-        `noise/<name>/noise_scale`, its bounds `…_low` and `…_high`, `…_state`, and the number of measurements.
-    """
-    return {
-        f"noise/{name}/noise_scale": estimate.point,
-        f"noise/{name}/noise_scale_low": estimate.low,
-        f"noise/{name}/noise_scale_high": estimate.high,
-        f"noise/{name}/noise_scale_state": estimate.state,
-        f"noise/{name}/num_measurements": estimate.num_measurements,
-    }
-
-
-def _moments(record: Record, name: str) -> GradientMoments:
-    small, large, b, B, K, *variances = (_number(record, f"noise/{name}/{stored}") for stored in _STORED)
-    return GradientMoments(small, large, b, B, int(K), *variances)
-
-
-def _sums(record: Record, name: str) -> PooledMoments:
-    count, *sums = (_number(record, f"noise/{name}/sum/{f.name}") for f in fields(PooledMoments))
-    return PooledMoments(int(count), *sums)
-
-
-def _number(record: Record, key: str) -> float:
-    value = record.get(key)
-    return float(value) if isinstance(value, int | float) else math.nan

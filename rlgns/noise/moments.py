@@ -6,18 +6,25 @@ Everything follows from their Gram matrix Mₖₗ = ⟨gₖ, gₗ⟩: |G|² from
 tr Σ from what is left of the squared norms. Both estimates are unbiased, and so both may come out negative; nothing
 here clamps them. The ratio tr Σ / |G|² is left to `rlgns.noise.scale`.
 
-Sources: McCandlish et al. 2018, arXiv:1812.06162, appendix A; for the jackknife Efron & Stein 1981 (Ann. Statist. 9).
+Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Float64 = NDArray[np.float64]
+from rlgns.noise.variances import (
+    Float64,
+    half_squared_distances,
+    jackknife_variances,
+    largest_group_share,
+    unbiased_variances,
+    without_diagonal,
+)
 
 
 class NotFiniteError(ValueError):
@@ -42,6 +49,18 @@ class GradientMoments:
             groups are not available one by one (K < 3, or norms of data-parallel workers).
         trace_covariance_variance: Jackknife variance of `trace_covariance`.
         covariance: Jackknife covariance of the two estimates.
+        sq_norm_unbiased_variance: Unbiased estimate of the variance of `sq_norm`, which may be negative and serves sums
+            of many measurements. It and the next two are nan where K < 4.
+        trace_covariance_unbiased_variance: The same for `trace_covariance`.
+        unbiased_covariance: The same for the covariance of the two.
+        largest_group_share: Share of the group furthest from the mean gradient in Σₖ|gₖ − ḡ|²; nan where unknown.
+        relative_sq_norm: |G|² relative to tr Σ, in 1/examples, for the update-weighted noise scale; it and the next
+            four are nan where nothing was measured before (`rlgns.noise.update_weights`).
+        relative_trace: tr Σ relative to its typical size, about 1.
+        relative_sq_norm_variance: Jackknife variance of `relative_sq_norm`.
+        relative_trace_variance: Jackknife variance of `relative_trace`.
+        relative_covariance: Jackknife covariance of the two.
+        gram: [K, K], inner products of the group gradients, as long as it is needed to weight the measurement.
 
     Raises:
         ValueError: The sizes do not describe a split (0 < b < B, K ≥ 2).
@@ -62,6 +81,16 @@ class GradientMoments:
     sq_norm_variance: float = math.nan
     trace_covariance_variance: float = math.nan
     covariance: float = math.nan
+    sq_norm_unbiased_variance: float = math.nan
+    trace_covariance_unbiased_variance: float = math.nan
+    unbiased_covariance: float = math.nan
+    largest_group_share: float = math.nan
+    relative_sq_norm: float = math.nan
+    relative_trace: float = math.nan
+    relative_sq_norm_variance: float = math.nan
+    relative_trace_variance: float = math.nan
+    relative_covariance: float = math.nan
+    gram: Float64 | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.small_batch_size < self.large_batch_size:
@@ -117,8 +146,18 @@ def moments_from_groups(
     """
     M = _gram(group_gradients, gram)
     K, b = len(M), float(group_size)
-    variances = _jackknife_variances(M, b) if K > 2 else (math.nan,) * 3
-    return GradientMoments(float(M.trace()) / K, float(M.sum()) / K**2, b, K * b, K, *variances)
+    products, distances = without_diagonal(M), half_squared_distances(M) * b
+    return GradientMoments(
+        float(M.trace()) / K,
+        float(M.sum()) / K**2,
+        b,
+        K * b,
+        K,
+        *jackknife_variances(products, distances),
+        *unbiased_variances(products, distances),
+        largest_group_share(M),
+        gram=M,
+    )
 
 
 def effective_dimension(gram: ArrayLike) -> float:
@@ -177,19 +216,3 @@ def _gram(group_gradients: ArrayLike | None, gram: ArrayLike | None) -> Float64:
     if not np.isfinite(M).all():
         raise NotFiniteError("the gradients hold nan or inf; the loss has diverged")
     return M
-
-
-def _jackknife_variances(M: Float64, b: float) -> tuple[float, float, float]:
-    """Delete-one-group jackknife variances of |G|² and tr Σ, and their covariance.
-
-    (K−1)/K · Σₖ (θ₋ₖ − mean θ₋)², where θ₋ₖ is the estimate without group k; its mean is not below the true variance
-    (Efron & Stein 1981).
-    """
-    K = len(M)
-    norms = M.diagonal()
-    total = M.sum() - 2 * M.sum(axis=0) + norms
-    trace = M.trace() - norms
-    sq_norm = (total - trace) / ((K - 1) * (K - 2))
-    trace_covariance = b * (trace / (K - 1) - sq_norm)
-    C = np.cov(sq_norm, trace_covariance, bias=True) * (K - 1)
-    return float(C[0, 0]), float(C[1, 1]), float(C[0, 1])

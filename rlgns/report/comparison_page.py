@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.noise.scale import NoiseScale
+from rlgns.noise.words import in_words
 from rlgns.report.comparison_figures import WITHIN, comparison_figures
 from rlgns.report.markup import drawing_of, render_page, variable
 from rlgns.report.style import DARK_COLOURS
@@ -22,12 +23,12 @@ from rlgns.runs.files import write_json, write_text
 from rlgns.study.comparison import (
     ESTIMATES,
     ComparisonRow,
-    Defaults,
     as_mapping,
     comparison_rows,
     noise_scale_courses,
     write_table,
 )
+from rlgns.study.default_batch import Defaults
 from rlgns.study.estimates import Estimate, rounded
 from rlgns.study.paper import PAPER, Bounds, PaperRow
 from rlgns.study.study import Study

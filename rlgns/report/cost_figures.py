@@ -48,7 +48,7 @@ def pareto(study: Study) -> PageFigure | None:
 
 def _draw_goal(axes: Axes, fit: GoalFit, colour: str) -> None:
     """Draw the curve, the runs and the means of one goal."""
-    label = f"goal {format_goal(fit.level)}"
+    label = f"goal {format_goal(fit.goal)}"
     if fit.fit and 0 < fit.fit.critical_batch_size.point < math.inf:
         _draw_curve(axes, fit.fit, fit.points, colour)
         label += f": B_crit {rounded(fit.fit.critical_batch_size)}"
@@ -94,7 +94,7 @@ def efficiency(study: Study) -> PageFigure | None:
     legend_above(axes, 1)
     return PageFigure(
         "efficiency",
-        f"What a batch buys, at goal {format_goal(goal.level)}",
+        f"What a batch buys, at goal {format_goal(goal.goal)}",
         f"Efficiency 1/(1 + B/B_crit) is the least number of {unit} as a share of those consumed, speed "
         "1/(1 + B_crit/B) the least number of updates as a share of those made; at B_crit both are one half. Dots are "
         "means over runs against the fitted minima, bands the interval of B_crit.",
@@ -133,7 +133,7 @@ def clock(study: Study) -> PageFigure | None:
     unit = unit_of(fits[0])
     for place, fit in enumerate(fits):
         timed = [point for point in fit.points if _is_timed(point)]
-        label = f"goal {format_goal(fit.level)}"
+        label = f"goal {format_goal(fit.goal)}"
         axes.plot(*_means(timed, "examples", "seconds"), "o-", color=colour_at(place), linewidth=1, label=label)
     for point in fits[0].points:
         if _is_timed(point):

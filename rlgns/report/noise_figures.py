@@ -26,9 +26,9 @@ def critical(study: Study) -> PageFigure | None:
     if not fits and not stretches:
         return None
     figure, axes = new_axes()
-    levels = [fit.level for fit in fits] + [stretch.measure for stretch in stretches]
-    is_log = min(levels) > 0 and max(levels) > 20 * min(levels)
-    width = 0.02 * (math.log(max(levels) / min(levels)) if is_log else max(levels) - min(levels))
+    measures = [fit.goal for fit in fits] + [stretch.measure for stretch in stretches]
+    is_log = min(measures) > 0 and max(measures) > 20 * min(measures)
+    width = 0.02 * (math.log(max(measures) / min(measures)) if is_log else max(measures) - min(measures))
     shown = [*_draw_noise_scales(axes, stretches, width, is_log), *_draw_fits(axes, fits)]
     axes.set_yscale("log")
     axes.set_ylim(min(shown) / 1.6, max(shown) * 1.6)
@@ -95,7 +95,7 @@ def _draw_fits(axes: Axes, fits: Sequence[GoalFit]) -> list[float]:
     shown: list[float] = []
     for fit in fits:
         if fit.fit:
-            shown += _draw_estimate(axes, fit.level, fit.fit.critical_batch_size, INK, "*", 13)
+            shown += _draw_estimate(axes, fit.goal, fit.fit.critical_batch_size, INK, "*", 13)
     if fits:
         axes.plot([], [], "*", color=INK, markersize=11, label="B_crit of the sweep")
     return shown

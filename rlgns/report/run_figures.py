@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlgns.noise.history import History, measurement_from_record
+from rlgns.noise.history import History
+from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.literal import any_letters, make_literal
 from rlgns.report.page_figure import DPI
@@ -100,7 +101,7 @@ def _draw_noise_scale(axes: Axes, measured: Sequence[Record], loss: str, place: 
     """Draw the noise scale of one loss; return the estimates drawn."""
     drawn: list[NoiseScale] = []
     colour = loss_colour(loss, place)
-    for window in _windows(measured):
+    for window in windows(measured):
         (examples,) = columns(window, EXAMPLES)
         scale = noise_scale(History.from_records(window).moments(loss))
         if scale.state == "undetermined":
@@ -131,7 +132,7 @@ def _limits(scales: Sequence[NoiseScale], batch_size: int) -> tuple[float, float
     return low / 2, 2 * min(max([*inner, *(scale.high for scale in intervals)]), MAX_REACH * max(inner))
 
 
-def _windows(measured: Sequence[Record]) -> list[Sequence[Record]]:
+def windows(measured: Sequence[Record]) -> list[Sequence[Record]]:
     """Consecutive windows of equal size, at most eight, with eight measurements or more where there are several."""
     count = min(NUM_WINDOWS, max(1, len(measured) // MIN_WINDOW))
     edges = np.linspace(0, len(measured), count + 1).astype(int)

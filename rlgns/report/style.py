@@ -15,7 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from rlgns.noise.scale import in_words
+from rlgns.noise.words import in_words
 
 INK = "#1b1f23"
 """Colour of text and axes."""

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.noise.scale import NoiseScale
+from rlgns.noise.words import in_words
 from rlgns.report.markup import Drawing, drawing_of, render_page, variable
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.page_provenance import provenance_of
@@ -84,6 +85,7 @@ def render(study: Study, drawings: Sequence[Drawing], *, command: str) -> str:
     return render_page(
         "report.html.j2",
         study=study,
+        answer=study.answer,
         goals=[_goal(study, fit) for fit in study.fits],
         unit=unit_of(study.fits[-1]),
         drawings=drawings,
@@ -107,10 +109,10 @@ def _colours(study: Study, *, dark: bool) -> dict[str, str]:
 
 def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
     """What the page shows of one goal, in words, by the template's names."""
-    predictions = [prediction for prediction in study.predictions if prediction.level == fit.level]
+    predictions = [prediction for prediction in study.predictions if prediction.goal == fit.goal]
     rows = zip(as_table([fit]), fit.points, strict=True)
     return {
-        "level": format_goal(fit.level),
+        "goal": format_goal(fit.goal),
         "fit": _fit(fit.fit) if fit.fit else None,
         "reason": fit.reason,
         "warnings": fit.warnings,
@@ -196,11 +198,11 @@ def _unreached(study: Study) -> list[str]:
     """A sentence for each goal that some runs did not reach, at any learning rate, with how those ended."""
     sentences = []
     for fit in study.fits:
-        runs = [run for run in study.outcomes if fit.level in run.goals]
-        missed = [run for run in runs if run.goals[fit.level] is None]
+        runs = [run for run in study.outcomes if fit.goal in run.goals]
+        missed = [run for run in runs if run.goals[fit.goal] is None]
         if not missed:
             continue
         states = Counter(run.state for run in missed)
         why = ", ".join(f"{count} {ENDINGS[state]}" for state, count in states.items())
-        sentences.append(f"goal {format_goal(fit.level)}: {len(missed)} of {len(runs)} runs did not reach it ({why})")
+        sentences.append(f"goal {format_goal(fit.goal)}: {len(missed)} of {len(runs)} runs did not reach it ({why})")
     return sentences

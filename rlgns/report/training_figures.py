@@ -39,7 +39,7 @@ def _training(study: Study, x_key: str, name: str, unit: str, label: str) -> Pag
     if not ends:
         return None
     for fit in study.fits:
-        axes.axhline(fit.level, color=INK, linewidth=0.8, linestyle=":")
+        axes.axhline(fit.goal, color=INK, linewidth=0.8, linestyle=":")
     if max(ends) > 10 * min(ends):
         axes.set_xscale("log")
     readable_ticks(axes.xaxis)
@@ -52,7 +52,7 @@ def _training(study: Study, x_key: str, name: str, unit: str, label: str) -> Pag
     return PageFigure(
         name,
         f"{MEASURES[measure].capitalize()} against {unit}",
-        f"The runs at the best learning rate of each batch size for goal {format_goal(study.fits[-1].level)}, one "
+        f"The runs at the best learning rate of each batch size for goal {format_goal(study.fits[-1].goal)}, one "
         "line for each seed; goals are dotted.",
         figure,
         tuple(colours),

@@ -28,7 +28,7 @@ def rates(study: Study) -> PageFigure | None:
     axes.plot([], [], "_", color=INK, alpha=0.4, markersize=9, label="tried")
     for place, fit in enumerate(fits):
         shift = 1.05 ** (place - (len(fits) - 1) / 2)  # so that the dots of goals lie beside each other
-        _draw_best_rates(axes, fit, study.rates.get(fit.level), shift, colour_at(place))
+        _draw_best_rates(axes, fit, study.rates.get(fit.goal), shift, colour_at(place))
     logarithmic(axes, f"batch size B, {unit_of(fits[0])}", "learning rate")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.2g}"))
     axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
@@ -46,7 +46,7 @@ def _draw_best_rates(axes: Axes, fit: GoalFit, rate: LearningRateFit | None, shi
     """Draw the best learning rates for one goal, and the curve through them."""
     best = [point for point in fit.points if not all(point.censored)]
     x, y = [point.batch_size * shift for point in best], [point.learning_rate for point in best]
-    axes.plot(x, y, "o", color=colour, markersize=6, label=f"best for goal {format_goal(fit.level)}")
+    axes.plot(x, y, "o", color=colour, markersize=6, label=f"best for goal {format_goal(fit.goal)}")
     if rate and best:
         sizes = np.geomspace(min(x), max(x), 100)
         axes.plot(sizes, rate.rates(list(sizes)), color=colour, linewidth=1, alpha=0.8)
@@ -55,9 +55,9 @@ def _draw_best_rates(axes: Axes, fit: GoalFit, rate: LearningRateFit | None, shi
 def _law(study: Study) -> str:
     """A sentence about the curves; empty where there is none."""
     scales = [
-        f"B* {rounded(study.rates[fit.level].batch_scale)} for goal {format_goal(fit.level)}"
+        f"B* {rounded(study.rates[fit.goal].batch_scale)} for goal {format_goal(fit.goal)}"
         for fit in study.fits
-        if fit.level in study.rates
+        if fit.goal in study.rates
     ]
     if not scales:
         return ""
@@ -67,7 +67,7 @@ def _law(study: Study) -> str:
 
 def shapes(study: Study) -> PageFigure | None:
     """Updates to the last goal against the rollout length, where batch sizes were tried in several shapes."""
-    points = [p for p in study.shapes.get(study.fits[-1].level, ()) if p.shape and not any(p.censored)]
+    points = [p for p in study.shapes.get(study.fits[-1].goal, ()) if p.shape and not any(p.censored)]
     sizes = sorted({point.batch_size for point in points})
     several = [size for size in sizes if sum(point.batch_size == size for point in points) > 1]
     if not several:
@@ -84,7 +84,7 @@ def shapes(study: Study) -> PageFigure | None:
     axes.legend()
     return PageFigure(
         "shapes",
-        f"Environments or steps, at goal {format_goal(study.fits[-1].level)}",
+        f"Environments or steps, at goal {format_goal(study.fits[-1].goal)}",
         "The same batch as many short rollouts (left) or few long ones (right): where a line falls to the left, buy "
         "environments; where it falls to the right, buy steps.",
         figure,

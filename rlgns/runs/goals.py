@@ -57,29 +57,27 @@ class GoalTracker:
     """Finds the goals that a run reaches for the first time, record by record.
 
     Attributes:
-        levels: The goals, the easiest first.
+        goals: The goals, the easiest first.
         rises: Whether the measure is better when it is larger.
         reached: The cost of every goal reached so far, by goal.
     """
 
-    def __init__(
-        self, levels: Sequence[float], *, rises: bool, reached: Mapping[float, GoalCost] | None = None
-    ) -> None:
+    def __init__(self, goals: Sequence[float], *, rises: bool, reached: Mapping[float, GoalCost] | None = None) -> None:
         """Start tracking.
 
         Args:
-            levels: The goals in any order.
+            goals: The goals in any order.
             rises: Whether the measure is better when it is larger (a return) or when it is smaller (a loss).
             reached: The goals that earlier records, before a resumption, have reached already.
         """
-        self.levels = sorted(set(levels), reverse=not rises)
+        self.goals = sorted(set(goals), reverse=not rises)
         self.rises = rises
         self.reached: dict[float, GoalCost] = dict(reached or {})
 
     @property
     def all_reached(self) -> bool:
         """Whether there are goals and all of them have been reached."""
-        return bool(self.levels) and all(goal in self.reached for goal in self.levels)
+        return bool(self.goals) and all(goal in self.reached for goal in self.goals)
 
     def newly_reached(self, measure: float | None, progress: Mapping[str, object]) -> Record:
         """Note the goals that the measure reaches for the first time.
@@ -92,7 +90,7 @@ class GoalTracker:
             The keys `goal/<goal>/<name>_to_goal` of the goals that are newly reached; empty if there are none.
         """
         record: Record = {}
-        for goal in self.levels:
+        for goal in self.goals:
             if goal in self.reached or measure is None:
                 continue
             if (measure >= goal) if self.rises else (measure <= goal):
@@ -104,7 +102,7 @@ class GoalTracker:
     def summary(self) -> Record:
         """The same keys for all goals, with null for goals that were not reached."""
         record: Record = {}
-        for goal in self.levels:
+        for goal in self.goals:
             record |= goal_record(goal, self.reached.get(goal))
         return record
 

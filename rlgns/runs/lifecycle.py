@@ -17,11 +17,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory, check_unused
 from rlgns.runs.exit_codes import error_in_words
 from rlgns.runs.files import write_json
+from rlgns.runs.kept_checkpoints import KeptCheckpoints
 from rlgns.runs.opening import (
     SUBJECT,
     check_unchanged,
@@ -36,6 +39,7 @@ from rlgns.runs.opening import (
 from rlgns.runs.plan import Plan
 from rlgns.runs.progress import ProgressDisplay
 from rlgns.runs.records import plain
+from rlgns.runs.run_report import closing_lines
 from rlgns.runs.sinks import Sink
 from rlgns.runs.stopping import StopRequest
 from rlgns.runs.task import DivergenceError, Task
@@ -132,6 +136,8 @@ class Run:
         self._resumed_at = task.steps if is_resumed else None
         self._has_checkpoint = is_resumed
         self._checkpoint_seconds = float(plan.options.get("checkpoint_seconds") or 0.0)
+        self._batch_size: int = facts["batch_size"]
+        self._kept = _kept_checkpoints(plan, facts, directory)
         self._saved = self._shown = time.monotonic()
         self._sinks: list[Sink] = []
         if directory:
@@ -172,6 +178,8 @@ class Run:
                 self.display.show(status)
         if now - self._saved >= self._checkpoint_seconds:
             self.save()
+        if self._kept and (path := self._kept.path_if_due(self.task.steps * self._batch_size)):
+            self._save_to(path)
 
     def save(self) -> None:
         """Write the checkpoint; that of rank 0 serves all ranks.
@@ -179,12 +187,19 @@ class Run:
         Raises:
             OSError: If it cannot be written; the error names the file, and the previous checkpoint stays.
         """
-        if self.directory and (state := self.task.state()) is not None:
+        if self.directory:
+            self._has_checkpoint |= self._save_to(self.directory / CHECKPOINT)
+        self._saved = time.monotonic()
+
+    def _save_to(self, path: Path) -> bool:
+        """Write a checkpoint, if the task has a state at this moment; whether it has."""
+        state = self.task.state()
+        if state is not None:
             from rlgns.runs.checkpoints import save_checkpoint
 
-            save_checkpoint(self.directory / CHECKPOINT, {SUBJECT: self.task.subject, **state})
-            self._has_checkpoint = True
-        self._saved = time.monotonic()
+            path.parent.mkdir(exist_ok=True)
+            save_checkpoint(path, {SUBJECT: self.task.subject, **state})
+        return state is not None
 
     def execute(self, remark: str) -> int:
         """Train to the end, to a signal or to a failure; then write the final files and print the closing words.
@@ -268,12 +283,17 @@ class Run:
         return failure
 
     def _print_closing_lines(self, directory: RunDirectory, code: int, failure: str | None) -> None:
-        for line in self.task.closing_lines():
+        for line in [*closing_lines(directory.path), *self.task.closing_lines()]:
             print(line)
         if code and self._has_checkpoint:
             print(f"stopped after update {self.task.steps:,}; continue with --resume {directory.path}")
         if failure:
             print(f"error: {failure}", file=sys.stderr)
+
+
+def _kept_checkpoints(plan: Plan, facts: Mapping[str, Any], directory: RunDirectory | None) -> KeptCheckpoints | None:
+    number = plan.options.get("keep_checkpoints") or 0
+    return KeptCheckpoints(directory.path, facts["max_examples"], number) if directory and number else None
 
 
 def _disk_failure(error: OSError) -> str:

@@ -26,8 +26,8 @@ STEPS = "progress/steps"
 NUMERIC = ("progress/", "time/", "goal/", "noise/", "eval/", "rollout/episode_return", "train/loss")
 """Beginnings of keys whose values are numbers or null; callbacks may record text under other keys."""
 
-WORDS = ("_state", "noise/unit")
-"""Endings of keys whose values are words all the same: the state of an estimate, and the independent sampling unit."""
+WORDS = ("_state", "_weighting", "noise/unit")
+"""Endings of keys whose values are words all the same: how an estimate stands, and the independent sampling unit."""
 
 
 def plain(record: Mapping[str, object]) -> Record:
@@ -86,9 +86,12 @@ class RecordWriter:
 
         Raises:
             TypeError: If a key or value is not allowed in a record (see `plain`); nothing is written then.
+            ValueError: If a value is text where readers expect a number (see `check_record`); nothing is written then.
             OSError: If the line could not be written completely, for instance on a full disk; the error names the file.
         """
-        line = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
+        values = plain(record)
+        check_record(values)
+        line = json.dumps(values, allow_nan=False).encode() + b"\n"
         if not self._at_line_start:
             line = b"\n" + line
         self._at_line_start = False

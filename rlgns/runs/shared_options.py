@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from annotated_types import Interval
+
 from rlgns.runs.bounds import Multiline, Name, NumThreads, Seconds, Tag
 from rlgns.runs.wandb_options import Mode
 
@@ -35,6 +37,8 @@ class RunOptions(OutputOptions):
     """Run directory to continue; its options hold, only where and how long it runs may be changed."""
     checkpoint_seconds: Seconds = 60.0
     """Seconds from one checkpoint to the next: what a killed process loses at most."""
+    keep_checkpoints: Annotated[int, Interval(ge=0, le=64)] = 0
+    """Checkpoints to keep beside the latest, after all, half, a quarter, … of the run, for rlgns probe to look at."""
     wandb_entity: Name | None = None
     """W&B user or team [the default of the API key]."""
     wandb_group: Name | None = None

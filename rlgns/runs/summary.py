@@ -1,4 +1,4 @@
-"""The closing words of a run: the noise scale of each loss, advice about the batch, and what each goal took.
+"""The noise scale of every loss of a run as a table, and what each goal took.
 
 The table shows the second half of the run beside the whole run. Pooled moments weight an update by its |G|², so the
 first updates may dominate the whole run's number; where they do, a sentence says so.
@@ -7,7 +7,6 @@ first updates may dominate the whole run's number; where they do, a sentence say
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from io import StringIO
 
@@ -17,54 +16,34 @@ from rich.text import Text
 
 from rlgns.noise.history import History
 from rlgns.noise.scale import NoiseScale
-from rlgns.runs.batch_advice import NO_BREAK, RL_FLAGS, BatchAdvisor, Flags
-from rlgns.runs.goals import GoalTracker
+from rlgns.runs.goals import GoalCost
+from rlgns.runs.recommendation_words import wrapped
 from rlgns.runs.summary_numbers import estimates, share_of_first_tenth
 
 COLUMNS = 80
 """Width of the closing words in characters."""
 
 
-def summary_lines(
-    history: History,
-    losses: Sequence[str],
-    *,
-    shape: Sequence[int],
-    unit: str,
-    examples: str = "transitions",
-    flags: Flags = RL_FLAGS,
-    length: float | None = None,
-) -> list[str]:
-    """The closing words about the noise scale, in lines of 80 columns.
+def loss_lines(history: History, losses: Sequence[str], *, unit: str, examples: str = "transitions") -> list[str]:
+    """The noise scale of every loss, in lines of 80 columns.
 
     Args:
         history: The measurements of the run.
         losses: Names of the losses to report.
-        shape: Factors of the batch size: environments and steps, sequences and tokens, or images alone.
         unit: Name of the independent sampling unit.
         examples: What an example is called, in the plural.
-        flags: Flags of the command that trained.
-        length: The length of the run in the unit of its flag; by default examples, up to the last measured update.
 
     Returns:
-        The lines, without line ends.
+        The lines, without line ends; none if no loss was measured.
     """
     losses = [loss for loss in losses if history.moments(loss)]
     if not losses:
-        return ["The noise scale was not measured in this run."]
-    by_window = estimates(history, losses)
-    advisor = BatchAdvisor(shape, examples, unit, flags, _num_updates(history), length)
-    advice = {loss: advisor.advice(by_window["late"].get(loss), history.moments(loss)) for loss in losses}
-    product = f"{' × '.join(f'{factor:,}' for factor in shape)} = " if len(shape) > 1 else ""
+        return []
     lines = [
         f"Gradient noise scale tr Σ/|G|² in {examples}, 95 % intervals, by {unit}",
-        *_table(history, losses, by_window),
-        f"This run's batch is {product}{advisor.batch_size:,} {examples}.",
+        *_table(history, losses, estimates(history, losses)),
+        *_warnings_about_the_start(history, losses),
     ]
-    for sentence in dict.fromkeys(advice.values()):
-        names = [loss for loss in losses if advice[loss] == sentence]
-        lines += _wrapped(f"{_joined_names(names)}: {sentence}")
-    lines += _warnings_about_the_start(history, losses)
     if unit == "transition":
         lines += _wrapped(
             "By transition, what an environment's transitions have in common is not counted: a lower bound."
@@ -91,11 +70,6 @@ def _table(history: History, losses: Sequence[str], by_window: Mapping[str, Mapp
     return [f"  {line}".rstrip() for line in capture.get().splitlines()]
 
 
-def _num_updates(history: History) -> int:
-    """The number of the last measured update; the number of measurements if updates are not known."""
-    return max(history.updates, default=len(history.measurements))
-
-
 def _warnings_about_the_start(history: History, losses: Sequence[str]) -> list[str]:
     """One sentence for every loss whose whole-run number is dominated by the first tenth of the measurements."""
     lines = []
@@ -110,15 +84,19 @@ def _warnings_about_the_start(history: History, losses: Sequence[str]) -> list[s
     return lines
 
 
-def goal_lines(goals: GoalTracker) -> list[str]:
-    """What each goal took, one line per goal."""
+def goal_lines(goals: Mapping[float, GoalCost | None], examples: str = "transitions") -> list[str]:
+    """What each goal took, one line per goal.
+
+    Args:
+        goals: The cost of each goal; None for a goal that was not reached.
+        examples: What an example is called, in the plural.
+    """
     lines = []
-    for level in goals.levels:
-        reached = goals.reached.get(level)
+    for goal, reached in goals.items():
         cost = "not reached"
         if reached is not None:
-            cost = f"{reached.steps:,} updates, {reached.examples:,} examples, {in_minutes(reached.seconds)}"
-        lines.append(f"  goal {level:g}: {cost}")
+            cost = f"{reached.steps:,} updates, {reached.examples:,} {examples}, {in_minutes(reached.seconds)}"
+        lines.append(f"  goal {goal:g}: {cost}")
     return lines
 
 
@@ -128,11 +106,4 @@ def in_minutes(seconds: float) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    wrap = textwrap.TextWrapper(
-        COLUMNS, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
-    )
-    return [line.replace(NO_BREAK, " ") for line in wrap.wrap(text)]
-
-
-def _joined_names(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return wrapped(text, "  ", "    ")

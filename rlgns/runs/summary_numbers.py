@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlgns.noise.history import History
-from rlgns.noise.scale import Moments, NoiseScale, PooledMoments, noise_scale
+from rlgns.noise.pooled import Moments, PooledMoments
+from rlgns.noise.scale import NoiseScale, noise_scale
 
 MIN_MEASUREMENTS = 20
 """Smallest number of measurements in the second half of a run that advice about the batch may rest on."""

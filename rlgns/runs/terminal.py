@@ -2,19 +2,40 @@
 
 A reader may close the pipe (`| head -1`), a disk may be full (`> /dev/full`), a stream may be closed (`>&-`) or lack
 the character "Σ" (`PYTHONIOENCODING=ascii`). Inside `tolerant_output`, characters that the encoding lacks are replaced
-by "?", and the first failure of a stream is stored, not raised; from then on the stream writes to the null device.
-`rlgns.runs.exit_codes` decides whether a failure matters: never to a run, whose product is its files, and always to a
-command whose product is its printed text.
+by ASCII ones that mean the same ("×" by "x", "∞" by "inf") or else by "?", and the first failure of a stream is stored,
+not raised; from then on the stream writes to the null device. `rlgns.runs.exit_codes` decides whether a failure
+matters: never to a run, whose product is its files, and always to a command whose product is its printed text.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
+
+REPLACEMENTS = {
+    "×": "x", "–": "-", "—": "-", "−": "-", "∞": "inf", "≥": ">=", "≤": "<=", "≈": "~", "→": "->", "…": "...",
+    "·": "*", "Σ": "Sigma", "²": "^2", "½": "1/2", "ε": "eps", "α": "alpha", "λ": "lambda", "µ": "u", "ḡ": "g",
+    "\N{NO-BREAK SPACE}": " ", "’": "'", "“": '"', "”": '"',
+}  # fmt: skip
+"""ASCII text for characters of this project's output that a terminal's encoding may lack."""
+
+HANDLER = "rlgns.replace"
+"""Name of the codec error handler that makes these replacements."""
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """The replacement of characters that cannot be encoded, and the position after them."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(REPLACEMENTS.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(HANDLER, _replaced)
 
 
 class TolerantStream:
@@ -34,7 +55,7 @@ class TolerantStream:
         self.failure: OSError | ValueError | None = None
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")
+            reconfigure(errors=HANDLER)
 
     def write(self, text: str) -> int:
         """Write as much of a text as possible.
@@ -49,7 +70,7 @@ class TolerantStream:
             try:
                 self._stream.write(text)
             except UnicodeEncodeError:  # a stream that cannot be reconfigured
-                self.write(text.encode("ascii", "replace").decode())
+                self.write(text.encode("ascii", HANDLER).decode())
             except RuntimeError:  # a signal handler prints while the stream is being written to
                 pass
             except (OSError, ValueError) as error:  # ValueError: the stream was closed

@@ -16,7 +16,7 @@ SMALLEST_SPREAD = 1e-9
 """Sum of squares of the shapes below which all shapes are the same: means of equal numbers round."""
 
 
-def shape_effect(outcomes: Sequence[Outcome], level: float, confidence: float = 0.95) -> Estimate | None:
+def shape_effect(outcomes: Sequence[Outcome], goal: float, confidence: float = 0.95) -> Estimate | None:
     """Factor by which the updates to a goal change if environments are doubled and the steps of a rollout halved.
 
     The batch size stays the same, so below 1 environments are the better buy, above 1 steps. Least squares in log S on
@@ -25,7 +25,7 @@ def shape_effect(outcomes: Sequence[Outcome], level: float, confidence: float = 
 
     Args:
         outcomes: Runs of one task, without duplicates.
-        level: Level of the goal.
+        goal: The goal.
         confidence: Nominal coverage of the interval.
 
     Returns:
@@ -33,7 +33,7 @@ def shape_effect(outcomes: Sequence[Outcome], level: float, confidence: float = 
     """
     rows = [
         (point.batch_size, math.log2(point.shape[0] / point.shape[1]) / 2, math.log(steps))
-        for point in best_points(outcomes, level)
+        for point in best_points(outcomes, goal)
         if point.shape and not any(point.censored) and min(point.steps) > 0
         for steps in point.steps
     ]

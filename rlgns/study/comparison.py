@@ -14,6 +14,7 @@ from typing import Any
 
 from rlgns.runs.goals import RETURN, format_goal
 from rlgns.study.csv_files import write_csv
+from rlgns.study.default_batch import Defaults
 from rlgns.study.estimates import Estimate, finite
 from rlgns.study.goal_fits import GoalFit
 from rlgns.study.paper import PAPER, PAPER_TASKS, PaperRow
@@ -87,10 +88,6 @@ class Course:
     stretches: tuple[Stretch, ...]
 
 
-Defaults = Mapping[str, Mapping[str, Any]]
-"""Default options of each task, by the task's name; a row names the sizes that differ from them."""
-
-
 def comparison_rows(studies: Sequence[Study], defaults: Defaults) -> list[ComparisonRow]:
     """Rows of the comparison.
 
@@ -135,7 +132,7 @@ def _row(study: Study, defaults: Defaults) -> ComparisonRow:
     return ComparisonRow(
         task=_name(study),
         unit=run.unit,
-        goals=(format_goal(first.level), format_goal(last.level)),
+        goals=(format_goal(first.goal), format_goal(last.goal)),
         critical_start=_critical(first),
         critical_average=_critical(last),
         simple_start=_simple(study, first),
@@ -181,7 +178,7 @@ def _critical(fit: GoalFit) -> Estimate | None:
 
 def _simple(study: Study, fit: GoalFit) -> Estimate | None:
     """B_simple of the trained loss, whose prediction comes first, on the whole way to the goal."""
-    return next((prediction.whole for prediction in study.predictions if prediction.level == fit.level), None)
+    return next((prediction.whole for prediction in study.predictions if prediction.goal == fit.goal), None)
 
 
 def _in_frames(row: ComparisonRow, frameskip: int) -> ComparisonRow:

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from rlgns.noise.scale import NoiseScale, in_words
+from rlgns.noise.scale import NoiseScale
+from rlgns.noise.words import in_words
 
 IntervalState = Literal["interval", "lower bound", "upper bound", "undetermined"]
 """Which sides of an interval are bounded: both, one, or none."""

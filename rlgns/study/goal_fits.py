@@ -29,7 +29,7 @@ class GoalFit:
     """The curve through the best points of one goal.
 
     Attributes:
-        level: Level of the goal.
+        goal: The goal.
         by: What varies along the curve.
         fixed: Value of the other dimension; None where the batch size varies in any shape.
         points: The best point at every batch size, which is in examples whatever varies.
@@ -38,7 +38,7 @@ class GoalFit:
         warnings: What to know before the fit is believed.
     """
 
-    level: float
+    goal: float
     by: Dimension
     fixed: int | None
     points: tuple[Point, ...]
@@ -50,7 +50,7 @@ class GoalFit:
 def fit_goals(
     outcomes: Sequence[Outcome],
     by: Dimension = "batch_size",
-    level: float | None = None,
+    goal: float | None = None,
     confidence: float = 0.95,
 ) -> list[GoalFit]:
     """Fits of all goals that the runs had, or of one goal.
@@ -58,7 +58,7 @@ def fit_goals(
     Args:
         outcomes: Runs of one task, without duplicates.
         by: What varies along a curve.
-        level: Level of the only goal to fit; all goals by default.
+        goal: The only goal to fit; all goals by default.
         confidence: Nominal coverage of the intervals.
 
     Returns:
@@ -69,16 +69,16 @@ def fit_goals(
     """
     if by not in get_args(Dimension):
         raise ValueError(f"by '{by}' is not known; use {', '.join(get_args(Dimension))}")
-    levels = sorted({goal for run in outcomes for goal in run.goals})
-    if level is not None and level not in levels:
-        known = ", ".join(map(format_goal, levels)) or "none at all"
-        raise ValueError(f"no run had the goal {format_goal(level)}; there are: {known}")
+    known = sorted({goal for run in outcomes for goal in run.goals})
+    if goal is not None and goal not in known:
+        names = ", ".join(map(format_goal, known)) or "none at all"
+        raise ValueError(f"no run had the goal {format_goal(goal)}; there are: {names}")
     if by != "batch_size" and any(run.shape is None for run in outcomes):
         raise ArgumentError(f"the runs have no {by}; use ", Argument.of("by", "batch_size"))
     fits = []
-    for goal in levels if level is None else [level]:
-        points = best_points(outcomes, goal)
-        fits += [_fit(goal, by, fixed, series, confidence) for fixed, series in _series(points, by)]
+    for fitted in known if goal is None else [goal]:
+        points = best_points(outcomes, fitted)
+        fits += [_fit(fitted, by, fixed, series, confidence) for fixed, series in _series(points, by)]
     return fits
 
 
@@ -97,7 +97,7 @@ def _series(points: Sequence[Point], by: Dimension) -> Iterable[tuple[int | None
         yield value, sorted(series, key=lambda point: point.batch_size)
 
 
-def _fit(level: float, by: Dimension, fixed: int | None, points: Sequence[Point], confidence: float) -> GoalFit:
+def _fit(goal: float, by: Dimension, fixed: int | None, points: Sequence[Point], confidence: float) -> GoalFit:
     B = [point.batch_size for point in points for _ in point.runs]
     S = [steps for point in points for steps in point.steps]
     censored = [mark for point in points for mark in point.censored]
@@ -105,17 +105,18 @@ def _fit(level: float, by: Dimension, fixed: int | None, points: Sequence[Point]
         fit, reason = fit_critical_batch_size(B, S, confidence, censored=censored), None
     except ValueError as error:
         fit, reason = None, str(error)
-    return GoalFit(level, by, fixed, tuple(points), fit, reason, tuple(_warnings(points, fit)))
+    return GoalFit(goal, by, fixed, tuple(points), fit, reason, tuple(_warnings(points, fit)))
 
 
 def _warnings(points: Sequence[Point], fit: CriticalBatchSize | None) -> Iterator[str]:
     """What weakens a fit: its points, and how the curve lies among them."""
     remedies = {"lowest": "try lower ones", "highest": "try higher ones", "only": "try several"}
     for edge, remedy in remedies.items():
-        if at_edge := [point.name for point in points if point.at_edge_of_grid == edge]:
+        if at_edge := [p.name for p in points if p.at_edge_of_grid == edge and not all(p.censored)]:
             yield f"at {', '.join(at_edge)} the best learning rate is the {edge} one tried; {remedy}"
     if few := [point.name for point in points if len(point.runs) < FEW_SEEDS]:
-        yield f"at {', '.join(few)} there are fewer than {FEW_SEEDS} seeds, so little is known of the noise"
+        where = "at every batch size" if len(few) == len(points) > 1 else f"at {', '.join(few)}"
+        yield f"{where} there are fewer than {FEW_SEEDS} seeds, so little is known of the noise"
     shapes = [point.shape for point in points if point.shape]
     if min((len(set(dimension)) for dimension in zip(*shapes, strict=True)), default=1) > 1:
         yield "both num_envs and num_steps vary along this curve; a fit by num_envs holds one of them fixed"

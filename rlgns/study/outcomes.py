@@ -42,7 +42,7 @@ class Outcome:
         shape: (num_envs, num_steps) of the batch; None where examples are independent.
         learning_rate: Learning rate at the start of the run, after scaling to its batch size.
         seed: Seed of everything random in the run.
-        goals: What each goal cost, by level; None where it was not reached within `examples`.
+        goals: What each goal cost, by goal; None where it was not reached within `examples`.
         steps: Updates of the whole run.
         examples: Examples that the whole run consumed.
         seconds: Wall-clock seconds of the whole run.
@@ -51,7 +51,7 @@ class Outcome:
         options: All options of the run.
         facts: What follows from the options and the machine: data, num_train, provenance, and so on.
         unit: What an example is called, in the plural.
-        measure: Record key of the measure that goals are levels of, one of `goals.MEASURES`.
+        measure: Record key of the measure that goals are values of, one of `goals.MEASURES`.
         history: Its records, where they are in no directory.
     """
 

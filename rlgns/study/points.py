@@ -22,7 +22,9 @@ from rlgns.study.outcomes import Outcome, sorted_outcomes
 Edge = Literal["lowest", "highest", "only"]
 """Where the best learning rate lies in the grid of those tried, if at its edge."""
 
-PLACE_OPTIONS = ("out", "resume", "config", "wandb", "device", "num_threads", "num_torch_threads", "num_parts")
+PLACE_OPTIONS = (
+    "out", "resume", "config", "wandb", "device", "num_threads", "num_torch_threads", "num_parts", "keep_checkpoints",
+)  # fmt: skip
 """Prefixes of options that say where a run is executed, not what is trained."""
 
 
@@ -31,12 +33,12 @@ class Point:
     """The seeds of the best learning rate at one batch size (and shape), on the way to one goal.
 
     Attributes:
-        level: Level of the goal.
+        goal: The goal.
         runs: The runs at the best learning rate, one for each seed.
         rates: All learning rates that were tried at this batch size and shape.
     """
 
-    level: float
+    goal: float
     runs: tuple[Outcome, ...]
     rates: tuple[float, ...]
 
@@ -68,7 +70,7 @@ class Point:
     @property
     def censored(self) -> tuple[bool, ...]:
         """Whether each run ended without reaching the goal."""
-        return tuple(run.goals[self.level] is None for run in self.runs)
+        return tuple(run.goals[self.goal] is None for run in self.runs)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -98,44 +100,44 @@ class Point:
         return " × ".join(map(str, self.shape)) if self.shape else f"{self.batch_size:,}"
 
     def _cost(self, run: Outcome) -> GoalCost | Outcome:
-        return run.goals[self.level] or run
+        return run.goals[self.goal] or run
 
 
-def rank(level: float, runs: Sequence[Outcome]) -> tuple[float, float]:
+def rank(goal: float, runs: Sequence[Outcome]) -> tuple[float, float]:
     """Sort key of a group of runs, smaller for a better one.
 
     The key is the share of runs that did not reach the goal, then the mean log S of those that did. Among groups in
     which no run reached it, the one that trained longest comes first: the bound of a run that diverged at once would
     say nothing.
     """
-    reached = [math.log(goal.steps) if goal.steps else -math.inf for run in runs if (goal := run.goals[level])]
+    reached = [math.log(cost.steps) if cost.steps else -math.inf for run in runs if (cost := run.goals[goal])]
     if not reached:
         return 1.0, -sum(math.log(run.steps) for run in runs) / len(runs)
     return 1 - len(reached) / len(runs), sum(reached) / len(reached)
 
 
-def easiest_first(outcomes: Sequence[Outcome], levels: Iterable[float]) -> list[float]:
+def easiest_first(outcomes: Sequence[Outcome], goals: Iterable[float]) -> list[float]:
     """Goals from the easiest to the hardest.
 
     The goal that more runs reach is the easier one, then the one that takes fewer updates, so that the order is right
     whether the goals' measure rises or falls.
     """
 
-    def key(level: float) -> tuple[int, int, float]:
-        reached = [goal.steps for run in outcomes if (goal := run.goals.get(level))]
-        return -len(reached), sum(reached), level
+    def key(goal: float) -> tuple[int, int, float]:
+        reached = [cost.steps for run in outcomes if (cost := run.goals.get(goal))]
+        return -len(reached), sum(reached), goal
 
-    return sorted(set(levels), key=key)
+    return sorted(set(goals), key=key)
 
 
-def best_points(outcomes: Iterable[Outcome], level: float) -> list[Point]:
+def best_points(outcomes: Iterable[Outcome], goal: float) -> list[Point]:
     """The best learning rate at every batch size and shape among the runs with this goal, sorted by size and shape."""
-    runs = sorted_outcomes(run for run in outcomes if level in run.goals and run.steps > 0)
+    runs = sorted_outcomes(run for run in outcomes if goal in run.goals and run.steps > 0)
     points = []
     for _, tried in groupby(runs, key=lambda run: (run.batch_size, run.shape)):
         by_rate = {rate: tuple(seeds) for rate, seeds in groupby(tried, key=lambda run: run.learning_rate)}
-        best = min(by_rate.values(), key=lambda seeds: rank(level, seeds))
-        points.append(Point(level, best, tuple(by_rate)))
+        best = min(by_rate.values(), key=lambda seeds: rank(goal, seeds))
+        points.append(Point(goal, best, tuple(by_rate)))
     return points
 
 
@@ -143,7 +145,7 @@ def best_shapes(points: Sequence[Point]) -> list[Point]:
     """The best shape at every batch size by `rank`, sorted by batch size."""
     ordered = sorted(points, key=lambda point: point.batch_size)
     return [
-        min(candidates, key=lambda point: rank(point.level, point.runs))
+        min(candidates, key=lambda point: rank(point.goal, point.runs))
         for _, candidates in groupby(ordered, key=lambda point: point.batch_size)
     ]
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from rlgns.noise.history import TRAINED, History
-from rlgns.noise.scale import Moments, NoiseScale, PooledMoments, noise_scale
+from rlgns.noise.pooled import Moments, PooledMoments
+from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.runs.records import STEPS, Record
 from rlgns.study.estimates import Estimate
 from rlgns.study.outcomes import Outcome
@@ -29,7 +30,7 @@ class Prediction:
     """The noise scale of one loss on the way to one goal, in examples.
 
     Attributes:
-        level: Level of the goal.
+        goal: The goal.
         fixed: Value of the dimension that the goal's fit holds fixed; None where the batch size varies in any shape.
         loss: Name of the loss.
         late: Noise scale over the second half of the updates before the goal was reached; None where none of them was
@@ -42,7 +43,7 @@ class Prediction:
         num_runs: Number of measured runs.
     """
 
-    level: float
+    goal: float
     fixed: int | None
     loss: str
     late: NoiseScale | None
@@ -99,7 +100,7 @@ def predict_from_noise(points: Sequence[Point], fixed: int | None = None, confid
         return []
     return [
         Prediction(
-            level=point.level,
+            goal=point.goal,
             fixed=fixed,
             loss=loss,
             late=_late(loss, runs, confidence),
@@ -180,7 +181,7 @@ def _measured(points: Sequence[Point]) -> tuple[Point | None, list[list[Record]]
         The point, the records of its runs up to the goal, and by loss the histories of the runs that measured it.
     """
     for point in _most_typical_first(points):
-        runs = [_records_to_goal(point.level, run) for run in point.runs if run.goals[point.level]]
+        runs = [_records_to_goal(point.goal, run) for run in point.runs if run.goals[point.goal]]
         histories = [History.from_records(records) for records in runs]
         by_loss = {loss: [h for h in histories if h.moments(loss)] for loss in _losses(histories)}
         if known := {loss: measured for loss, measured in by_loss.items() if _have_variances(loss, measured)}:
@@ -206,11 +207,11 @@ def _most_typical_first(points: Sequence[Point]) -> list[Point]:
     return sorted(tuned, key=lambda point: abs(math.log(point.batch_size) - middle))
 
 
-def _records_to_goal(level: float, run: Outcome) -> list[Record]:
+def _records_to_goal(goal: float, run: Outcome) -> list[Record]:
     """The records of a run up to the one that reached the goal."""
-    goal = run.goals[level]
-    assert goal, "the run reached the goal"
-    return [record for record in run.records() if _number(record, STEPS) <= goal.steps]
+    cost = run.goals[goal]
+    assert cost, "the run reached the goal"
+    return [record for record in run.records() if _number(record, STEPS) <= cost.steps]
 
 
 def _losses(histories: Sequence[History]) -> list[str]:

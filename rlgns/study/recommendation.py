@@ -1,138 +1,181 @@
-"""Which batch size should be used?
+"""Which batch does a sweep recommend, how sure is that, and what does it cost against other batches?
 
-The answer is in sentences that a person can act on and that claim no more than the intervals do.
+The recommended batch is the one, of those tried, that lies nearest to the critical batch size of the hardest goal whose
+fit says something: there a run takes twice the least updates and twice the least examples. A batch that was tried comes
+with a learning rate that was tried. Where B_crit has only one bound, the batch nearest to that bound is taken.
+
+By the fitted curve, changing the batch from B₀ to B₁ changes the updates by (1 + B_crit/B₁)/(1 + B_crit/B₀) and the
+examples by (B₁ + B_crit)/(B₀ + B_crit). Both depend on B_crit alone and monotonically, so the ends of its interval give
+theirs. `rlgns.study.answer` puts the recommendation into words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from rlgns.noise.scale import in_words
-from rlgns.runs.goals import format_goal
-from rlgns.study.estimates import Estimate, rounded, two_digits
-from rlgns.study.goal_fits import GoalFit
-from rlgns.study.points import Point, geometric_mean
-from rlgns.study.predictions import Prediction
-from rlgns.study.tables import relative_costs, unit_of
+from rlgns.study.default_batch import DefaultBatch
+from rlgns.study.estimates import Estimate
+from rlgns.study.fits import LACK_OF_FIT, CriticalBatchSize
+from rlgns.study.goal_fits import FEW_SEEDS, GoalFit
+from rlgns.study.points import Point
+
+Certainty = Literal["good", "fair", "low"]
+"""How far a recommendation can be relied on, see `certainty_of`."""
+
+GOOD_WIDTH, FAIR_WIDTH = 3.0, 10.0
+"""Largest ratio of the ends of B_crit's interval for a certainty that is good, or fair."""
 
 
-def recommendation(
-    fits: Sequence[GoalFit],
-    predictions: Sequence[Prediction] = (),
-    effects: Mapping[float, Estimate] | None = None,
-) -> list[str]:
-    """What the fits say about which batch size to use.
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What the recommended batch costs relative to another batch.
+
+    Attributes:
+        other: The other batch as people write it.
+        role: What the other batch is, such as "the default".
+        updates: Updates with the recommended batch per update with the other one.
+        examples: Examples with the recommended batch per example with the other one.
+    """
+
+    other: str
+    role: str
+    updates: Estimate
+    examples: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class BatchChoice:
+    """The batch that a sweep recommends.
+
+    Attributes:
+        goal_fit: The fit that decides.
+        fit: The curve of that fit.
+        point: The recommended batch with its learning rate and the runs at it.
+        is_default: Whether it is the default batch of the task.
+        prices: What it costs relative to the smallest batch tried (to the largest, if it is the smallest itself) and to
+            the default batch.
+        certainty: How far it can be relied on.
+    """
+
+    goal_fit: GoalFit
+    fit: CriticalBatchSize
+    point: Point
+    is_default: bool
+    prices: tuple[Price, ...]
+    certainty: Certainty
+
+
+def choose_batch(fits: Sequence[GoalFit], default: DefaultBatch | None = None) -> BatchChoice | None:
+    """The recommended batch.
 
     Args:
-        fits: Fits of the goals.
-        predictions: Noise scales of the same goals; the first one of each fit is quoted.
-        effects: By goal, the effect of the batch's shape (`batch_shapes.shape_effect`).
+        fits: Fits of the goals, the easiest goal first.
+        default: The default batch of the task, where it is known.
 
     Returns:
-        Lines of one or two sentences, goal by goal.
+        The recommendation; None where no fit bounds B_crit.
     """
-    lines: list[str] = []
-    for fit in fits:
-        lines += _goal_lines(fit, next((p for p in predictions if (p.level, p.fixed) == (fit.level, fit.fixed)), None))
-        if fit.by == "batch_size" and effects and fit.level in effects:
-            lines.append(_shape_sentence(effects[fit.level]))
-    return lines
+    for goal in reversed(list(dict.fromkeys(fit.goal for fit in fits))):
+        known = [(fit, fit.fit) for fit in fits if fit.goal == goal and fit.fit and fit.fit.state != "undetermined"]
+        if known:
+            goal_fit, fit = min(known, key=lambda pair: _order(pair[1]))
+            return _choice(goal_fit, fit, default)
+    return None
 
 
-def _goal_lines(fit: GoalFit, prediction: Prediction | None) -> Iterator[str]:
-    """Critical batch size and noise scale, costs of the batch sizes, fastest batch size."""
-    predicted = _predicted_clause(prediction) if prediction and fit.fit else ""
-    yield f"{_goal_clause(fit)} {_critical_clause(fit)}{predicted}."
-    if sentence := _cost_sentence(fit):
-        yield sentence
-    if sentence := _fastest_sentence(fit):
-        yield sentence
+def _order(fit: CriticalBatchSize) -> tuple[bool, float]:
+    """Sort key of curves to the same goal: two-sided intervals first, then the least updates times examples."""
+    return fit.state != "interval", fit.min_steps.point * fit.min_examples.point
 
 
-def _goal_clause(fit: GoalFit) -> str:
-    other = {"num_envs": "num_steps", "num_steps": "num_envs"}.get(fit.by)
-    return f"At goal {format_goal(fit.level)}" + (f" with {other} {fit.fixed}," if other else ",")
+def _choice(goal_fit: GoalFit, fit: CriticalBatchSize, default: DefaultBatch | None) -> BatchChoice:
+    reached = [point for point in goal_fit.points if not any(point.censored)]
+    candidates = reached or [point for point in goal_fit.points if not all(point.censored)]
+    point = min(candidates, key=lambda point: abs(math.log(point.batch_size / _aim(fit))))
+    smallest, largest = goal_fit.points[0], goal_fit.points[-1]
+    others = [(largest.name, largest.batch_size, "the largest tried")]
+    if smallest is not point:
+        others = [(smallest.name, smallest.batch_size, "the smallest tried")]
+    if default and default.size != others[0][1]:
+        others.append((default.name, default.size, "the default"))
+    elif default:
+        others = [(default.name, default.size, f"{others[0][2]} and the default")]
+    is_default = default is not None and default.name == point.name
+    B_crit = fit.critical_batch_size
+    prices = [
+        Price(name, role, update_ratio(size, point.batch_size, B_crit), example_ratio(size, point.batch_size, B_crit))
+        for name, size, role in others
+        if size != point.batch_size
+    ]
+    return BatchChoice(goal_fit, fit, point, is_default, tuple(prices), certainty_of(goal_fit, fit, point))
 
 
-def _critical_clause(fit: GoalFit) -> str:
-    """B_crit with its interval or bound, in environments or steps too where the fit is by one of them."""
-    if fit.fit is None:
-        return f"there is no fit: {fit.reason}"
-    B_crit, unit = fit.fit.critical_batch_size, unit_of(fit)
-    match fit.fit.state:
-        case "interval":
-            in_dimension = f", {fit.by} {rounded(B_crit.scaled(1 / fit.fixed))}" if fit.fixed else ""
-            return f"B_crit is {rounded(B_crit)} {unit}{in_dimension}"
-        case "lower bound":
-            return f"B_crit is {two_digits(B_crit.low)} {unit} or more; the runs give no upper bound"
-        case "upper bound":
-            return f"B_crit is {two_digits(B_crit.high)} {unit} or less; the runs give no lower bound"
-        case _:
-            return "the runs do not determine B_crit: take more seeds, or batch sizes further apart"
+def _aim(fit: CriticalBatchSize) -> float:
+    """B_crit, or its only bound."""
+    B_crit = fit.critical_batch_size
+    return {"interval": B_crit.point, "lower bound": B_crit.low}.get(fit.state, B_crit.high)
 
 
-def _predicted_clause(prediction: Prediction) -> str:
-    scale = prediction.best_known
-    when = "" if scale is prediction.late else ", over the whole of the runs"
-    if scale.state == "undetermined":
-        return f"; B_simple ({prediction.loss} loss) is undetermined, because too few gradients were measured"
-    if scale.state == "lower bound":
-        return f"; B_simple ({prediction.loss} loss) predicted {two_digits(scale.low)} or more{when}"
-    return f"; B_simple ({prediction.loss} loss) predicted {rounded(scale)}{when}"
+def certainty_of(goal_fit: GoalFit, fit: CriticalBatchSize, point: Point) -> Certainty:
+    """Certainty of a recommendation.
 
+    "low": B_crit has one bound, or an interval with a ratio of its ends above 10, or the curve misfits, or the best
+    learning rate of the recommended batch is at the edge of its grid. "good": a ratio of 3 or less, three seeds or more
+    at every batch size, all of which reached the goal, and every best learning rate inside its grid. "fair": the rest.
 
-def _cost_sentence(fit: GoalFit) -> str | None:
-    """What the batch sizes around B_crit cost, or in which direction to look for it."""
-    if fit.fit is None or fit.fit.state == "undetermined":
-        return None
-    points, unit = fit.points, unit_of(fit)
-    if fit.fit.state == "lower bound":
-        return (
-            f"Up to {points[-1].name}, the largest batch tried, larger ones cost few more {unit}; beyond it updates "
-            "may still be saved."
-        )
-    if fit.fit.state == "upper bound":
-        return (
-            f"From {points[0].name}, the smallest batch tried, larger ones save few updates; smaller ones may save "
-            f"{unit}."
-        )
-    clauses = []
-    for point in _neighbours(points, fit.fit.critical_batch_size.point):
-        S, E = (_multiple(cost) for cost in relative_costs(fit.fit, point.batch_size))
-        clauses.append(f"{point.name} takes {S} the least updates at {E} the least {unit}")
-    return "; ".join(clauses) + "."
-
-
-def _neighbours(points: Sequence[Point], batch_size: float) -> Sequence[Point]:
-    """The point nearest to a batch size on a logarithmic scale, with those before and after it."""
-    nearest = min(range(len(points)), key=lambda i: abs(math.log(points[i].batch_size / batch_size)))
-    return points[max(0, nearest - 1) : nearest + 2]
-
-
-def _fastest_sentence(fit: GoalFit) -> str | None:
-    reached = [point for point in fit.points if not any(point.censored) and min(point.seconds) > 0]
-    if len(reached) < 2:
-        return None
-    best = min(reached, key=lambda point: geometric_mean(point.seconds))
-    return f"On the clock {best.name} was the fastest, {in_words(geometric_mean(best.seconds))} s."
-
-
-def _shape_sentence(effect: Estimate) -> str:
-    """Whether environments or longer rollouts are the better use of the same batch size."""
-    measured = (
-        "At the same batch size, twice the environments with half the steps each take "
-        f"{effect.point:.2f} [{effect.low:.2f}, {effect.high:.2f}] times the updates"
+    Args:
+        goal_fit: The fit that decides.
+        fit: The curve of that fit.
+        point: The recommended batch.
+    """
+    B_crit = fit.critical_batch_size
+    width = B_crit.high / B_crit.low if B_crit.low > 0 else math.inf
+    if width > FAIR_WIDTH or point.at_edge_of_grid or is_misfit(fit):
+        return "low"
+    is_complete = all(
+        len(tried.runs) >= FEW_SEEDS and not any(tried.censored) and not tried.at_edge_of_grid
+        for tried in goal_fit.points
     )
-    if effect.high < 1:
-        return f"{measured}: buy environments (num_envs)."
-    if effect.low > 1:
-        return f"{measured}: buy longer rollouts (num_steps)."
-    return f"{measured}: the runs do not determine which of the two to buy."
+    return "good" if width <= GOOD_WIDTH and is_complete else "fair"
 
 
-def _multiple(factor: float) -> str:
-    """A factor in words: "1.4 times", "twice", "many times" where it is infinite."""
-    if not math.isfinite(factor):
-        return "many times"
-    return "twice" if 1.9 <= factor < 2.1 else f"{factor:.1f} times" if factor < 10 else f"{factor:,.0f} times"
+def is_misfit(fit: CriticalBatchSize) -> bool:
+    """Whether batch sizes scatter around the curve significantly more than seeds do."""
+    return fit.lack_of_fit is not None and fit.lack_of_fit.p_value < LACK_OF_FIT
+
+
+def update_ratio(old: float, new: float, critical_batch_size: Estimate) -> Estimate:
+    """S(B₁)/S(B₀) = (1 + B_crit/B₁)/(1 + B_crit/B₀), with the interval that B_crit's gives.
+
+    >>> update_ratio(100, 400, Estimate(400, 100, float("inf")))
+    Estimate(point=0.4, low=0.25, high=0.625)
+
+    Args:
+        old: B₀, examples.
+        new: B₁, examples.
+        critical_batch_size: B_crit; where it has no upper bound, the limit B₀/B₁ stands for that end.
+    """
+    return _mapped(critical_batch_size, lambda B: (1 + B / new) / (1 + B / old) if math.isfinite(B) else old / new)
+
+
+def example_ratio(old: float, new: float, critical_batch_size: Estimate) -> Estimate:
+    """E(B₁)/E(B₀) = (B₁ + B_crit)/(B₀ + B_crit), with the interval that B_crit's gives.
+
+    >>> example_ratio(100, 400, Estimate(200, 100, float("inf")))
+    Estimate(point=2.0, low=1.0, high=2.5)
+
+    Args:
+        old: B₀, examples.
+        new: B₁, examples.
+        critical_batch_size: B_crit; where it has no upper bound, the limit 1 stands for that end.
+    """
+    return _mapped(critical_batch_size, lambda B: (new + B) / (old + B) if math.isfinite(B) else 1.0)
+
+
+def _mapped(estimate: Estimate, function: Callable[[float], float]) -> Estimate:
+    """The estimate of a monotone function of a quantity."""
+    low, high = sorted((function(estimate.low), function(estimate.high)))
+    return Estimate(function(estimate.point), low, high)

@@ -1,7 +1,8 @@
 """What do the runs of a sweep say together? From outcomes to points, fits, noise scales, rows and sentences.
 
 This module joins the others of the package: `points` (the best runs at each batch size), `goal_fits` (B_crit at each
-goal), `learning_rates`, `batch_shapes`, `predictions` (B_simple before each goal), `tables` and `recommendation`. All
+goal), `learning_rates`, `batch_shapes`, `predictions` (B_simple before each goal), `tables`,
+`recommendation` and `answer`. All
 that is specific to reinforcement learning here is that a batch may have a shape.
 """
 
@@ -15,17 +16,21 @@ from typing import Any
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.goals import format_goal
+from rlgns.study.answer import Answer, answer_of
 from rlgns.study.batch_shapes import shape_effect
+from rlgns.study.default_batch import DefaultBatch, Defaults, default_batch
 from rlgns.study.estimates import Estimate, finite
 from rlgns.study.goal_fits import Dimension, GoalFit, fit_goals
+from rlgns.study.goal_sentences import goal_sentences
 from rlgns.study.learning_rates import LearningRateFit, fit_learning_rate
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point, best_points, easiest_first, select_task, without_duplicates
 from rlgns.study.predictions import Prediction, predict_from_noise
-from rlgns.study.recommendation import recommendation
+from rlgns.study.recommendation import choose_batch
 from rlgns.study.tables import as_table
 
 __all__ = [
+    "Answer",
     "Dimension",
     "GoalFit",
     "LearningRateFit",
@@ -37,7 +42,7 @@ __all__ = [
     "fit_goals",
     "fit_learning_rate",
     "fit_study",
-    "recommendation",
+    "goal_sentences",
     "shape_effect",
 ]
 
@@ -55,6 +60,7 @@ class Study:
         effects: By goal, the effect of more environments with fewer steps, where the shapes can tell.
         shapes: By goal, the best runs at every batch size in every shape.
         warnings: What to know about the runs as a whole.
+        default: The batch that the task trains with by default, where it is known.
     """
 
     task: str
@@ -65,29 +71,37 @@ class Study:
     effects: dict[float, Estimate]
     shapes: dict[float, tuple[Point, ...]]
     warnings: tuple[str, ...]
+    default: DefaultBatch | None = None
 
     @property
-    def recommendation(self) -> list[str]:
-        """Which batch size to use, in lines of one or two sentences."""
-        return recommendation(self.fits, self.predictions, self.effects)
+    def answer(self) -> Answer:
+        """Which batch to use, what it costs, and what to know before; or what to run next."""
+        return answer_of(self.fits, self.outcomes, default=self.default, effects=self.effects)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is known at each goal, in lines of one or two sentences."""
+        return goal_sentences(self.fits, self.predictions, self.effects)
 
 
 def fit_study(
     outcomes: Sequence[Outcome],
     by: Dimension = "batch_size",
     *,
-    levels: Sequence[float] = (),
+    goals: Sequence[float] = (),
     task: str | None = None,
     confidence: float = 0.95,
+    defaults: Defaults | None = None,
 ) -> Study:
     """The study of one task.
 
     Args:
         outcomes: Runs, of several tasks or one.
         by: What varies along the fitted curves.
-        levels: Levels of the goals; all goals by default.
+        goals: Goals to fit; all goals by default.
         task: Name of the task; it may be left out where all runs are of the same one.
         confidence: Nominal coverage of all intervals.
+        defaults: Default options of tasks, with whose batch size the recommended one is compared.
 
     Raises:
         ValueError: If the runs are of several tasks and none is named, if no run had one of the goals, or if the runs
@@ -95,13 +109,13 @@ def fit_study(
     """
     of_task = select_task(outcomes, task)
     runs, duplicates = without_duplicates(of_task)
-    goals = easiest_first(runs, levels or {goal for run in runs for goal in run.goals})
-    if not goals:
+    fitted = easiest_first(runs, goals or {goal for run in runs for goal in run.goals})
+    if not fitted:
         goals_of_runs = Argument.of("goals")
-        raise ArgumentError("the runs had no goals; start them with ", goals_of_runs, ", the levels to be reached")
-    fits = [fit for goal in goals for fit in fit_goals(runs, by, goal, confidence)]
-    rates = {goal: _rate(runs, goal) for goal in goals}
-    effects = {goal: shape_effect(runs, goal, confidence) for goal in goals}
+        raise ArgumentError("the runs had no goals; start them with ", goals_of_runs, ", the values to be reached")
+    fits = [fit for goal in fitted for fit in fit_goals(runs, by, goal, confidence)]
+    rates = {goal: _rate(runs, goal) for goal in fitted}
+    effects = {goal: shape_effect(runs, goal, confidence) for goal in fitted}
     return Study(
         task=of_task[0].task,
         outcomes=tuple(run for run in runs if run.steps > 0),
@@ -109,8 +123,9 @@ def fit_study(
         predictions=tuple(p for fit in fits for p in predict_from_noise(fit.points, fit.fixed, confidence=confidence)),
         rates={goal: rate for goal, rate in rates.items() if rate},
         effects={goal: effect for goal, effect in effects.items() if effect},
-        shapes={goal: tuple(best_points(runs, goal)) for goal in goals},
+        shapes={goal: tuple(best_points(runs, goal)) for goal in fitted},
         warnings=(*duplicates, *_state_warnings(runs)),
+        default=default_batch(of_task[0], defaults or {}),
     )
 
 
@@ -149,7 +164,34 @@ def as_mapping(study: Study) -> dict[str, Any]:
         "learning_rates": {format_goal(goal): _rate_mapping(rate) for goal, rate in study.rates.items()},
         "shape_effects": {format_goal(goal): _estimate_mapping(effect) for goal, effect in study.effects.items()},
         "warnings": list(study.warnings),
-        "recommendation": study.recommendation,
+        "recommendation": _answer_mapping(study),
+        "sentences": study.sentences,
+    }
+
+
+def _answer_mapping(study: Study) -> dict[str, Any]:
+    """The recommendation in numbers and in words; its numbers are None where there is no recommendation."""
+    answer, choice = study.answer, choose_batch(study.fits, study.default)
+    num_envs, num_steps = (choice.point.shape if choice else None) or (None, None)
+    return {
+        "goal": choice.goal_fit.goal if choice else None,
+        "batch_size": choice.point.batch_size if choice else None,
+        "num_envs": num_envs,
+        "num_steps": num_steps,
+        "learning_rate": choice.point.learning_rate if choice else None,
+        "certainty": choice.certainty if choice else None,
+        "prices": [
+            {
+                "other": price.other,
+                "role": price.role,
+                "updates": _estimate_mapping(price.updates),
+                "examples": _estimate_mapping(price.examples),
+            }
+            for price in (choice.prices if choice else ())
+        ],
+        "command": answer.command,
+        "headline": answer.headline,
+        "parts": {part.label: list(part.sentences) for part in answer.parts},
     }
 
 
@@ -159,7 +201,7 @@ def _estimate_mapping(estimate: Estimate | NoiseScale) -> dict[str, Any]:
 
 
 def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
-    mapping: dict[str, Any] = {"goal": goal.level, "by": goal.by, "fixed": goal.fixed, "reason": goal.reason}
+    mapping: dict[str, Any] = {"goal": goal.goal, "by": goal.by, "fixed": goal.fixed, "reason": goal.reason}
     if fit := goal.fit:
         names = ("critical_batch_size", "min_steps", "min_examples")
         mapping |= {name: _estimate_mapping(getattr(fit, name)) for name in names}
@@ -177,7 +219,7 @@ def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
 
 def _prediction_mapping(prediction: Prediction) -> dict[str, Any]:
     return {
-        "goal": prediction.level,
+        "goal": prediction.goal,
         "fixed": prediction.fixed,
         "loss": prediction.loss,
         "late": _estimate_mapping(prediction.late) if prediction.late else None,

@@ -34,7 +34,7 @@ def as_table(fits: Sequence[GoalFit]) -> list[Row]:
 def _row(fit: GoalFit, point: Point) -> Row:
     num_envs, num_steps = point.shape or (None, None)
     row: Row = {
-        "goal": fit.level,
+        "goal": fit.goal,
         "by": fit.by,
         "fixed": fit.fixed,
         "batch_size": point.batch_size,

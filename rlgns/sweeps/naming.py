@@ -20,7 +20,9 @@ Parameters = Mapping[str, Any]
 MAX_BYTES = 200
 """Length limit of a name: file systems allow 255 bytes, and log files add an ending."""
 
-MACHINE_PARAMETERS = frozenset({"checkpoint_seconds", "device", "num_threads", "num_torch_threads", "num_parts"})
+MACHINE_PARAMETERS = frozenset(
+    {"checkpoint_seconds", "keep_checkpoints", "device", "num_threads", "num_torch_threads", "num_parts"}
+)
 
 
 def is_machine_parameter(name: str) -> bool:

@@ -95,7 +95,7 @@ class Follower:
         try:
             record = parse_json(line)
             goals = (
-                {level: goal for level, goal in goals_in_record(record).items() if goal}
+                {goal: cost for goal, cost in goals_in_record(record).items() if cost}
                 if isinstance(record, dict)
                 else {}
             )
@@ -110,7 +110,7 @@ class Follower:
             if self.metric and (value := _number(record.get(self.metric))) is not None:
                 self._course.append((steps or 0.0, value))
         elif record["event"] == "resume" and steps is not None:
-            self.goals = {level: goal for level, goal in self.goals.items() if goal.steps <= steps}
+            self.goals = {goal: cost for goal, cost in self.goals.items() if cost.steps <= steps}
             self._course = [(at, value) for at, value in self._course if at <= steps]
 
 

@@ -1,8 +1,8 @@
 """Supervised and synthetic tasks, and the lookup of installed tasks by their entry points.
 
 A package names its tasks in its metadata, so that none is imported before it is run. Group `rlgns.tasks` holds the
-functions that train a task, group `rlgns.benches` those that time it; both take the command-line arguments and return
-an exit code.
+functions that train a task, group `rlgns.benches` those that time it, group `rlgns.probes` those that probe its runs;
+all take the command-line arguments and return an exit code.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from importlib.metadata import entry_points
 
 from rlgns.runs.options import nearest
 
-TASKS, BENCH_ENTRY_POINTS = "rlgns.tasks", "rlgns.benches"
-"""Names of the two groups of entry points."""
+TASK_ENTRY_POINTS, BENCH_ENTRY_POINTS, PROBE_ENTRY_POINTS = "rlgns.tasks", "rlgns.benches", "rlgns.probes"
+"""Names of the groups of entry points."""
 
 
 def find_task(group: str, arguments: Sequence[str]) -> Callable[[], int]:
     """Load the entry point of a task and bind it to the task's arguments.
 
     Args:
-        group: Group of entry points, `TASKS` or `BENCH_ENTRY_POINTS`.
+        group: Group of entry points, one of the names above.
         arguments: Name of the task, followed by its own arguments.
 
     Returns:

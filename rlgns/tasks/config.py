@@ -158,7 +158,7 @@ class SupervisedConfig(RunOptions):
     measure: bool = True
     """Measure the gradient noise scale in every update; training is bitwise the same with and without."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
-    """Number of groups that a batch is split into for measuring [the largest divisor from 4 to 8]."""
+    """Number of groups that a batch is split into for measuring [the largest divisor from 4 to 16]."""
 
     # Machine
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -209,3 +209,8 @@ DEFAULTS: Mapping[str, SupervisedConfig] = {
     ),
 }  # fmt: skip
 """The default options of every task, by the task's name."""
+
+
+def default_options() -> dict[str, Mapping[str, object]]:
+    """The default options of every task in plain values, by the task's name and the option's."""
+    return {task: vars(config) for task, config in DEFAULTS.items()}

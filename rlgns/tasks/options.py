@@ -32,7 +32,17 @@ DESCRIPTIONS = {
 """What `rlgns train TASK --help` says that the task trains."""
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {"resume", "out", "max_epochs", "max_steps", "checkpoint_seconds", "device", "num_torch_threads", "data_dir"}
+    {
+        "resume",
+        "out",
+        "max_epochs",
+        "max_steps",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "device",
+        "num_torch_threads",
+        "data_dir",
+    }
     | {f.name for f in fields(SupervisedConfig) if f.name.startswith("wandb")}
 )
 """Options of a resumed run that may differ: where and for how long it runs. All others define the run."""

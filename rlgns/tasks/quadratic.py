@@ -18,7 +18,8 @@ import numpy as np
 from annotated_types import Interval
 from numpy.typing import NDArray
 
-from rlgns.noise.history import record_of
+from rlgns.noise.history import History
+from rlgns.noise.moment_records import record_of
 from rlgns.noise.moments import moments_from_groups
 from rlgns.runs.bounds import Goals, PositiveFloat, PositiveInt, Seed
 from rlgns.runs.exit_codes import exit_code_of
@@ -30,7 +31,6 @@ from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
 from rlgns.runs.shared_options import OutputOptions
-from rlgns.runs.summary import goal_lines
 from rlgns.runs.task import Task
 from rlgns.runs.wandb_options import Mode
 
@@ -147,6 +147,7 @@ class QuadraticDescent(Task):
         self.goals = GoalTracker(config.goals, rises=False)
         self._x, self._generator = self.problem.start, np.random.default_rng(config.seed)
         self._steps, self._loss, self._start_time = 0, 1.0, time.monotonic()
+        self._history = History()
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -181,8 +182,8 @@ class QuadraticDescent(Task):
         reached = self.goals.newly_reached(self._loss, record)
         if not reached and self._steps % config.log_every:
             return None
-        moments = {"total": moments_from_groups(gradients, config.batch_size / NUM_GROUPS)}
-        return record | record_of(moments) | reached
+        measured = {"total": moments_from_groups(gradients, config.batch_size / NUM_GROUPS)}
+        return record | record_of(self._history.add(measured, self._steps)) | reached
 
     def progress(self) -> Record:
         """Progress of the run, by record key."""
@@ -212,10 +213,6 @@ class QuadraticDescent(Task):
     def summary(self) -> Record:
         """Final progress and goals, by record key."""
         return self.progress() | self.goals.summary()
-
-    def closing_lines(self) -> list[str]:
-        """Steps and examples to every goal, for the terminal."""
-        return goal_lines(self.goals)
 
 
 def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator: np.random.Generator) -> Float64:

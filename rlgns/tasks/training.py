@@ -14,13 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlgns.noise.history import TRAINED, History, noise_scale_record, record_of
-from rlgns.noise.scale import PooledMoments
-from rlgns.runs.batch_advice import Flags
+from rlgns.noise.history import TRAINED, History
+from rlgns.noise.moment_records import noise_scale_record, record_of
+from rlgns.noise.pooled import PooledMoments
 from rlgns.runs.goals import MEASURES, GoalCost, GoalTracker
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
-from rlgns.runs.summary import goal_lines, summary_lines
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import State, Task
 from rlgns.tasks.data import Examples
@@ -149,7 +148,7 @@ class SupervisedTraining(Task):
         self._num_losses += 1
         self._learning_rate = update.learning_rate
         if update.moments:
-            self._moments += PooledMoments.of(update.moments)
+            self._moments += PooledMoments.of(self.history.weighted(TRAINED, update.moments))
         return self._evaluation_record() if self.steps >= min(self._next_evaluation, self.max_steps) else None
 
     def _evaluation_record(self) -> Record:
@@ -197,7 +196,7 @@ class SupervisedTraining(Task):
             **self.learner.state(),
             "next_evaluation": self._next_evaluation,
             "seconds": self.seconds,
-            "goals": {level: asdict(reached) for level, reached in self.goals.reached.items()},
+            "goals": {goal: asdict(reached) for goal, reached in self.goals.reached.items()},
             "trained": asdict(self._moments),
             "losses": [self._loss_sum, self._num_losses],
             "swap": self.swap.state() if self.swap and self.is_trained else None,
@@ -218,7 +217,7 @@ class SupervisedTraining(Task):
         """
         self.learner.restore(state)
         self._next_evaluation, self._seconds_before_start = state["next_evaluation"], state["seconds"]
-        self.goals.reached = {level: GoalCost(**prices) for level, prices in state["goals"].items()}
+        self.goals.reached = {goal: GoalCost(**prices) for goal, prices in state["goals"].items()}
         self._moments = PooledMoments(**state["trained"])
         self._loss_sum, self._num_losses = state["losses"]
         if self.swap and state["swap"] and self.is_trained:
@@ -247,27 +246,11 @@ class SupervisedTraining(Task):
         return self.progress() | self.evaluations | self._swap_record | self.goals.summary() | noise
 
     def closing_lines(self) -> list[str]:
-        """Noise scale, evaluations, goals and the outcome of SWAP for the terminal."""
+        """Evaluations and the outcome of SWAP for the terminal."""
         return [
-            *self._noise_lines(),
             *(f"  {MEASURES[key]:16}{value:.4g}" for key, value in self.evaluations.items()),
-            *goal_lines(self.goals),
             *(f"  {key:24}{value:.4g}" for key, value in self._swap_record.items()),
         ]
-
-    def _noise_lines(self) -> list[str]:
-        sequence_length, by_steps = self.learner.unit_size, self.config.max_steps is not None
-        is_text = sequence_length > 1
-        length, name = (self.config.max_steps, "--max-steps") if by_steps else (self.config.max_epochs, "--max-epochs")
-        return summary_lines(
-            self.history,
-            self._measured_losses,
-            shape=(self.config.batch_size, sequence_length) if is_text else (self.config.batch_size,),
-            unit="sequence" if is_text else "example",
-            examples=self.unit,
-            flags=Flags(length=name, measure_every=None, smaller_batch="--batch-size"),
-            length=length,
-        )
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the noise scale over training, if it was measured; returns whether it was."""

@@ -203,6 +203,19 @@ def test_moments_are_those_of_group_losses_written_out_with_advantages_normalise
     assert num_checked == 3
 
 
+def test_a_clip_range_that_is_annealed_to_zero_is_measured_like_any_other():
+    # at the policy that collected the rollout nothing is clipped, but the rounding of the ratio would be at ε = 0
+    def check(model):
+        model.rollout_buffer.log_probs *= 1 + np.float32(1e-6) * np.resize([-1, 1, 1], (16, 8))
+        usual = RolloutMeasurer().measure(model)
+        model.clip_range = model.clip_range_vf = lambda progress: 0.0
+        annealed = RolloutMeasurer().measure(model)
+        assert annealed["policy"].sq_norm == usual["policy"].sq_norm
+        assert annealed["policy"].trace_covariance == usual["policy"].trace_covariance
+
+    at_rollout_end(PPO, {**SMALL_PPO, "clip_range_vf": 0.2}, cartpole(8), check)
+
+
 def test_layers_and_units_are_named_and_layers_add_up():
     def check(model):
         if not model.policy.optimizer.state:  # before the first step there is no preconditioner
@@ -356,6 +369,7 @@ def test_the_keys_that_are_logged_are_numbers():
     noise = NoiseScaleCallback(1)
     model = stable_baselines3.A2C("MlpPolicy", RandomWalks(4, seed=0), device="cpu")
     model.learn(40, callback=noise)
-    logged = {k: v for k, v in model.logger.name_to_value.items() if k.startswith("noise/") and not k.endswith("state")}
+    words = ("state", "weighting")
+    logged = {k: v for k, v in model.logger.name_to_value.items() if k.startswith("noise/") and not k.endswith(words)}
     assert len(logged) == 3 * 4
     assert len(columns([logged], *logged)) == 12

@@ -21,8 +21,8 @@ from support.tolerances import MIXED_SIGNS, assert_equal_to_rounding, one_count,
 from support.whole_runs import FORKS, SCRIPT, TIMEOUT, Ended, Started, environment, run, wait_until
 from test_parallel import free_port
 
-from rlgns.noise.history import measurement_from_record
-from rlgns.noise.scale import Moments, PooledMoments
+from rlgns.noise.moment_records import measurement_from_record
+from rlgns.noise.pooled import Moments, PooledMoments
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
 from rlgns.runs.records import Record, read_lines, read_records

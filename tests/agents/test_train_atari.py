@@ -21,13 +21,15 @@ from support.whole_runs import TIMEOUT, Ended, run, start, start_anew, wait_unti
 
 import rlgns.runs.progress
 from rlgns.agents.measuring import LOSSES
-from rlgns.noise.history import TRAINED, History, measurement_from_record, noise_scale_record
-from rlgns.noise.scale import PooledMoments
+from rlgns.noise.history import TRAINED, History
+from rlgns.noise.moment_records import measurement_from_record, noise_scale_record
+from rlgns.noise.pooled import PooledMoments
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import RunDirectory, read_config
 from rlgns.runs.goals import goals_in_record
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.records import columns, plain, read_lines, read_records
+from rlgns.runs.run_report import detail_lines, read_report
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.study.outcomes import read_outcome
 
@@ -73,10 +75,15 @@ def test_a_run_leaves_its_files_and_prints_its_summary(whole):
     names = {path.name for path in run_dir.iterdir()}
     files = {"config.json", "metrics.jsonl", "checkpoint.pt", "summary.json", "noise_scale.png", "noise_scale.svg"}
     assert names == files | {".lock", "wandb"}
-    assert ended.out.startswith("Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by environment\n")
-    counts = {line.split()[0]: line.split()[-1] for line in ended.out.splitlines()[3:7]}
+    lines = ended.out.splitlines()
+    ending = r"Finished: mean return [\d.]+ after [\d,]+ transitions, 0:\d\d min\. run \(noise_scale.png\)"
+    assert re.match(ending, " ".join(ended.out.split()))
+    assert "4 environments × 8 steps = 32 transitions" in " ".join(ended.out.split())
+    assert lines[-1] == "Details by loss: rlgns show run"
+    details = detail_lines(read_report(run_dir))
+    assert details[0] == "Gradient noise scale tr Σ/|G|² in transitions, 95 % intervals, by environment"
+    counts = {line.split()[0]: line.split()[-1] for line in details[3:7]}
     assert counts == {"policy": "13", "value": "13", "total": "13", TRAINED: "13"}  # the last in every fourth update
-    assert "This run's batch is 4 × 8 = 32 transitions." in ended.out
     assert not list((run_dir.parent / "home").rglob("*.wandb"))
 
 
@@ -358,7 +365,7 @@ def test_sigterm_ends_the_run_in_good_order_and_resume_continues_it(tmp_path):
     assert "stopping after this step" in ended.err
     stopped_at = load_checkpoint(run_dir / "checkpoint.pt")["num_updates"]
     assert f"stopped after update {stopped_at}; continue with --resume run" in ended.out
-    assert "Gradient noise scale" in ended.out
+    assert ended.out.startswith("Stopped: ")
     assert steps_of(run_dir) == list(range(1, stopped_at + 1))  # the last update is recorded
     assert json.loads((run_dir / "summary.json").read_text())["exit_code"] == 143
     assert (run_dir / "noise_scale.png").exists()

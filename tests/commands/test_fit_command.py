@@ -81,7 +81,7 @@ def test_json_and_csv_hold_what_is_printed(sweep, tmp_path, capsys):
     B_crit = found["fits"][1]["critical_batch_size"]
     assert B_crit["state"] == "interval"
     assert f"B_crit {B_crit['point']:,.0f} [{B_crit['low']:,.0f}, {B_crit['high']:,.0f}]" in printed
-    assert all(line in printed for line in found["recommendation"])
+    assert all(line in printed for line in found["sentences"])
     with (tmp_path / "points.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10

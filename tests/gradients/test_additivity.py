@@ -422,6 +422,37 @@ def test_float32_rounding_is_not_mistaken_for_coupling():
     assert behaviour_of(model, terms, torch.arange(2048).view(8, 256), ALONE) is Behaviour.ADDITIVE
 
 
+class RoundsByBatch(Net):
+    """Values and gradients depend on the number of examples by rounding alone, as the kernels of some processors do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = 0.7 * len(x) + 0.1
+        return super().forward(x) * size / size
+
+
+def nearly_predicted_terms(model: nn.Module):
+    """Squared errors that are differences of equal large numbers: nothing but rounding, unless examples are coupled."""
+    inputs = INPUTS.float()
+    with torch.no_grad():
+        targets = model(inputs).squeeze(1) + 1e-7
+    return lambda index: {"loss": (model(inputs[index]).squeeze(1) - targets[index]) ** 2}
+
+
+def test_the_rounding_of_nearly_predicted_values_is_not_mistaken_for_coupling():
+    model = make(RoundsByBatch, torch.float32)
+    assert behaviour_of(model, nearly_predicted_terms(model), GROUPS, ALONE) is Behaviour.ADDITIVE
+
+
+@pytest.mark.parametrize("kind", [Coupled, CoupledInTheGradient])
+def test_nearly_predicted_values_do_not_hide_coupling(kind):
+    model = make(kind, torch.float32)
+    terms = nearly_predicted_terms(model)
+    with torch.no_grad():
+        model.body.bias.add_(1e-2)  # the terms are small, and still far above rounding
+        model.head.bias.add_(1e-2)
+    assert behaviour_of(model, terms, GROUPS, ALONE) is Behaviour.COUPLED
+
+
 def test_bfloat16_rounding_is_not_mistaken_for_coupling():
     model = make(Net, torch.float32)
 

@@ -4,7 +4,6 @@ Run as a script, this file is one rank: `test_ranks_of_gradients.py JOB FOLDER` 
 what it returns.
 """
 
-import dataclasses
 import subprocess
 import sys
 from datetime import timedelta
@@ -19,6 +18,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from support import tolerances
 from support.environments import TestVecEnv
+from support.oracles import measured_values
 from support.tolerances import MIXED_SIGNS, assert_same_training, rounded
 from test_gradients import (
     OPTIMIZERS,
@@ -108,7 +108,7 @@ def measured(name: str, num_groups: int, ranks: Ranks) -> dict[str, Any]:
     )
     return {
         "layers": {layer: torch.from_numpy(products) for layer, products in grams.layers.items()},
-        "moments": {loss: dataclasses.asdict(grams.moments(loss)) for loss in grams.losses},
+        "moments": {loss: measured_values(grams.moments(loss)) for loss in grams.losses},
     }
 
 
@@ -120,7 +120,7 @@ def differentiated(name: str, num_groups: int, ranks: Ranks, measure: bool = Tru
     ).grams
     return {
         "gradients": [p.grad for p in problem.model.parameters()],
-        "moments": grams and dataclasses.asdict(grams.moments(TRAINED)),
+        "moments": grams and measured_values(grams.moments(TRAINED)),
     }
 
 
@@ -188,14 +188,14 @@ class Recorder(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         moments = self.measurer.measure(self.model)
-        self.of_rollouts.append({loss: dataclasses.asdict(moments[loss]) for loss in ("policy", "value", "total")})
+        self.of_rollouts.append({loss: measured_values(moments[loss]) for loss in ("policy", "value", "total")})
 
     def _on_rollout_start(self) -> None:
         moments = getattr(self.model, "update_moments", None)
         self.updates.append({
             "parameters": [p.detach().clone() for p in self.model.policy.parameters()],
             "num_optimizer_steps": self.model.num_optimizer_steps,
-            "moments": moments and dataclasses.asdict(moments),
+            "moments": moments and measured_values(moments),
             "logged": {k: float(v) for k, v in self.logger.name_to_value.items() if k.startswith("train/")},
         })  # fmt: skip
 

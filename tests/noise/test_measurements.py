@@ -6,7 +6,8 @@ import pytest
 from support.oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
-from rlgns.noise.history import History, measurement_from_record, noise_scale_record, record_of
+from rlgns.noise.history import History
+from rlgns.noise.moment_records import measurement_from_record, noise_scale_record, record_of
 from rlgns.runs.records import plain
 
 NOISE = spectrum(np.ones(20), 100)
@@ -113,6 +114,7 @@ def test_an_estimate_is_recorded_with_interval_state_and_number_of_measurements(
         "noise/policy/noise_scale_low": scale.low,
         "noise/policy/noise_scale_high": scale.high,
         "noise/policy/noise_scale_state": "interval",
+        "noise/policy/noise_scale_weighting": "updates",
         "noise/policy/num_measurements": 20,
     }
 

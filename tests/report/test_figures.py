@@ -12,8 +12,8 @@ import pytest
 from support.oracles import spectrum
 
 from rlgns import GradientMoments, moments_from_groups, noise_scale
-from rlgns.noise.history import record_of
-from rlgns.report.run_figures import _limits, _windows, noise_scale_figure
+from rlgns.noise.moment_records import record_of
+from rlgns.report.run_figures import _limits, noise_scale_figure, windows
 from rlgns.runs.goals import RETURN
 
 draw = partial(noise_scale_figure, measure=RETURN, batch_size=2048)
@@ -94,9 +94,9 @@ def test_the_same_records_give_the_same_picture(tmp_path):
 
 @pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (7, [7]), (15, [15]), (16, [8, 8]), (80, [10] * 8), (0, [])])
 def test_windows_are_consecutive_with_eight_measurements_or_more_where_there_are_several(n, sizes):
-    windows = _windows([{"progress/steps": i} for i in range(n)])
-    assert [len(window) for window in windows] == sizes
-    assert [record["progress/steps"] for window in windows for record in window] == list(range(n))
+    parts = windows([{"progress/steps": i} for i in range(n)])
+    assert [len(window) for window in parts] == sizes
+    assert [record["progress/steps"] for window in parts for record in window] == list(range(n))
 
 
 def test_every_bound_and_arrow_lies_inside_the_axes(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def test_the_page_comes_with_figures_and_numbers_as_files(page):
 
 def test_the_page_agrees_with_the_study(page, sweep):
     text, study = text_of(page), fit_study(read_outcomes([sweep]))
-    for line in study.recommendation:
+    for line in study.sentences:
         assert line in text
     for fit in study.fits:
         assert rounded(fit.fit.critical_batch_size) in text

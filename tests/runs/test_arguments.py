@@ -16,13 +16,19 @@ from rlgns.runs.ranks import ALONE
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = [
-    *(path for room in ("noise", "gradients", "study", "report") for path in (ROOT / "rlgns" / room).glob("*.py")),
+    *(
+        path
+        for room in ("noise", "gradients", "study", "report")
+        for path in (ROOT / "rlgns" / room).glob("*.py")
+        if path.name != "run_command.py"  # writes a command with its flags
+    ),
     *(ROOT / "rlgns" / "runs" / f"{name}.py" for name in ("ranks", "goals", "records", "machine", "progress")),
     *(
         ROOT / "agents" / f"{name}.py"
         for name in (
-            "algorithms", "atari", "cadence", "collecting", "emulators", "environments", "forwards", "losses",
-            "measuring", "models", "observations", "on_policy", "policies", "recorder", "rollouts", "stepping",
+            "algorithms", "atari", "cadence", "collecting", "emulators", "environments", "forwards", "frozen", "losses",
+            "measuring", "models", "observations", "on_policy", "policies", "probing", "recorder", "rollouts",
+            "stepping",
         )
     ),
 ]  # fmt: skip

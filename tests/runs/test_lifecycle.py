@@ -189,7 +189,7 @@ def test_what_the_terminals_encoding_lacks_is_replaced(tmp_path):
     command = [sys.executable, PROGRAM, "run", "3", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode("ascii").endswith(" ?\n")
+    assert done.stdout.decode("ascii").endswith(" Sigma\n")
 
 
 def test_when_the_closing_words_come_everything_else_is_done(tmp_path, monkeypatch, capsys):

@@ -195,3 +195,12 @@ def test_a_column_of_text_is_refused():
 def test_importing_records_loads_neither_torch_nor_wandb():
     code = "import sys, rlgns.runs.records; assert not {'torch', 'wandb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_word_where_readers_expect_a_number_is_refused_before_it_is_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with RecordWriter(path) as writer:
+        writer.write({"noise/policy/noise_scale_state": "interval", "noise/policy/noise_scale_weighting": "updates"})
+        with pytest.raises(ValueError, match="noise/policy/sq_norm is text where a finite number belongs"):
+            writer.write({"noise/policy/sq_norm": "small"})
+    assert len(read_records(path)) == 1

@@ -46,7 +46,14 @@ def test_inherited_flags_stand_once_under_the_headings_of_the_task(capsys):
     flags = flags_by_heading(capsys.readouterr().out)
     assert list(flags) == list(TaskOptions.GROUPS)
     assert flags["Optimisation"] == ["--learning-rate"]
-    assert flags["Run"] == ["--out", "--resume", "--checkpoint-seconds", "--log-every", "--config"]
+    assert flags["Run"] == [
+        "--out",
+        "--resume",
+        "--checkpoint-seconds",
+        "--keep-checkpoints",
+        "--log-every",
+        "--config",
+    ]
     assert flags["Weights & Biases"][:3] == ["--wandb", "--wandb-project", "--wandb-entity"]
     assert flags["Machine"] == ["--device", "--num-torch-threads"]
 

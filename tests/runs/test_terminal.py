@@ -58,14 +58,29 @@ def test_a_result_that_cannot_be_printed_is_one_line_and_exit_code_1(tmp_path):
     )
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-16"])
-def test_what_an_encoding_lacks_is_replaced(encoding, tmp_path):
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("ascii", "tr Sigma x 2 0"),
+        ("latin-1", "tr Sigma × 2 0"),
+        ("cp1252", "tr Sigma × 2 0"),
+        ("utf-16", "tr Σ × 2 0"),
+    ],
+)
+def test_what_an_encoding_lacks_is_replaced_by_what_means_the_same(encoding, line, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "0", "result"], cwd=tmp_path, capture_output=True, check=False,
         env={**os.environ, "PYTHONIOENCODING": encoding},
     )  # fmt: skip
     assert done.returncode == 0
-    assert done.stdout.decode(encoding).splitlines()[0] == "tr Σ × 2 0".encode(encoding, "replace").decode(encoding)
+    assert done.stdout.decode(encoding).splitlines()[0] == line
+
+
+def test_what_has_no_replacement_is_a_question_mark():
+    stream = TolerantStream(io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    stream.write("16 × 5 [80, ∞) 水")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"16 x 5 [80, inf) ?"
 
 
 @pytest.mark.parametrize("command", ["--help", "fit --help", "train digits --help"])

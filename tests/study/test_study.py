@@ -19,7 +19,7 @@ from rlgns.study.study import (
     fit_goals,
     fit_learning_rate,
     fit_study,
-    recommendation,
+    goal_sentences,
     shape_effect,
 )
 
@@ -180,12 +180,12 @@ def test_the_critical_batch_size_of_a_sweep_is_recovered():
 def test_every_goal_has_its_fit_and_one_may_be_chosen(tmp_path):
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=None, levels={5.0: 0.25, 20.0: 1.0})
     runs = read_outcomes([tmp_path])
-    assert [goal.level for goal in fit_goals(runs)] == [5.0, 20.0]
+    assert [goal.goal for goal in fit_goals(runs)] == [5.0, 20.0]
     five, twenty = (goal.fit.critical_batch_size for goal in fit_goals(runs))
     assert five.low < 160 < five.high < twenty.low < 640 < twenty.high
-    assert [goal.level for goal in fit_goals(runs, level=20.0)] == [20.0]
+    assert [goal.goal for goal in fit_goals(runs, goal=20.0)] == [20.0]
     with pytest.raises(ValueError, match="no run had the goal 7; there are: 5, 20"):
-        fit_goals(runs, level=7.0)
+        fit_goals(runs, goal=7.0)
 
 
 def shapes(*, factor=0.8, sigma=0.02, seeds=2):
@@ -353,10 +353,10 @@ def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(
     write_sweep(tmp_path, seeds=2, rates=[0.5, 1, 2], noise_scale=900, noise=0.02)
     runs = read_outcomes([tmp_path])
     predictions = noise_scales(runs)
-    assert [(prediction.level, prediction.loss) for prediction in predictions][:4] == [
+    assert [(prediction.goal, prediction.loss) for prediction in predictions][:4] == [
         (5.0, loss) for loss in ("trained", "total", "policy", "value")
     ]
-    twenty = [prediction for prediction in predictions if prediction.level == 20.0]
+    twenty = [prediction for prediction in predictions if prediction.goal == 20.0]
     # shapes 4 … 1024 × 10: the middle is 640; the rate that is best there; seeds pooled
     assert {(prediction.batch_size, prediction.shape, prediction.num_runs) for prediction in predictions} == {
         (640, (64, 10), 2)
@@ -366,7 +366,7 @@ def test_the_noise_scale_is_that_before_the_goal_of_the_most_typical_tuned_runs(
     assert twenty[0].whole.point == pytest.approx(546, rel=0.03)
     assert twenty[3].loss == "value"
     assert twenty[3].whole.point == pytest.approx(54.6, rel=0.03)
-    five = next(prediction for prediction in predictions if prediction.level == 5.0)
+    five = next(prediction for prediction in predictions if prediction.goal == 5.0)
     # B_crit and S_min a quarter: reached at 65/400 = 16 % of the run, where the noise scale is 300·3^0.16 at most
     assert 300 < five.whole.point < 300 * 3**0.18
 
@@ -418,10 +418,10 @@ def test_without_measurements_nothing_is_predicted():
 # Sentences and rows
 
 
-def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
+def test_the_sentences_state_b_crit_its_prediction_and_the_costs_around_it(tmp_path):
     write_sweep(tmp_path, noise=0.05)
-    study = fit_study(read_outcomes([tmp_path]), levels=[20.0])
-    text = study.recommendation
+    study = fit_study(read_outcomes([tmp_path]), goals=[20.0])
+    text = study.sentences
     assert text[0].startswith("At goal 20, B_crit is 6")
     assert "transitions; B_simple (trained loss) predicted 7" in text[0]  # the mean of 300·3^t over the second half
     # S/S_min = 1 + B_crit/B and E/E_min = 1 + B/B_crit with B_crit about 640
@@ -442,7 +442,7 @@ def test_the_recommendation_states_b_crit_its_prediction_and_the_costs_around_it
     ],
 )
 def test_a_one_sided_interval_is_stated_as_a_bound(runs, first, second):
-    text = recommendation(fit_goals(runs))
+    text = goal_sentences(fit_goals(runs))
     assert text[0].startswith("At goal 20, B_crit is ")
     assert first in text[0]
     assert text[1].startswith(second)
@@ -452,10 +452,10 @@ def test_a_one_sided_interval_is_stated_as_a_bound(runs, first, second):
 def test_an_undetermined_or_missing_fit_is_stated_as_such():
     (undetermined,) = fit_goals(sweep([100, 110, 120], sigma=0.5, seeds=1))
     assert undetermined.fit.state == "undetermined"
-    assert "the runs do not determine B_crit" in recommendation([undetermined])[0]
-    assert "times the least" not in " ".join(recommendation([undetermined]))
+    assert "the runs do not determine B_crit" in goal_sentences([undetermined])[0]
+    assert "times the least" not in " ".join(goal_sentences([undetermined]))
     (none,) = fit_goals([outcome()])
-    assert recommendation([none]) == [
+    assert goal_sentences([none]) == [
         "At goal 20, there is no fit: B_crit needs runs at 3 batch sizes or more, these are at 1; add batch sizes."
     ]
 
@@ -468,20 +468,20 @@ def test_an_undetermined_or_missing_fit_is_stated_as_such():
         (1.0, "do not determine which of the two to buy"),
     ],
 )
-def test_the_recommendation_states_which_dimension_to_buy_where_shapes_determine_it(factor, words):
+def test_the_sentences_state_which_dimension_to_buy_where_shapes_determine_it(factor, words):
     study = fit_study(shapes(factor=factor))
-    assert any(words in line for line in study.recommendation)
+    assert any(words in line for line in study.sentences)
 
 
 def test_a_fit_by_num_envs_states_b_crit_in_environments_too():
-    line = recommendation(fit_goals(shapes(factor=1.0), "num_envs"))[0]
+    line = goal_sentences(fit_goals(shapes(factor=1.0), "num_envs"))[0]
     assert line.startswith("At goal 20 with num_steps 5, B_crit is")
     assert "num_envs" in line.partition("transitions")[2]
 
 
 def test_examples_are_called_transitions_only_where_they_have_a_shape():
-    assert "transitions" not in " ".join(recommendation(fit_goals(sweep())))
-    assert "examples" in recommendation(fit_goals(sweep()))[0]
+    assert "transitions" not in " ".join(goal_sentences(fit_goals(sweep())))
+    assert "examples" in goal_sentences(fit_goals(sweep()))[0]
 
 
 def test_rows_hold_seeds_costs_and_the_curve():

@@ -4,7 +4,7 @@ Nothing here is clever. What is vectorised over repetitions is itself tested aga
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -145,3 +145,14 @@ def many_moments(gradients: Float64, group_size: float) -> ManyMoments:
         trace_covariance_variance=share * (y * y).sum(-1),
         covariance=share * (x * y).sum(-1),
     )
+
+
+def measured_values(moments: GradientMoments) -> dict[str, float]:
+    """Values of a measurement that can be compared to rounding.
+
+    Left out are the Gram matrix, what only later measurements give (the weights), and the unbiased variances: they are
+    differences of larger numbers, functions of the same matrix, and are tested with `rlgns.noise.variances`.
+    """
+    left_out = {"gram", "sq_norm_unbiased_variance", "trace_covariance_unbiased_variance", "unbiased_covariance"}
+    names = [f.name for f in fields(moments) if f.name not in left_out and not f.name.startswith("relative_")]
+    return {name: getattr(moments, name) for name in names}

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rlgns.noise.history import History, Measurement, record_of
+from rlgns.noise.history import History
+from rlgns.noise.moment_records import Measurement, record_of
 from rlgns.noise.moments import GradientMoments
 from rlgns.runs.files import write_json
 from rlgns.runs.goals import GoalCost, goal_record

@@ -12,7 +12,8 @@ import pytest
 import torch
 from support.real_data import CIFAR10, MNIST, SHAKESPEARE, TINY_IMAGENET, needs_data
 
-from rlgns.noise.history import TRAINED, measurement_from_record
+from rlgns.noise.history import TRAINED
+from rlgns.noise.moment_records import measurement_from_record
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.records import read_records
 from rlgns.study.outcomes import read_outcome
@@ -57,7 +58,8 @@ def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
     assert sum(counts) == outcome.steps  # every update was measured
     output = capsys.readouterr().out
     assert "goal 0.2:" in output
-    assert "Gradient noise scale tr Σ/|G|² in images" in output
+    assert output.startswith("Finished: training loss 0.")
+    assert "64 images" in output
 
 
 def test_goals_may_be_on_the_test_error(tmp_path):

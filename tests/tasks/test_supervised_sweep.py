@@ -107,11 +107,11 @@ def test_a_sweep_of_digits_gives_a_report_and_a_comparison(tmp_path, capsys, mon
     study = fit_study(read_outcomes([tmp_path / "runs"]))
     assert len(study.outcomes) == 6
     first, last = study.fits
-    assert last.level == 0.2
+    assert last.goal == 0.2
     # the study of three learning rates and seeds gives B_crit 54 [43, 67] and S_min 39; here one rate per batch size
     assert 15 < last.fit.critical_batch_size.point < 200
     assert first.fit.critical_batch_size.point < 2 * last.fit.critical_batch_size.point
-    scale = next(one for one in study.predictions if one.level == 0.2)
+    scale = next(one for one in study.predictions if one.goal == 0.2)
     assert scale.loss == "trained"
     assert 5 < scale.whole.point < 200
     assert main(["report", "runs", "--log-to-wandb", "disabled"]) == 0

@@ -25,7 +25,7 @@ from rlgns.report.run_figures import noise_scale_figure
 from rlgns.runs.goals import RETURN
 from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, columns, read_records
-from rlgns.runs.summary import summary_lines
+from rlgns.runs.summary import loss_lines
 from rlgns.runs.text_tables import table_lines
 
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def main(options: Options) -> None:
         paths = [folder / "noise_scale.png"]
         noise_scale_figure(records, LOSSES, title=title, measure=RETURN, batch_size=math.prod(shape), paths=paths)
         print(title)
-        print("\n".join(summary_lines(History.from_records(records), LOSSES, shape=shape, unit=config["unit"])))
+        print("\n".join(loss_lines(History.from_records(records), LOSSES, unit=config["unit"])))
         numbers[run.name] = numbers_of(records)
         _print(numbers[run.name])
     (options.out / "numbers.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
