@@ -63,6 +63,21 @@ def test_the_surface_has_a_row_for_every_length_and_a_figure(run, capsys):
     assert (run / "probe_surface.png").stat().st_size > 10_000
 
 
+def test_trial_steps_are_printed_and_recorded_by_loss_and_batch(run, capsys):
+    flags = ("--max-transitions", "3000", "--num-torch-threads", "1", "--num-envs", "32")
+    assert main(["probe", str(run), "--trials", *flags]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Trial steps, judged on" in " ".join(out.split())
+    rows = [record for record in read_records(run / "probe.jsonl") if "trial/loss" in record]
+    sizes = [16, 32, 64, 128, 256]
+    assert [(row["trial/loss"], row["trial/batch_size"]) for row in rows] == [
+        (loss, size) for loss in ("policy", "total") for size in sizes
+    ]
+    for row in rows:
+        assert f"{row['trial/gain']:.2g}" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -70,6 +85,7 @@ def test_the_surface_has_a_row_for_every_length_and_a_figure(run, capsys):
         (["nowhere"], "nowhere does not exist"),
         (["RUN", "--precision", "0"], "precision 0"),
         (["RUN", "--num-envs", "2"], "num_envs 2 is too few"),
+        (["RUN", "--trials", "--num-envs", "16"], "num_envs 16 is too few for trial steps"),
         (["RUN", "--checkpoint", "first"], "checkpoint 'first' is neither last nor all"),
         (["RUN", "--presicion", "1"], "--precision"),
         (["RUN/checkpoints"], "holds no run"),
