@@ -192,7 +192,7 @@ def _stages(subject: Subject, name: str, path: Path, options: ProbeOptions, stop
             )
         yield probe_records(result, name, transitions), probe_lines(result, subject.title, transitions)
         if options.surface and stop.signal_number is None:
-            yield _surface(subject, name, transitions, model, options, stop)
+            yield from _surface(subject, name, transitions, model, options, stop)
         if options.trials and stop.signal_number is None:
             yield _trials(name, transitions, model, seed + 2, stop)
     finally:
@@ -212,8 +212,8 @@ def _trials(name: str, transitions: int, model: A2C | PPO, seed: int, stop: Stop
 
 def _surface(
     subject: Subject, name: str, transitions: int, model: A2C | PPO, options: ProbeOptions, stop: StopRequest
-) -> Stage:  # fmt: skip
-    """Measure and draw the surface of environments and rollout lengths."""
+) -> Iterator[Stage]:  # fmt: skip
+    """Measure the surface of environments and rollout lengths, and then draw it."""
     from rlgns.report.surface_figure import surface_figure
 
     display = ProgressDisplay(options.max_transitions, "transitions")
@@ -226,14 +226,16 @@ def _surface(
             progress=lambda collected: watch(collected, None),
         )
     num_envs = subject.batch_size // subject.config.num_steps
-    lines = ["", *surface_lines(surface, num_envs)]
+    yield surface_records(surface, name, transitions), ["", *surface_lines(surface, num_envs), ""]
     figure = subject.run / (f"{SURFACE}.png" if name == LAST else f"{SURFACE}_{name}.png")
-    title = f"{subject.title} after {transitions:,} transitions"
+    title = f"{subject.title} after {transitions:,} transitions, total loss"
+    total = [row for row in surface.rows if row.loss == "total"]
     try:
-        surface_figure(surface.rows, (num_envs, subject.config.num_steps), title=title, paths=[figure])
+        surface_figure(total, (num_envs, subject.config.num_steps), title=title, paths=[figure])
     except ValueError as error:
-        return surface_records(surface, name, transitions), [*lines, "", f"no figure: {error}"]
-    return surface_records(surface, name, transitions), [*lines, "", f"figure: {figure}"]
+        yield [], [f"no figure: {error}"]
+    else:
+        yield [], [f"figure: {figure}"]
 
 
 def _watching(display: ProgressDisplay, stop: StopRequest) -> Callable[[int, ProbeResult | None], bool]:

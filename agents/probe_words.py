@@ -13,6 +13,7 @@ from rlgns.agents.probing import ProbeResult
 from rlgns.agents.surface import SurfaceResult
 from rlgns.noise.scale import NoiseScale
 from rlgns.noise.step_fits import GainFit
+from rlgns.noise.surface import Cosine
 from rlgns.noise.words import in_words
 
 WIDTH = 80
@@ -82,7 +83,7 @@ def probe_lines(result: ProbeResult, title: str, transitions: int) -> list[str]:
 
 
 def surface_records(result: SurfaceResult, checkpoint: str, transitions: int) -> list[dict[str, Any]]:
-    """One flat record for each rollout length, as `probe.jsonl` holds them.
+    """One flat record for each loss and rollout length, as `probe.jsonl` holds them.
 
     Args:
         result: The result.
@@ -95,6 +96,7 @@ def surface_records(result: SurfaceResult, checkpoint: str, transitions: int) ->
         records.append({
             "probe/checkpoint": checkpoint,
             "progress/transitions": transitions,
+            "surface/loss": row.loss,
             "surface/num_steps": row.num_steps,
             "surface/num_envs": row.num_envs,
             "surface/num_rollouts": row.moments.count,
@@ -120,20 +122,24 @@ def surface_lines(result: SurfaceResult, num_envs: int) -> list[str]:
         num_envs: Environments of the run.
     """
     lines = _wrapped(
-        f"Environments against rollout length, trained loss, {result.num_transitions:,} transitions, "
-        f"{result.seconds:.0f} s. Progress is that of an update of {num_envs:,} environments relative to infinitely "
-        "many; the cosine is that with the gradient of the longest rollout."
+        f"Environments against rollout length, {result.num_transitions:,} transitions, {result.seconds:.0f} s. Progress "
+        f"is that of an update of {num_envs:,} environments relative to infinitely many; the cosine is that with the "
+        "gradient of the longest rollout."
     )
-    lines += ["", f"  {'steps':>6}  {'noise scale':24}{'environments':20}{'progress':>8}  cosine"]
+    lines += ["", f"  {'loss':6}{'steps':>7}  {'noise scale':23}{'environments':18}{'progress':>8}  cosine"]
     for row in result.rows:
-        scale = row.noise_scale()
-        cosine = row.cosine
-        angle = f"{cosine.point:.2f} ± {cosine.high - cosine.point:.2f}" if cosine.point == cosine.point else "unknown"
+        scale, progress = row.noise_scale(), row.efficiency(num_envs)
         lines.append(
-            f"  {row.num_steps:6}  {scale!s:24}{_in_environments(scale, row.num_steps):20}"
-            f"{row.efficiency(num_envs):8.0%}  {angle}"
+            f"  {row.loss:6}{row.num_steps:7}  {scale!s:23}{_in_environments(scale, row.num_steps):18}"
+            f"{'unknown' if math.isnan(progress) else f'{progress:.0%}':>8}  {_cosine_words(row.cosine)}"
         )
     return lines
+
+
+def _cosine_words(cosine: Cosine) -> str:
+    if not (math.isfinite(cosine.point) and math.isfinite(cosine.low)):
+        return "unknown"
+    return f"{cosine.point:.2f} ± {cosine.high - cosine.point:.2f}"
 
 
 def trial_records(result: LineSearch, checkpoint: str, transitions: int) -> list[dict[str, Any]]:
