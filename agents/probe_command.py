@@ -16,12 +16,21 @@ from stable_baselines3 import A2C, PPO
 
 from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.environments import make_environments
+from rlgns.agents.line_search import FEWEST_FOR_TRIALS, line_search
 from rlgns.agents.models import make_model
-from rlgns.agents.probe_words import probe_lines, probe_records, surface_lines, surface_records
+from rlgns.agents.probe_words import (
+    probe_lines,
+    probe_records,
+    surface_lines,
+    surface_records,
+    trial_lines,
+    trial_records,
+)
 from rlgns.agents.probing import ProbeResult, probe, relative_half_width
 from rlgns.agents.recorder import load_parameters
 from rlgns.agents.speed_trial import trial_config
 from rlgns.agents.surface import measure_surface
+from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.bounds import MAX_COUNT, Name, NumEnvs, NumThreads, Seed
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
@@ -60,6 +69,8 @@ class ProbeOptions:
     """Transitions at which probing ends in any case."""
     surface: bool = False
     """Measure environments against rollout length as well, on as many transitions again, and draw them."""
+    trials: bool = False
+    """Try steps along gradients of several batch sizes as well, judged on rollouts of other environments."""
     num_envs: NumEnvs | None = None
     """Environments to act in [128 for rollouts of up to 16 steps, else 32, and at least those of the run]."""
     seed: Seed = 0
@@ -144,6 +155,12 @@ def subject_of(run: Path, options: ProbeOptions) -> Subject:
     if saved.get("num_envs") is None or saved.get("num_steps") is None:
         raise ValueError(f"{run} is no run of an agent; name a directory that rlgns train atari has made")
     num_envs = options.num_envs or max(128 if saved["num_steps"] <= 16 else 32, saved["num_envs"])
+    if options.trials and num_envs < FEWEST_FOR_TRIALS:
+        raise ArgumentError(
+            f"num_envs {num_envs} is too few for trial steps, half of which are judged on the other environments; use ",
+            Argument.of("num_envs", FEWEST_FOR_TRIALS),
+            " or more",
+        )
     config = trial_config(saved, num_envs, run)
     return Subject(run, str(facts.get("task", config.task)), config, saved["num_envs"] * saved["num_steps"])
 
@@ -175,15 +192,28 @@ def _stages(subject: Subject, name: str, path: Path, options: ProbeOptions, stop
             )
         yield probe_records(result, name, transitions), probe_lines(result, subject.title, transitions)
         if options.surface and stop.signal_number is None:
-            yield _surface(subject, name, transitions, model, options, stop)
+            yield from _surface(subject, name, transitions, model, options, stop)
+        if options.trials and stop.signal_number is None:
+            yield _trials(name, transitions, model, seed + 2, stop)
     finally:
         environments.close()
 
 
+def _trials(name: str, transitions: int, model: A2C | PPO, seed: int, stop: StopRequest) -> Stage:
+    """Try steps along gradients of several batch sizes."""
+    try:
+        search = line_search(model, seed=seed, go_on=lambda: stop.signal_number is None)
+    except ValueError:
+        if stop.signal_number is None:
+            raise
+        return [], ["", "The trial steps were ended before two batch sizes were complete."]
+    return trial_records(search, name, transitions), ["", *trial_lines(search)]
+
+
 def _surface(
     subject: Subject, name: str, transitions: int, model: A2C | PPO, options: ProbeOptions, stop: StopRequest
-) -> Stage:  # fmt: skip
-    """Measure and draw the surface of environments and rollout lengths."""
+) -> Iterator[Stage]:  # fmt: skip
+    """Measure the surface of environments and rollout lengths, and then draw it."""
     from rlgns.report.surface_figure import surface_figure
 
     display = ProgressDisplay(options.max_transitions, "transitions")
@@ -196,14 +226,16 @@ def _surface(
             progress=lambda collected: watch(collected, None),
         )
     num_envs = subject.batch_size // subject.config.num_steps
-    lines = ["", *surface_lines(surface, num_envs)]
+    yield surface_records(surface, name, transitions), ["", *surface_lines(surface, num_envs), ""]
     figure = subject.run / (f"{SURFACE}.png" if name == LAST else f"{SURFACE}_{name}.png")
-    title = f"{subject.title} after {transitions:,} transitions"
+    title = f"{subject.title} after {transitions:,} transitions, total loss"
+    total = [row for row in surface.rows if row.loss == "total"]
     try:
-        surface_figure(surface.rows, (num_envs, subject.config.num_steps), title=title, paths=[figure])
+        surface_figure(total, (num_envs, subject.config.num_steps), title=title, paths=[figure])
     except ValueError as error:
-        return surface_records(surface, name, transitions), [*lines, "", f"no figure: {error}"]
-    return surface_records(surface, name, transitions), [*lines, "", f"figure: {figure}"]
+        yield [], [f"no figure: {error}"]
+    else:
+        yield [], [f"figure: {figure}"]
 
 
 def _watching(display: ProgressDisplay, stop: StopRequest) -> Callable[[int, ProbeResult | None], bool]:

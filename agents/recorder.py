@@ -203,7 +203,9 @@ class Recorder(BaseCallback):
                 self._noise_text = f"{name} {estimate}"
         if noise.latest:
             for loss in LOSSES:
-                record[f"noise/{loss}/design_effect"] = noise.history.design_effect(loss, noise.window)
+                effect = noise.history.design_effect(loss, noise.window)
+                for ending, value in zip(("", "_low", "_high"), effect, strict=True):
+                    record[f"noise/{loss}/design_effect{ending}"] = value
             record["noise/design_effect"] = record["noise/total/design_effect"]
             record["noise/unit"] = noise.measurer.unit
         return record

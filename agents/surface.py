@@ -20,6 +20,9 @@ from rlgns.gradients.group_sums import GroupGradientSums
 from rlgns.noise.grouping import environment_groups
 from rlgns.noise.surface import SurfaceRow, cosine
 
+LOSSES = ("policy", "total")
+"""The losses that are measured: the value loss often hides the policy loss in the total."""
+
 NUM_LENGTHS = 5
 """Lengths that are looked at by default: twice the run's, the run's, and halves of it."""
 
@@ -29,7 +32,7 @@ class SurfaceResult:
     """Gradient and noise by rollout length.
 
     Attributes:
-        rows: One for each length, rising.
+        rows: For the policy loss and then for the total loss one for each length, rising.
         num_transitions: Transitions collected.
         seconds: Time taken.
     """
@@ -62,7 +65,7 @@ def measure_surface(
     seed: int | None = None,
     progress: Callable[[int], bool] | None = None,
 ) -> SurfaceResult:
-    """Measure gradient and noise of the trained loss for rollouts of several lengths, at the present policy.
+    """Measure gradient and noise of the policy loss and of the total loss for rollouts of several lengths.
 
     Rollouts of twice the model's number of steps are collected and cut into shorter ones, with the advantages that
     those would have had; nothing is learnt. Longer ones than were collected are not extrapolated to.
@@ -107,20 +110,25 @@ def _add(model: OnPolicyAlgorithm, length: int, sums: GroupGradientSums, num_gro
     for rollout in rollouts_of_length(model, length):
         terms = needed_terms(rollout_terms(model, rollout), weights)
 
-        def total(index: Tensor, terms: Callable[[Tensor], Terms] = terms) -> Terms:
-            return {"total": torch.stack([weights[loss] * term for loss, term in terms(index).items()]).sum(0)}
+        def measured(index: Tensor, terms: Callable[[Tensor], Terms] = terms) -> Terms:
+            of_losses = terms(index)
+            total = torch.stack([weights[loss] * term for loss, term in of_losses.items()]).sum(0)
+            return {"policy": of_losses["policy"], "total": total}
 
         model.policy.set_training_mode(True)  # the loss that is trained
-        sums.add(total, groups)
+        sums.add(measured, groups)
 
 
 def _rows(sums: dict[int, GroupGradientSums], num_envs: int) -> tuple[SurfaceRow, ...]:
-    moments = {length: of_length.moments()["total"] for length, of_length in sums.items()}
-    longest = max(sums)
+    longest = sums[max(sums)]
+    reference = longest.moments()
     rows = []
     for length, of_length in sums.items():
-        cross = of_length.products_with(sums[longest])
-        rows.append(
-            SurfaceRow(length, num_envs, moments[length], cosine(moments[length].gram, moments[longest].gram, cross))
-        )
-    return tuple(rows)
+        moments, cross = of_length.moments(), of_length.products_with(longest)
+        rows += [
+            SurfaceRow(
+                loss, length, num_envs, moments[loss], cosine(moments[loss].gram, reference[loss].gram, cross[loss])
+            )
+            for loss in LOSSES
+        ]
+    return tuple(row for loss in LOSSES for row in rows if row.loss == loss)

@@ -101,21 +101,23 @@ class GroupGradientSums:
             for name, w in weights.items()
         }
 
-    def products_with(self, other: GroupGradientSums) -> NDArray[np.float64]:
-        """Inner products of the sums of the first loss with those of another set of batches of the same model.
+    def products_with(self, other: GroupGradientSums) -> dict[str, NDArray[np.float64]]:
+        """Inner products of the sums of each loss with those of another set of batches of the same model.
 
         Args:
-            other: Sums over the same number of groups.
+            other: Sums of the same losses over the same number of groups.
 
         Returns:
-            [K, K], of mean losses as in `FrozenMoments.gram`; the rows are the groups of this object.
+            [K, K] by loss, of mean losses as in `FrozenMoments.gram`; the rows are the groups of this object.
         """
-        K = self._shape[0]
-        products = np.zeros((K, K))
+        L, K = len(self._losses), self._shape[0]
+        products = np.zeros((L, K, K))
         for mine, others in zip(self._sums, other._sums, strict=True):
-            both = gram_of_rows(torch.cat([mine[:K], others[:K]]), 2, ALONE)
-            products += both[0, :, 1].cpu().numpy()
-        return products / (self._shape[1] * other._shape[1])
+            for i in range(L):
+                rows = slice(i * K, (i + 1) * K)
+                both = gram_of_rows(torch.cat([mine[rows], others[rows]]), 2, ALONE)
+                products[i] += both[0, :, 1].cpu().numpy()
+        return dict(zip(self._losses, products / (self._shape[1] * other._shape[1]), strict=True))
 
     def _gradients(self, terms: Callable[[Tensor], Terms], groups: Tensor) -> tuple[tuple[str, ...], list[Tensor]]:
         """Names of the losses and, for each parameter, gradients [L·K, P] of sums over groups."""

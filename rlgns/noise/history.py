@@ -8,10 +8,10 @@ moments, not only ratios, so that every noise scale can be recomputed from them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from rlgns.noise.design_effect import DesignEffect, design_effect
 from rlgns.noise.moment_records import Measurement, Record, measurement_from_record
 from rlgns.noise.pooled import Moments, PooledMoments
 from rlgns.noise.scale import Method, NoiseScale, Weighting, noise_scale
@@ -168,24 +168,21 @@ class History:
         moments = self.moments(name, last)
         return noise_scale(moments, level, method, weighting) if moments else None
 
-    def design_effect(self, loss: str, last: int | None = None) -> float:
-        """Design effect of one loss: Σ tr Σ with groups of environments / Σ tr Σ with groups of transitions.
-
-        At 1, a longer rollout reduces noise as much as more environments do; above 1, transitions of one environment
-        resemble one another and count for less.
+    def design_effect(self, loss: str, last: int | None = None, level: float = 0.95) -> DesignEffect:
+        """Estimate the design effect of one loss: tr Σ with groups of environments over that of single transitions.
 
         Args:
             loss: Name of the loss.
             last: Number of measurements, the latest of those that hold both; all by default.
+            level: Nominal coverage of the interval.
 
         Returns:
-            The ratio, without unit; nan where no measurement holds both.
+            The ratio with its interval, without unit; its point is nan where no measurement holds both.
         """
         other = f"{loss}/{BY_TRANSITION}"
         both = [m for m in self.measurements if loss in m and other in m]
         both = both if last is None else both[-last:]
-        by_transition = sum(m[other].trace_covariance for m in both)
-        return sum(m[loss].trace_covariance for m in both) / by_transition if by_transition > 0 else math.nan
+        return design_effect([m[loss] for m in both], [m[other] for m in both], level)
 
 
 def _last_half(moments: Sequence[Moments]) -> list[Moments]:

@@ -142,9 +142,10 @@ def noise_scale(
     * "rollouts": the scatter between measurements, at least 3. Measurements that are passed one by one and turn out
       autocorrelated are averaged in blocks.
 
-    `tests/noise/test_statistics.py` and `tests/noise/test_coverage.py` simulate how often the intervals cover the true
-    value under which noise. Coverage is lower under noise that few groups carry, and where noise lasts from one
-    measurement to the next.
+    Simulated coverage at a nominal 95 % is 91 to 100 % under Gaussian noise that is steady, drifts or varies in size,
+    and 84 to 98 % under heavy tails. It is lower where environments are copies of one another, where their noise is
+    unequal (every update counting alike, the number is then 14 % too large), and where noise lasts from one measurement
+    to the next: `scripts/studies/coverage` has the table, `tests/noise/test_coverage.py` repeats some of it.
 
     Args:
         moments: One measurement, any number of measurements in the order in which they were made, or sums of them.

@@ -26,8 +26,8 @@ class Cosine:
 
     Attributes:
         point: The estimate, which noise may take beyond 1; nan where a squared gradient is not positive.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
+        low: Lower end of the interval; nan where the squared gradients are not clear of zero.
+        high: Upper end of the interval; nan likewise.
     """
 
     point: float
@@ -37,15 +37,17 @@ class Cosine:
 
 @dataclass(frozen=True, slots=True)
 class SurfaceRow:
-    """Gradient and noise of rollouts of one length.
+    """Gradient and noise of rollouts of one length, for one loss.
 
     Attributes:
+        loss: Name of the loss.
         num_steps: T.
         num_envs: Environments that were measured in.
         moments: Sums over rollouts of this length.
         cosine: Cosine with the gradient of the longest rollouts.
     """
 
+    loss: str
     num_steps: int
     num_envs: int
     moments: FrozenMoments
@@ -63,13 +65,13 @@ class SurfaceRow:
     def efficiency(self, num_envs: float) -> float:
         """Progress of an update of N environments relative to infinitely many, 1/(1 + B_T/(N·T)).
 
-        It is 0 where the gradient is not clear of its noise.
-
         Args:
             num_envs: N.
+
+        Returns:
+            The share, from 0 to 1; nan where the noise scale has no point estimate.
         """
-        scale = self.noise_scale()
-        return 1 / (1 + scale.point / (num_envs * self.num_steps)) if scale.point > 0 else 0.0
+        return 1 / (1 + self.noise_scale().point / (num_envs * self.num_steps))
 
 
 def cosine(first: Float64, second: Float64, cross: Float64, level: float = 0.95) -> Cosine:

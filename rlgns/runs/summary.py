@@ -59,7 +59,7 @@ def _table(history: History, losses: Sequence[str], by_window: Mapping[str, Mapp
     for header in ("design\neffect", "measured"):
         table.add_column(header, justify="right", vertical="bottom")
     for loss in losses:
-        effect = history.design_effect(loss)
+        effect = history.design_effect(loss).point
         late, whole = by_window["late"].get(loss), by_window["whole"][loss]
         effect_words = f"{effect:.1f}" if math.isfinite(effect) else "–"
         cells = (loss, str(late or "not measured"), str(whole), effect_words, f"{whole.num_measurements:,}")

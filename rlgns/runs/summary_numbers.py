@@ -58,7 +58,9 @@ def summary_numbers(history: History, losses: Sequence[str], batch_size: int) ->
                 is_basis = window == "late" or share_of_first_tenth(history.moments(loss))[0] <= 1 / 2
                 numbers |= _numbers(f"noise/{loss}/{window}", scales[loss], batch_size, is_basis)
     for loss in losses:
-        numbers[f"noise/{loss}/design_effect"] = _finite(history.design_effect(loss))
+        effect = history.design_effect(loss)
+        for ending, value in zip(("", "_low", "_high"), effect, strict=True):
+            numbers[f"noise/{loss}/design_effect{ending}"] = _finite(value) if math.isfinite(effect.point) else None
     return numbers
 
 

@@ -246,7 +246,7 @@ def test_the_design_effect_of_the_value_loss_tells_whether_environments_differ(e
         "MlpPolicy", ConstantRewards(16, effect), n_steps=8, gamma=0.0, learning_rate=1e-9, seed=0, device="cpu"
     )
     model.learn(30 * 128, callback=callback)
-    assert callback.history.design_effect("value") == pytest.approx(design_effect, rel=0.15)
+    assert callback.history.design_effect("value").point == pytest.approx(design_effect, rel=0.15)
 
 
 # When rollouts are measured, and what is logged
@@ -343,7 +343,7 @@ def test_one_environment_is_refused_with_the_remedy_and_measured_by_transition()
     noise = NoiseScaleCallback(1, RolloutMeasurer(unit="transition"))
     model.learn(48, callback=noise)
     assert noise.noise_scale("policy").num_measurements == 3
-    assert not np.isfinite(noise.history.design_effect("policy"))
+    assert not np.isfinite(noise.history.design_effect("policy").point)
 
 
 @pytest.mark.parametrize(

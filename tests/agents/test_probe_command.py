@@ -1,7 +1,7 @@
 """`rlgns probe` from a run to its records, figure and words."""
 
 import json
-import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,11 +56,39 @@ def test_the_surface_has_a_row_for_every_length_and_a_figure(run, capsys):
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     rows = [record for record in read_records(run / "probe.jsonl") if "surface/num_steps" in record]
-    assert [row["surface/num_steps"] for row in rows] == [2, 4, 8, 16, 32]
+    lengths = [(loss, length) for loss in ("policy", "total") for length in (2, 4, 8, 16, 32)]
+    assert [(row["surface/loss"], row["surface/num_steps"]) for row in rows] == lengths
     for row in rows:
         assert row["surface/num_rollouts"] * row["surface/num_steps"] * 16 == row["surface/transitions"]
-    assert math.isclose(rows[-1]["surface/cosine"] or 1.0, 1.0)
+    assert rows[-1]["surface/cosine"] == pytest.approx(1)  # of the longest with itself
+    assert rows[-2]["surface/cosine"] != pytest.approx(1)
     assert (run / "probe_surface.png").stat().st_size > 10_000
+
+
+def test_trial_steps_are_printed_and_recorded_by_loss_and_batch(run, capsys):
+    flags = ("--max-transitions", "3000", "--num-torch-threads", "1", "--num-envs", "32")
+    assert main(["probe", str(run), "--trials", *flags]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Trial steps, judged on" in " ".join(out.split())
+    rows = [record for record in read_records(run / "probe.jsonl") if "trial/loss" in record]
+    sizes = [16, 32, 64, 128, 256]
+    assert [(row["trial/loss"], row["trial/batch_size"]) for row in rows] == [
+        (loss, size) for loss in ("policy", "total") for size in sizes
+    ]
+    for row in rows:
+        assert f"{row['trial/gain']:.2g}" in out
+
+
+def test_the_records_of_a_surface_are_kept_if_its_figure_cannot_be_written(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "probe.jsonl").unlink(missing_ok=True)
+    (copy / "probe_surface.png").unlink(missing_ok=True)
+    (copy / "probe_surface.png").mkdir()
+    assert main(["probe", str(copy), "--surface", *BRIEF]) == 1
+    assert len([record for record in read_records(copy / "probe.jsonl") if "surface/num_steps" in record]) == 10
+    assert "probe_surface.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -70,6 +98,7 @@ def test_the_surface_has_a_row_for_every_length_and_a_figure(run, capsys):
         (["nowhere"], "nowhere does not exist"),
         (["RUN", "--precision", "0"], "precision 0"),
         (["RUN", "--num-envs", "2"], "num_envs 2 is too few"),
+        (["RUN", "--trials", "--num-envs", "16"], "num_envs 16 is too few for trial steps"),
         (["RUN", "--checkpoint", "first"], "checkpoint 'first' is neither last nor all"),
         (["RUN", "--presicion", "1"], "--precision"),
         (["RUN/checkpoints"], "holds no run"),

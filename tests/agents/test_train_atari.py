@@ -138,7 +138,7 @@ def test_the_noise_scale_in_a_record_follows_from_the_moments_in_the_records(who
             assert record[f"noise/{name}/trace_covariance"] == pytest.approx(moments.trace_covariance / count)
             num_checked += 1
         if "policy" in measurement_from_record(record):
-            effect = plain({"": history.design_effect("policy", last=3)})[""]
+            effect = plain({"": history.design_effect("policy", last=3).point})[""]
             assert record["noise/policy/design_effect"] == effect
             assert record["noise/unit"] == "environment"
     names = [set(measurement_from_record(record)) for record in records]

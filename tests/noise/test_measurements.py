@@ -88,7 +88,7 @@ def test_the_noise_scale_of_a_window_pools_its_measurements():
 
 
 def test_the_design_effect_is_a_ratio_of_sums_over_measurements_that_hold_both_units():
-    # the second measurement has groups of environments only: (12 + 30)/(2 + 4) = 7, not the mean of 6 and 7.5
+    # the second measurement has groups of environments only: (12 + 30)/(c₀ + c₀'), not a mean of ratios
     history = History(
         [
             {"value": with_trace(12), "value/by_transition": with_trace(2)},
@@ -96,15 +96,17 @@ def test_the_design_effect_is_a_ratio_of_sums_over_measurements_that_hold_both_u
             {"value": with_trace(30), "value/by_transition": with_trace(4)},
         ]
     )
-    assert history.design_effect("value") == pytest.approx(7)
-    assert history.design_effect("value", last=1) == pytest.approx(7.5)
+    size = with_trace(12).large_batch_size
+    first, last = ((size - 1) * 2 + 12) / size, ((size - 1) * 4 + 30) / size
+    assert history.design_effect("value").point == pytest.approx(42 / (first + last))
+    assert history.design_effect("value", last=1).point == pytest.approx(30 / last)
 
 
 def test_there_is_no_design_effect_without_both_units():
-    assert math.isnan(History([{"value": with_trace(12)}]).design_effect("value"))
-    assert math.isnan(History().design_effect("value"))
-    zero = History([{"value": with_trace(12), "value/by_transition": with_trace(0)}])
-    assert math.isnan(zero.design_effect("value"))
+    assert math.isnan(History([{"value": with_trace(12)}]).design_effect("value").point)
+    assert math.isnan(History().design_effect("value").point)
+    negative = History([{"value": with_trace(12), "value/by_transition": with_trace(-12)}])
+    assert math.isnan(negative.design_effect("value").point)
 
 
 def test_an_estimate_is_recorded_with_interval_state_and_number_of_measurements():

@@ -38,12 +38,14 @@ def test_without_a_gradient_there_is_no_cosine():
     products = [noise[0] @ noise[0].T, noise[1] @ noise[1].T, noise[0] @ noise[1].T]
     products[0] -= 10.0
     assert math.isnan(cosine(*products).point)
+    nothing = frozen_moments(np.array([[[1.0], [-1.0], [1.0], [-1.0]]]), group_size=8)
+    assert math.isnan(SurfaceRow("total", 4, 8, nothing, Cosine(1, 1, 1)).efficiency(8))
 
 
 def test_environments_and_efficiency_by_hand():
     gradients = np.tile(np.array([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [1.0, -1.0]]), (5, 1, 1))
     moments = frozen_moments(gradients, group_size=8)  # |G|² = 2/3: the pairs of unequal groups have product 0
-    row = SurfaceRow(num_steps=4, num_envs=8, moments=moments, cosine=Cosine(1, 1, 1))
+    row = SurfaceRow(loss="total", num_steps=4, num_envs=8, moments=moments, cosine=Cosine(1, 1, 1))
     scale = 8 * (4 / 3) / (2 / 3)  # squared half distances: 2 in four of six pairs
     assert row.noise_scale().point == pytest.approx(scale)
     assert row.environments()[0] == pytest.approx(scale / 4)

@@ -130,7 +130,8 @@ def test_numbers_of_the_three_states():
     assert numbers["noise/policy/late/efficiency_low"] < 0.5 < numbers["noise/policy/late/efficiency_high"]
     assert numbers["noise/policy/whole/noise_scale_low"] > numbers["noise/policy/late/noise_scale_low"]
     assert numbers["noise/policy/design_effect"] is None
-    assert numbers["noise/value/design_effect"] == pytest.approx(10)
+    # ten but for the share of the variance between environments in that of a transition
+    assert numbers["noise/value/design_effect"] == pytest.approx(10, rel=0.01)
     assert numbers["noise/value/late/state"] == "lower bound"
     assert numbers["noise/value/late/noise_scale_high"] is None
     assert numbers["noise/value/late/efficiency_low"] == 0
