@@ -123,8 +123,8 @@ def surface_lines(result: SurfaceResult, num_envs: int) -> list[str]:
     """
     lines = _wrapped(
         f"Environments against rollout length, {result.num_transitions:,} transitions, {result.seconds:.0f} s. "
-        f"Progress is that of an update of {num_envs:,} environments relative to infinitely many; the cosine is that with "
-        "the gradient of the longest rollout."
+        f"Progress is that of an update of {num_envs:,} environments relative to infinitely many; the cosine is that "
+        "with the gradient of the longest rollout."
     )
     lines += ["", f"  {'loss':6}{'steps':>7}  {'noise scale':23}{'environments':18}{'progress':>8}  cosine"]
     for row in result.rows:
