@@ -12,9 +12,9 @@ H being known. With the slope at the start, s = ⟨Δ, G⟩ < 0, the ratio of th
 
     ε/ε_opt = 1 + E⟨Δ, ḡ′⟩/|s|.
 
-⟨Δ, ḡ⟩ is no estimate of s, because Δ follows the noise of ḡ. If Δ = −κḡ + (what the batch has no part in), it is too low
-by κ·tr Σ/B, which is known, and the ratio is exact. For other optimisers it is too low by an unknown amount, and the
-true ratio lies further from 1 than the one that is computed.
+⟨Δ, ḡ⟩ is no estimate of s, because Δ follows the noise of ḡ. If Δ = −κḡ + (what the batch has no part in), it is too
+low by κ·tr Σ/B, which is known, and the ratio is exact. For other optimisers it is too low by an unknown amount, and
+the true ratio lies further from 1 than the one that is computed.
 
 A training whose loss no longer falls has the ratio 2: slopes along the update at its start and end then cancel.
 """
