@@ -30,6 +30,7 @@ from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
+from rlgns.runs.step_size_words import step_size_numbers
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import DivergenceError, RunControl, State, Task
 
@@ -227,7 +228,7 @@ class Training(Task):
         """Final numbers, by record key."""
         noise = self.noise.history
         numbers = summary_numbers(noise, self._losses, self.config.batch_size) if noise.measurements else {}
-        return self.progress() | self.recorder.goals.summary() | numbers
+        return self.progress() | self.recorder.goals.summary() | numbers | step_size_numbers(noise)
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the noise scale over training.
