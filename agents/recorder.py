@@ -21,7 +21,7 @@ from rlgns.runs.checkpoints import State, generator_state, restore_generators
 from rlgns.runs.goals import GoalCost, GoalTracker
 from rlgns.runs.opening import reading
 from rlgns.runs.progress import Status
-from rlgns.runs.records import Record
+from rlgns.runs.records import COPIES, Record
 from rlgns.runs.task import RunControl
 
 
@@ -211,6 +211,7 @@ class Recorder(BaseCallback):
                     record[f"noise/{loss}/design_effect{ending}"] = value
             record["noise/design_effect"] = record["noise/total/design_effect"]
             record["noise/unit"] = noise.measurer.unit
+            record |= {COPIES: noise.copies.news} if noise.copies.news else {}
         return record
 
     @property

@@ -188,7 +188,7 @@ class Training(Task):
         Raises:
             DivergenceError: If a loss, a gradient or a parameter of the policy's distribution is not finite.
         """
-        self.recorder.keeper = run
+        self.recorder.keeper, self.noise.warn = run, run.say
         try:
             self.model.learn(
                 math.ceil(self.config.total_transitions / self.ranks.size) - self.model.num_timesteps,
