@@ -6,6 +6,7 @@ measured separately: policy, value, and the total that is trained.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from rlgns.agents.cadence import Cadence, updates_per_measurement
+from rlgns.agents.copy_detector import CopyDetector
 from rlgns.agents.losses import Terms, checked_algorithm, loss_weights, rollout_terms, whole_rollout
 from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
@@ -32,6 +34,12 @@ from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.ranks import ALONE, Ranks
 
 LOSSES = ("policy", "value", "total")
+
+UPDATES_PER_MEASURED_STEP = 16
+"""Updates of A2C from one whose change of the parameters is multiplied with the next gradient, to the next.
+
+The copies and products take about a tenth of the time of an update of 80 transitions with NatureCNN.
+"""
 
 UPDATES_PER_MEASURED_UPDATE = 4
 """Updates of A2C from one whose own gradient is computed by group, and measured, to the next."""
@@ -217,6 +225,8 @@ class NoiseScaleCallback(BaseCallback):
         window: Measurements that the logged noise scale is pooled over.
         history: All measurements.
         latest: Moments of the rollout that was collected last; None if it was not measured.
+        copies: Looks for environments that are copies of one another, and warns of them once.
+        warn: Takes the warning, a sentence; by default it is a `UserWarning`.
     """
 
     def __init__(
@@ -250,6 +260,8 @@ class NoiseScaleCallback(BaseCallback):
         self.design_effect_every = design_effect_every
         self.history = History()
         self.latest: Measurement | None = None
+        self.copies = CopyDetector()
+        self.warn: Callable[[str], None] = warnings.warn
 
     def noise_scale(self, loss: str = "policy", last: int | None = None, level: float = 0.95) -> NoiseScale | None:
         """The noise scale of a loss, pooled over measurements.
@@ -273,6 +285,7 @@ class NoiseScaleCallback(BaseCallback):
         self.cadence = Cadence(self.measure_every, affordable)
 
     def _on_step(self) -> bool:
+        self.copies.see_step(self.model, self.locals["dones"], self.locals["new_obs"])  # type: ignore[arg-type]
         return True
 
     def _on_rollout_end(self) -> None:
@@ -282,6 +295,8 @@ class NoiseScaleCallback(BaseCallback):
         position = self.cadence.position(update)
         if position is None:
             return
+        if news := self.copies.see_rollout(model):
+            self.warn(news)
         other_unit = self.design_effect_every > 0 and position % self.design_effect_every == 0
         self.latest = self.history.add(self.measurer.measure(model, other_unit=other_unit), update)
         for loss in LOSSES:

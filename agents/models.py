@@ -15,7 +15,7 @@ from torch import nn
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import ResolvedConfig
-from rlgns.agents.measuring import UPDATES_PER_MEASURED_UPDATE, RolloutMeasurer
+from rlgns.agents.measuring import UPDATES_PER_MEASURED_STEP, UPDATES_PER_MEASURED_UPDATE, RolloutMeasurer
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.noise.grouping import MIN_NUM_GROUPS
@@ -98,11 +98,15 @@ def has_tensorfloat32(device: torch.device) -> bool:
 def group_updates(model: A2C | PPO, measurer: RolloutMeasurer, *, measure: bool) -> None:
     """Let A2C compute the gradient of every fourth update by group, if its environments can be split into groups.
 
+    Both algorithms are to multiply the change of the parameters by an update with the next gradient: PPO in every
+    update, A2C in every sixteenth.
+
     Args:
-        model: The model; PPO is not changed.
+        model: The model.
         measurer: How rollouts are split.
         measure: Whether to measure these updates.
     """
+    model.steps_every = (UPDATES_PER_MEASURED_STEP if isinstance(model, A2C) else 1) if measure else None
     has_groups = measurer.unit == "environment" and model.n_envs * model.ranks.size >= MIN_NUM_GROUPS
     if isinstance(model, A2C) and has_groups:
         model.num_groups = measurer.num_groups_of_rank(model.n_envs, model.ranks)

@@ -18,6 +18,7 @@ from rlgns.agents.collecting import collect
 from rlgns.agents.forwards import Forwards
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import Step, in_parts
+from rlgns.gradients.step_products import StepPair, StepProducts
 from rlgns.runs.ranks import ALONE, Ranks
 
 
@@ -32,16 +33,22 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
         num_updates: Rollouts trained on.
         num_optimizer_steps: Optimiser steps made.
         ranks: Processes that train together, each with n_envs environments of its own.
+        steps_every: Updates from one whose change of the parameters is multiplied with the gradients of its own rollout
+            and of the next one, to the next; None: none is. Training is bitwise the same.
+        step_pair: The products (⟨Δ, ḡ′⟩, ⟨Δ, ḡ⟩) of the update before the last one; None if there are none.
     """
 
     num_updates: int = 0
     num_optimizer_steps: int = 0
     ranks: Ranks = ALONE
+    steps_every: int | None = None
+    step_pair: tuple[float, float] | None = None
+    _steps: StepProducts | None = None
     _forwards: Forwards | None = None
     """Layer outputs of the rollout that was collected last, where they are stored for the update."""
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_forwards"]
+        return [*super()._excluded_save_params(), "_forwards", "_steps"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -115,12 +122,22 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.ranks.sum_gradients(parameters)
         if num_gradients > 1:
             torch._foreach_div_([p.grad for p in parameters if p.grad is not None], num_gradients)
+        self._products_before_step()
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         if norm.device.type == "cpu":
             self._check_finite(loss.item(), norm.item())
         self.policy.optimizer.step()
         self.num_optimizer_steps += 1
         return norm
+
+    def _products_before_step(self) -> None:
+        """Let the gradient of this update's first optimiser step, still unclipped, be multiplied."""
+        if self.steps_every is None:
+            self._steps = None
+            return
+        if self._steps is None:
+            self._steps = StepProducts(self.policy.parameters(), self.steps_every)
+        self._steps.before_step(self.num_updates)
 
     def _check_finite(self, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -138,9 +155,12 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
         Raises:
             TrainingDivergedError: If the loss or its gradient is not finite; the update is not counted then.
         """
-        numbers = dict(zip(statistics, torch.stack(list(statistics.values())).tolist(), strict=True))
+        pair: StepPair | None = self._steps.after_update() if self._steps else None
+        values = torch.stack([*statistics.values(), *(pair or ())]).tolist()
+        numbers = dict(zip(statistics, values, strict=False))
         self._check_finite(numbers["loss"], numbers["grad_norm"])
         self.num_updates += 1
+        self.step_pair = (values[-2], values[-1]) if pair else None
         for name, value in {**numbers, **constants}.items():
             self.logger.record(f"train/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -16,11 +16,12 @@ from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
 from rlgns.noise.history import TRAINED
 from rlgns.noise.moment_records import noise_scale_record, record_of
 from rlgns.noise.pooled import Moments, PooledMoments
+from rlgns.noise.step_size import StepCollector, step_record
 from rlgns.runs.checkpoints import State, generator_state, restore_generators
 from rlgns.runs.goals import GoalCost, GoalTracker
 from rlgns.runs.opening import reading
 from rlgns.runs.progress import Status
-from rlgns.runs.records import Record
+from rlgns.runs.records import COPIES, Record
 from rlgns.runs.task import RunControl
 
 
@@ -92,7 +93,7 @@ class Recorder(BaseCallback):
         self._speed = 0.0
         self._noise_text = "not measured yet" if noise else "not measured"
         self._episodes: list[dict[str, float]] = []
-        self._trained = PooledMoments()
+        self._trained, self._steps = PooledMoments(), StepCollector()
         self._stopped_together = False
 
     @property
@@ -162,9 +163,10 @@ class Recorder(BaseCallback):
         self._recorded_update = update
         if self._noise and isinstance(self.model, A2C) and self.model.update_moments:
             self._trained += PooledMoments.of(self._noise.history.weighted(TRAINED, self.model.update_moments))
-        measured = self._noise is not None and self._noise.latest is not None
+        if self.model.step_pair:
+            self._steps.add(*self.model.step_pair)
         self._update_speed()
-        recorded = measured or update % self._log_every == 0
+        recorded = (self._noise is not None and self._noise.latest is not None) or update % self._log_every == 0
         if recorded or self.goals.goals or self.model.ranks.size == 1:
             for episodes in self.model.ranks.gather_objects(self._episodes):
                 self._counters.take(episodes, self._episode_window)
@@ -194,7 +196,8 @@ class Recorder(BaseCallback):
             measurement[TRAINED] = self._trained
             noise.history.add({TRAINED: self._trained}, self.model.num_updates)
             self._trained = PooledMoments()
-        record: dict[str, Any] = record_of(measurement)
+        steps = noise.history.add_steps(self._steps.take())
+        record: dict[str, Any] = {**record_of(measurement), **step_record(steps)}
         for name in measurement:
             estimate = noise.noise_scale(name, noise.window)
             assert estimate is not None, "just measured"
@@ -208,6 +211,7 @@ class Recorder(BaseCallback):
                     record[f"noise/{loss}/design_effect{ending}"] = value
             record["noise/design_effect"] = record["noise/total/design_effect"]
             record["noise/unit"] = noise.measurer.unit
+            record |= {COPIES: noise.copies.news} if noise.copies.news else {}
         return record
 
     @property

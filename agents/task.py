@@ -30,6 +30,7 @@ from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
 from rlgns.runs.records import Record
+from rlgns.runs.step_size_words import step_size_numbers
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import DivergenceError, RunControl, State, Task
 
@@ -187,7 +188,7 @@ class Training(Task):
         Raises:
             DivergenceError: If a loss, a gradient or a parameter of the policy's distribution is not finite.
         """
-        self.recorder.keeper = run
+        self.recorder.keeper, self.noise.warn = run, run.say
         try:
             self.model.learn(
                 math.ceil(self.config.total_transitions / self.ranks.size) - self.model.num_timesteps,
@@ -227,7 +228,7 @@ class Training(Task):
         """Final numbers, by record key."""
         noise = self.noise.history
         numbers = summary_numbers(noise, self._losses, self.config.batch_size) if noise.measurements else {}
-        return self.progress() | self.recorder.goals.summary() | numbers
+        return self.progress() | self.recorder.goals.summary() | numbers | step_size_numbers(noise)
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the noise scale over training.

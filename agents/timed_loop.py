@@ -211,6 +211,9 @@ class _RecordsOnly:
     def save(self) -> None:
         """Do nothing."""
 
+    def say(self, line: str) -> None:
+        """Do nothing."""
+
     def goes_on(self) -> bool:
         """Return True."""
         return True

@@ -15,6 +15,7 @@ from rlgns.noise.design_effect import DesignEffect, design_effect
 from rlgns.noise.moment_records import Measurement, Record, measurement_from_record
 from rlgns.noise.pooled import Moments, PooledMoments
 from rlgns.noise.scale import Method, NoiseScale, Weighting, noise_scale
+from rlgns.noise.step_size import StepSums, steps_from_record
 from rlgns.noise.update_weights import typical_trace, weighted_by_update
 
 BY_TRANSITION = "by_transition"
@@ -35,6 +36,7 @@ class History:
         measurements: Moments by name, one dict for each measurement.
         updates: The update at which each measurement was made, counted from 1; of a sum, its last update. Empty where
             the updates are not known.
+        steps: Sums about the learning rate, one for each record that holds them.
 
     Examples:
         Two measurements of one loss, and the window of the last of them:
@@ -51,6 +53,7 @@ class History:
 
     measurements: list[Measurement] = field(default_factory=list)
     updates: list[int] = field(default_factory=list, compare=False)
+    steps: list[StepSums] = field(default_factory=list)
 
     @classmethod
     def from_records(cls, records: Iterable[Record]) -> History:
@@ -64,6 +67,8 @@ class History:
         """
         history = cls()
         for record in records:
+            if (steps := steps_from_record(record)) is not None:
+                history.add_steps(steps)
             if measurement := measurement_from_record(record):
                 update = record.get(_STEPS)
                 history.add(measurement, update if isinstance(update, int) else None)
@@ -84,6 +89,19 @@ class History:
         if update is not None:
             self.updates.append(update)
         return weighted
+
+    def add_steps(self, steps: StepSums) -> StepSums:
+        """Append the step-size sums of one record, if there are any.
+
+        Args:
+            steps: Sums over the updates since the previous record.
+
+        Returns:
+            The sums.
+        """
+        if steps.count:
+            self.steps.append(steps)
+        return steps
 
     def weighted(self, name: str, moments: Moments) -> Moments:
         """Weight one measurement by those of the same loss before it, so that every update counts alike.

@@ -139,11 +139,11 @@ class Run:
         self._batch_size: int = facts["batch_size"]
         self._kept = _kept_checkpoints(plan, facts, directory)
         self._saved = self._shown = time.monotonic()
+        self.say = self.display.say  # prints nothing on ranks that write no files
         self._sinks: list[Sink] = []
         if directory:
-            say = self.display.say
             self._sinks = open_sinks(
-                directory, plan.options, facts, group=plan.group, resumed_at=self._resumed_at, say=say
+                directory, plan.options, facts, group=plan.group, resumed_at=self._resumed_at, say=self.say
             )
 
     def goes_on(self) -> bool:

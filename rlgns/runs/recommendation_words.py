@@ -15,6 +15,7 @@ from rlgns.noise.words import in_words
 from rlgns.runs.batch_advice import NO_BREAK, BatchAdvisor
 from rlgns.runs.recommendation import KEEP_WITHIN, Ratio, Recommendation
 from rlgns.runs.speeds import Objective, Speeds
+from rlgns.runs.step_size_words import late_step_size, step_size_sentence
 
 WIDTH = 80
 """Width of the box in characters."""
@@ -52,13 +53,16 @@ def box_lines(
     lines = wrapped(_headline(advice, objective), "")
     if advice.updates is None or advice.examples is None or advice.scale is None:
         lines += _labelled("Because", [remedies.missing(advice.scale, history.moments(advice.loss))])
-        return lines + _labelled("Or", _probe(advice, run))
+        return (
+            lines + _labelled("Or", _probe(advice, run)) + _labelled("Learning rate", _learning_rate(advice, history))
+        )
     lines += _labelled("Try", _flags(advice)) if advice.count != advice.batch.count else []
     lines += _labelled("Expect", [_expectation(advice)])
     lines += _labelled("Because", [_reason(advice)])
     if advice.scale.state != "interval":
         lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss), known=True)])
     lines += _labelled("Minibatches", _minibatches(advice))
+    lines += _labelled("Learning rate", _learning_rate(advice, history))
     lines += _labelled("Mind", _swamped(advice))
     if objective == "balance" or advice.is_choosable:
         lines += _labelled("On this machine", _time(advice, speeds, run))
@@ -167,6 +171,14 @@ def _minibatches(advice: Recommendation) -> list[str]:
         f"{change}: a minibatch of {interval} {advice.batch.examples} has as much noise as signal for the {noise.loss} "
         "loss within its rollout, in the first epoch"
     ]
+
+
+def _learning_rate(advice: Recommendation, history: History) -> list[str]:
+    batch, step = advice.batch, late_step_size(history)
+    if step is None:
+        return []
+    has_epochs = batch.num_minibatches is not None
+    return [step_size_sentence(step, batch.learning_rate, scales_rate=batch.scales_rate, epochs=has_epochs)]
 
 
 def _swamped(advice: Recommendation) -> list[str]:

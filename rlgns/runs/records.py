@@ -23,6 +23,9 @@ Record = dict[str, Value]
 
 STEPS = "progress/steps"
 
+COPIES = "environments/copies"
+"""The key of a sentence that names environments that are copies of one another."""
+
 NUMERIC = ("progress/", "time/", "goal/", "noise/", "eval/", "rollout/episode_return", "train/loss")
 """Beginnings of keys whose values are numbers or null; callbacks may record text under other keys."""
 

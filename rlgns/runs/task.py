@@ -44,6 +44,9 @@ class RunControl(Protocol):
     def save(self) -> None:
         """Write a checkpoint."""
 
+    def say(self, line: str) -> None:
+        """Print one line above the live line."""
+
 
 class Task(Protocol):
     """A task that a run can train; subclasses inherit the methods that they do not define.

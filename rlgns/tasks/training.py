@@ -20,6 +20,7 @@ from rlgns.noise.pooled import PooledMoments
 from rlgns.runs.goals import MEASURES, GoalCost, GoalTracker
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
+from rlgns.runs.step_size_words import step_size_numbers
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import State, Task
 from rlgns.tasks.data import Examples
@@ -243,7 +244,8 @@ class SupervisedTraining(Task):
             if self._measured_losses
             else {}
         )
-        return self.progress() | self.evaluations | self._swap_record | self.goals.summary() | noise
+        steps = step_size_numbers(self.history)
+        return self.progress() | self.evaluations | self._swap_record | self.goals.summary() | noise | steps
 
     def closing_lines(self) -> list[str]:
         """Evaluations and the outcome of SWAP for the terminal."""
