@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -19,6 +21,7 @@ from rlgns.agents.forwards import Forwards
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import Step, in_parts
 from rlgns.gradients.step_products import StepPair, StepProducts
+from rlgns.noise.step_size import StepCollector, StepSums
 from rlgns.runs.ranks import ALONE, Ranks
 
 
@@ -36,6 +39,7 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
         steps_every: Updates from one whose change of the parameters is multiplied with the gradients of its own rollout
             and of the next one, to the next; None: none is. Training is bitwise the same.
         step_pair: The products (⟨Δ, ḡ′⟩, ⟨Δ, ḡ⟩) of the update before the last one; None if there are none.
+        step_collector: Sums of these products; None until the first update.
     """
 
     num_updates: int = 0
@@ -43,12 +47,13 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
     ranks: Ranks = ALONE
     steps_every: int | None = None
     step_pair: tuple[float, float] | None = None
+    step_collector: StepCollector | None = None
     _steps: StepProducts | None = None
     _forwards: Forwards | None = None
     """Layer outputs of the rollout that was collected last, where they are stored for the update."""
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_forwards", "_steps"]
+        return [*super()._excluded_save_params(), "_forwards", "_steps", "step_collector"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -135,9 +140,30 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.steps_every is None:
             self._steps = None
             return
+        self._follow_steps(self.steps_every).before_step(self.num_updates)
+
+    def _follow_steps(self, every: int) -> StepProducts:
         if self._steps is None:
-            self._steps = StepProducts(self.policy.parameters(), self.steps_every)
-        self._steps.before_step(self.num_updates)
+            self._steps, self.step_collector = StepProducts(self.policy.parameters(), every), StepCollector()
+        return self._steps
+
+    def step_state(self) -> dict[str, Any]:
+        """What a checkpoint holds about the products of updates with gradients, under "steps" if they are computed."""
+        if self.steps_every is None:
+            return {}
+        collector = self.step_collector or StepCollector()
+        return {"steps": {"products": self._steps.state() if self._steps else None, "collector": asdict(collector)}}
+
+    def load_step_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the products of updates with gradients, if they are to be computed.
+
+        Args:
+            state: From `step_state`, among other things; a checkpoint of an earlier version holds nothing about them.
+        """
+        if self.steps_every is not None and "steps" in state:
+            collector = state["steps"]["collector"]
+            self._follow_steps(self.steps_every).load_state(state["steps"]["products"])
+            self.step_collector = StepCollector(StepSums(**collector["sums"]), collector["last"])
 
     def _check_finite(self, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -161,6 +187,8 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._check_finite(numbers["loss"], numbers["grad_norm"])
         self.num_updates += 1
         self.step_pair = (values[-2], values[-1]) if pair else None
+        if self.step_pair and self.step_collector:
+            self.step_collector.add(*self.step_pair)
         for name, value in {**numbers, **constants}.items():
             self.logger.record(f"train/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

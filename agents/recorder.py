@@ -16,7 +16,7 @@ from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
 from rlgns.noise.history import TRAINED
 from rlgns.noise.moment_records import noise_scale_record, record_of
 from rlgns.noise.pooled import Moments, PooledMoments
-from rlgns.noise.step_size import StepCollector, step_record
+from rlgns.noise.step_size import StepSums, step_record
 from rlgns.runs.checkpoints import State, generator_state, restore_generators
 from rlgns.runs.goals import GoalCost, GoalTracker
 from rlgns.runs.opening import reading
@@ -93,7 +93,7 @@ class Recorder(BaseCallback):
         self._speed = 0.0
         self._noise_text = "not measured yet" if noise else "not measured"
         self._episodes: list[dict[str, float]] = []
-        self._trained, self._steps = PooledMoments(), StepCollector()
+        self._trained = PooledMoments()
         self._stopped_together = False
 
     @property
@@ -163,8 +163,6 @@ class Recorder(BaseCallback):
         self._recorded_update = update
         if self._noise and isinstance(self.model, A2C) and self.model.update_moments:
             self._trained += PooledMoments.of(self._noise.history.weighted(TRAINED, self.model.update_moments))
-        if self.model.step_pair:
-            self._steps.add(*self.model.step_pair)
         self._update_speed()
         recorded = (self._noise is not None and self._noise.latest is not None) or update % self._log_every == 0
         if recorded or self.goals.goals or self.model.ranks.size == 1:
@@ -196,7 +194,7 @@ class Recorder(BaseCallback):
             measurement[TRAINED] = self._trained
             noise.history.add({TRAINED: self._trained}, self.model.num_updates)
             self._trained = PooledMoments()
-        steps = noise.history.add_steps(self._steps.take())
+        steps = noise.history.add_steps(self.model.step_collector.take() if self.model.step_collector else StepSums())
         record: dict[str, Any] = {**record_of(measurement), **step_record(steps)}
         for name in measurement:
             estimate = noise.noise_scale(name, noise.window)
@@ -249,6 +247,7 @@ class Recorder(BaseCallback):
             "goals": {goal: asdict(reached) for goal, reached in self.goals.reached.items()},
             "counters": asdict(replace(self._counters, seconds=self.seconds)),
             "generators": generator_state(),
+            **model.step_state(),
         }
         environments = model.get_env()
         if environments is not None and hasattr(environments, "state_dict") and self.transitions == model.num_timesteps:
@@ -276,6 +275,7 @@ def restore(model: A2C | PPO, state: State) -> None:
     model.num_updates = state["num_updates"]
     model.num_optimizer_steps = state["num_optimizer_steps"]
     model._n_updates = state["n_updates"]
+    model.load_step_state(state)
     model.num_timesteps = model.num_updates * model.n_envs * model.n_steps  # this rank's
     environments = model.get_env()
     if "environments" in state and environments is not None and hasattr(environments, "load_state_dict"):

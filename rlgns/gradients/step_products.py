@@ -7,8 +7,8 @@ update to its end, and the change alone from there to the next update.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,27 @@ class StepProducts:
             self._slope = -_product(self._buffers, self._gradients)
         pair, self._pair = self._pair, None
         return pair
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint holds between two updates: −Δ of the last one; None where no product is to follow it."""
+        if self._slope is None:
+            return None
+        return {"update": self._update, "change": self._buffers, "slope": self._slope}
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a checkpoint of a training of the same parameters.
+
+        Args:
+            state: From `state`; other shapes than those of the parameters are left out, as is None.
+        """
+        shapes = [p.shape for p in self._parameters]
+        if state is None or [change.shape for change in state["change"]] != shapes:
+            return
+        device = self._parameters[0].device
+        self._update, self._slope = state["update"], state["slope"].to(device)
+        self._buffers = _copies(
+            [c.to(device) for c in state["change"]], [torch.empty_like(p) for p in self._parameters]
+        )
 
     def _present_gradients(self) -> list[Tensor]:
         """The gradients in `.grad`; zero where a parameter has none."""

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Sequence
 
 from rlgns.noise.history import History
+from rlgns.noise.reliability import reliability_warnings
 from rlgns.noise.words import in_words
 from rlgns.runs.batch_advice import NO_BREAK, BatchAdvisor
 from rlgns.runs.recommendation import KEEP_WITHIN, Ratio, Recommendation
@@ -32,6 +33,7 @@ def box_lines(
     run: str,
     speeds: Speeds | None = None,
     objective: Objective = "balance",
+    copies: str = "",
 ) -> list[str]:
     """The recommendation in lines.
 
@@ -42,6 +44,7 @@ def box_lines(
         run: The run's directory, as it is typed.
         speeds: Speeds on this machine; None if they have not been measured.
         objective: What the batch was chosen for.
+        copies: A sentence that names environments that are copies of one another; empty if none are.
 
     Returns:
         The lines, without line ends.
@@ -53,9 +56,9 @@ def box_lines(
     lines = wrapped(_headline(advice, objective), "")
     if advice.updates is None or advice.examples is None or advice.scale is None:
         lines += _labelled("Because", [remedies.missing(advice.scale, history.moments(advice.loss))])
-        return (
-            lines + _labelled("Or", _probe(advice, run)) + _labelled("Learning rate", _learning_rate(advice, history))
-        )
+        lines += _labelled("Mind", [copies] if copies else [])
+        lines += _labelled("Or", _probe(advice, run))
+        return lines + _labelled("Learning rate", _learning_rate(advice, history))
     lines += _labelled("Try", _flags(advice)) if advice.count != advice.batch.count else []
     lines += _labelled("Expect", [_expectation(advice)])
     lines += _labelled("Because", [_reason(advice)])
@@ -63,7 +66,8 @@ def box_lines(
         lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss), known=True)])
     lines += _labelled("Minibatches", _minibatches(advice))
     lines += _labelled("Learning rate", _learning_rate(advice, history))
-    lines += _labelled("Mind", _swamped(advice))
+    for sentence in (*_swamped(advice), *_unreliable(advice, history, copies)):
+        lines += _labelled("Mind", [sentence])
     if objective == "balance" or advice.is_choosable:
         lines += _labelled("On this machine", _time(advice, speeds, run))
     else:
@@ -189,6 +193,14 @@ def _swamped(advice: Recommendation) -> list[str]:
         f"; {_flag('--vf-coef', f'{coefficient / 4:.2g}')} (now {coefficient:g}) weighs it less" if coefficient else ""
     )
     return [f"this is the value loss's number: it dominates the total, and the policy loss's is {policy}{remedy}"]
+
+
+def _unreliable(advice: Recommendation, history: History, copies: str) -> list[str]:
+    """What makes the interval less reliable than it claims to be."""
+    is_probed = advice.scale is not None and advice.scale.method == "frozen"
+    unit = advice.batch.unit
+    warnings = [] if is_probed else reliability_warnings(history.second_half(advice.loss), f"groups of {unit}s")
+    return [*([copies] if copies else []), *warnings]
 
 
 def _time(advice: Recommendation, speeds: Speeds | None, run: str) -> list[str]:

@@ -22,7 +22,7 @@ from rlgns.runs.packed import RunFolder
 from rlgns.runs.probes import read_last_probe
 from rlgns.runs.recommendation import Ratio, Recommendation, recommend
 from rlgns.runs.recommendation_words import WIDTH, box_lines, wrapped
-from rlgns.runs.records import Record, read_records
+from rlgns.runs.records import COPIES, Record, read_records
 from rlgns.runs.saved_run import SavedRun, read_run, records_path
 from rlgns.runs.speeds import Objective, Speeds, chosen_count, read_speeds
 from rlgns.runs.summary import goal_lines, in_minutes, loss_lines
@@ -59,6 +59,12 @@ class RunReport:
     def losses(self) -> list[str]:
         """Names of the losses that were measured."""
         return [loss for loss in LOSSES if self.history.moments(loss)]
+
+    @property
+    def copies(self) -> str:
+        """A sentence that names environments that are copies of one another; empty if none were found."""
+        sentences = [sentence for record in self.records if isinstance(sentence := record.get(COPIES), str)]
+        return printable(sentences[-1]) if sentences else ""
 
     def recommendation(self, objective: Objective = "balance") -> Recommendation:
         """The recommendation about the run's batch.
@@ -124,7 +130,15 @@ def report_lines(report: RunReport, objective: Objective = "balance") -> list[st
         return [*lines, *wrapped(f"{failed} --learning-rate{NO_BREAK}(now{NO_BREAK}{run.learning_rate:.2g}).", ""), ""]
     directory = typed if (report.folder / CHECKPOINT).exists() else ""
     remedies = remedies_of(run, max(report.history.updates, default=run.steps), directory)
-    box = box_lines(advice, report.history, remedies, run=typed, speeds=report.speeds, objective=objective)
+    box = box_lines(
+        advice,
+        report.history,
+        remedies,
+        run=typed,
+        speeds=report.speeds,
+        objective=objective,
+        copies=report.copies,
+    )
     return [*lines, *box, ""]
 
 

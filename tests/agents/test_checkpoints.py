@@ -396,6 +396,7 @@ def test_a_run_that_is_measured_trains_the_same_as_one_that_is_not(walks, tmp_pa
             rlgns.agents.task.run(replace(config, by_layer=measure, preconditioned=measure, design_effect_every=1)) == 0
         )
         states.append(without_clock(load_checkpoint(config.out / "checkpoint.pt")))
+    assert states[0].pop("steps")["products"], "what the next measurement needs"
     assert_same_state(*states)
 
 

@@ -8,8 +8,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 from support.environments import RandomWalks, TestVecEnv
 
+import rlgns.agents.task
 from rlgns.agents import A2C, PPO, AtariVecEnv, DeviceRolloutBuffer, NoiseScaleCallback
+from rlgns.agents.cli import parse
 from rlgns.agents.copies import NUMBERS_OF_STARTS, SameObservations, SameStarts, copies_in_words, groups_of_same_starts
+from rlgns.runs.records import COPIES
 
 KINDS = [stable_baselines3.A2C, A2C, stable_baselines3.PPO, PPO]
 
@@ -90,6 +93,35 @@ def test_where_nothing_tells_any_two_environments_apart_the_other_possibility_is
         assert bool(same.groups()) == (step >= 1000)
     words = copies_in_words(same.groups(), {}, 4)
     assert words.startswith("all 4 environments have returned the same observations in 1001 measured rollouts: unless")
+
+
+def test_a_run_says_it_once_at_the_terminal_in_its_records_and_in_its_closing_box(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(
+        rlgns.agents.task, "make_environments", lambda config, seed: Tiled(config.num_envs, [0, 1, 2, 3, 4, 5, 6, 3])
+    )
+    out = tmp_path / "run"
+    options = [
+        "--env",
+        "CartPole-v1",
+        "--algo",
+        "a2c",
+        "--num-envs",
+        "8",
+        "--num-steps",
+        "8",
+        "--measure-every",
+        "1",
+        "--wandb",
+        "disabled",
+    ]
+    assert rlgns.agents.task.run(parse([*options, "--total-transitions", "3840", "--out", str(out)])) == 0
+    written = capsys.readouterr()
+    sentence = "environments 3 and 7 have returned the same observations in"
+    assert written.err.count(sentence) == 1
+    recorded = [record[COPIES] for record in rlgns.read_records(out / "metrics.jsonl") if COPIES in record]
+    assert len(recorded) == 1
+    assert recorded[0].startswith(sentence)
+    assert f"Mind {sentence}" in " ".join(written.out.split())
 
 
 def cartpoles(seeds):

@@ -23,6 +23,7 @@ from test_parallel import free_port
 
 from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.pooled import Moments, PooledMoments
+from rlgns.noise.step_size import steps_from_record
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
 from rlgns.runs.records import Record, read_lines, read_records
@@ -117,6 +118,12 @@ def assert_alike(run_dir: Path, other: Path) -> None:
         assert moments.keys() == expected_moments.keys()
         for name, own in moments.items():
             assert_moments_alike(own, expected_moments[name], steps)
+        step_sums, expected_sums = steps_from_record(record), steps_from_record(expected)
+        assert (step_sums is None) == (expected_sums is None)
+        if step_sums and expected_sums:
+            assert step_sums.count == expected_sums.count
+            same = rounded(expected_sums.product, updates=steps, factor=MIXED_SIGNS, scale=abs(expected_sums.slope))
+            assert step_sums.product == same
     policy, expected_policy = (state["policy"] for state in states)
     assert policy.keys() == expected_policy.keys()
     assert_equal_to_rounding(list(policy.values()), list(expected_policy.values()), updates=steps)

@@ -258,6 +258,22 @@ def test_a_run_that_was_stopped_before_its_length_is_to_be_continued():
     assert "--resume" not in short.missing(few.noise_scale("total", last=10), few.moments("total"))
 
 
+def test_the_box_says_what_its_interval_cannot_be_trusted_for():
+    assert "Mind" not in text(box(history(200, total=measured(331))))
+    few = text(box(history(80, total=measured(331, error=0.2))))
+    assert "Mind 40 measurements are few: below 60, intervals are too narrow under heavy tails" in few
+    dominated = replace(measured(331), largest_group_share=0.8)
+    said = box(history(200, total=dominated))
+    assert "Mind one of 8 groups of environments carries 80% of a measurement's noise" in text(said)
+    assert max(map(len, said)) <= 80
+
+
+def test_copies_of_environments_stand_in_the_box_with_advice_and_without():
+    for number in (4, 200):
+        said = text(box(history(number, total=measured(331)), copies="environments 3 and 7 are copies"))
+        assert "Mind environments 3 and 7 are copies" in said
+
+
 # --- time
 
 
