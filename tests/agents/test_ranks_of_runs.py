@@ -189,7 +189,7 @@ def test_two_ranks_leave_one_run_directory_and_one_summary(under_torchrun):
     (run_dir,) = (folder / "runs").iterdir()
     assert {path.name for path in run_dir.iterdir()} == {path.name for path in (folder / "alone").iterdir()}
     assert [path.parent.name for path in folder.rglob("metrics.jsonl")].count(run_dir.name) == 1
-    assert ended.out.count("Gradient noise scale") == 1
+    assert ended.out.count("Details by loss: rlgns show") == 1
     assert ended.out.count("This run's batch is 8 × 5 = 40 transitions") == 1
     assert ended.err.count(f"A2C on skiing, 8 × 5, seed 0 → runs/{run_dir.name}") == 1
     config = read_config(run_dir)
@@ -221,7 +221,7 @@ def test_two_ranks_of_srun_record_what_one_process_records(arguments, tmp_path):
     first, second = (rank.end() for rank in ranks)
     assert (alone.exit_code, first.exit_code, second.exit_code) == (0, 0, 0), first.err + second.err
     assert_alike(tmp_path / "run", tmp_path / "alone")
-    assert first.out.count("Gradient noise scale") == 1
+    assert first.out.count("Details by loss: rlgns show") == 1
     assert (second.out, second.err) == ("", "")
     assert read_config(tmp_path / "run")["num_ranks"] == 2
     files_of_rank_1 = {path.name for path in (tmp_path / "rank1").iterdir()}
@@ -338,7 +338,7 @@ def test_a_signal_to_torchrun_stops_its_ranks_in_good_order(number, tmp_path):
     assert ended.exit_code == 1  # torchrun's own exit code, whatever those of its ranks are
     stopped_at = load_checkpoint(run_dir / "checkpoint.pt")["num_updates"]
     assert steps_of(run_dir) == list(range(1, stopped_at + 1))
-    assert ended.out.count("Gradient noise scale") == 1
+    assert ended.out.count("Details by loss: rlgns show") == 1
     assert f"stopped after update {stopped_at:,}; continue with --resume run" in ended.out
     assert json.loads((run_dir / "summary.json").read_text())["exit_code"] > 128
 
