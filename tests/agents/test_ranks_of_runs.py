@@ -190,7 +190,7 @@ def test_two_ranks_leave_one_run_directory_and_one_summary(under_torchrun):
     assert {path.name for path in run_dir.iterdir()} == {path.name for path in (folder / "alone").iterdir()}
     assert [path.parent.name for path in folder.rglob("metrics.jsonl")].count(run_dir.name) == 1
     assert ended.out.count("Details by loss: rlgns show") == 1
-    assert ended.out.count("This run's batch is 8 × 5 = 40 transitions") == 1
+    assert " ".join(ended.out.split()).count("8 environments × 5 steps = 40 transitions") == 1
     assert ended.err.count(f"A2C on skiing, 8 × 5, seed 0 → runs/{run_dir.name}") == 1
     config = read_config(run_dir)
     assert config["num_ranks"] == 2
