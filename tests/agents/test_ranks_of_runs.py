@@ -142,7 +142,9 @@ def numbers(record: Record, prefix: str) -> dict[str, float]:
 def assert_moments_alike(moments: Moments, expected: Moments, steps: int) -> None:
     """Check equality up to rounding; differences near zero are compared on the scale of their terms."""
     own, other = PooledMoments.of(moments), PooledMoments.of(expected)
-    trace, sq_norm = other.trace_covariance, other.trace_covariance * other.count / other.batch_size
+    n, trace = other.count, other.trace_covariance
+    sq_norm = abs(other.sq_norm) + trace * n / other.batch_size  # |G|² is a difference of squared norms of this size
+    ratio = sq_norm / trace * n if trace > 0 else 0.0
     scales = {
         "sq_norm": sq_norm,
         "sq_norm_square": sq_norm**2,
@@ -150,6 +152,16 @@ def assert_moments_alike(moments: Moments, expected: Moments, steps: int) -> Non
         "sq_norm_variance": sq_norm**2,
         "trace_variance": trace**2,
         "covariance": sq_norm * trace,
+        "sq_norm_unbiased_variance": sq_norm**2,
+        "trace_unbiased_variance": trace**2,
+        "unbiased_covariance": sq_norm * trace,
+        "relative_sq_norm": ratio,
+        "relative_sq_norm_square": ratio**2,
+        "relative_trace": n,
+        "relative_cross": ratio * n,
+        "relative_sq_norm_variance": ratio**2,
+        "relative_trace_variance": n,
+        "relative_covariance": ratio * n,
     }
     for name in (f.name for f in fields(PooledMoments)):
         same = rounded(getattr(other, name), updates=steps, factor=4 * MIXED_SIGNS, scale=scales.get(name, 0.0))
