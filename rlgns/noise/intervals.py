@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Covariance = tuple[float, float, float]
 """Variances of the two means and their covariance: (v_yy, v_xx, v_yx)."""
 
+MIN_BLOCKS = 6
+"""Fewest blocks that autocorrelated measurements are averaged to; the scatter between fewer tells little."""
+
 
 def fieller(y: float, x: float, covariance: Covariance, t: float) -> tuple[float, float]:
     """Compute Fieller's interval: the positive ratios R = Y/X with (y − R·x)² ≤ t²·Var(y − R·x).
@@ -74,7 +77,7 @@ def uncorrelated_blocks(xy: NDArray[np.float64]) -> NDArray[np.float64]:
         xy: [n, 2], pairs (x, y) in the order of measurement.
 
     Returns:
-        [m, 2], means over blocks of equal length. At least 6 blocks are kept; a remainder at the start is left out.
+        [m, 2], means over blocks of equal length. At least `MIN_BLOCKS` are kept; a remainder at the start is left out.
 
     Examples:
         Values that alternate are left alone, values that drift are averaged down to 6 blocks:
@@ -84,7 +87,7 @@ def uncorrelated_blocks(xy: NDArray[np.float64]) -> NDArray[np.float64]:
         >>> [len(uncorrelated_blocks(np.array(pairs))) for pairs in (alternating, drifting)]
         [48, 6]
     """
-    while len(xy) >= 12:
+    while len(xy) >= 2 * MIN_BLOCKS:
         x, y = xy.mean(axis=0)
         residual = xy[:, 1] * x - xy[:, 0] * y
         residual = residual - residual.mean()

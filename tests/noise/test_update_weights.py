@@ -73,6 +73,16 @@ def test_sums_merge_and_are_read_back():
     assert alone.point == pytest.approx(noise_scale(weighted).point, rel=1e-12)
 
 
+@pytest.mark.parametrize("num_sums", range(1, 13))
+@pytest.mark.parametrize("method", [None, "rollouts", "groups"])
+def test_any_number_of_sums_gives_the_same_number_and_an_interval(num_sums, method):
+    weighted = weighted_in_turn([moments_from_groups(groups(seed), SIZE) for seed in range(30)])
+    sums = [PooledMoments.of(weighted[i::num_sums]) for i in range(num_sums)]
+    scale = noise_scale(sums, method=method)
+    assert scale.point == pytest.approx(noise_scale(weighted).point, rel=1e-12)
+    assert 0 < scale.low < scale.point < scale.high
+
+
 def test_records_from_before_keep_the_ratio_of_sums():
     moments = [replace(moments_from_groups(groups(seed), SIZE), gram=None) for seed in range(30)]
     new_keys = ("relative", "unbiased", "largest")
