@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from rlgns.tasks.data import Examples, ShuffledEpochs, TaskData
 from rlgns.tasks.groups import choose_num_groups
 from rlgns.tasks.optimizers import make_optimizer, set_learning_rate
 from rlgns.tasks.schedules import LearningRateSchedule, WarmupStepDecay
+from rlgns.tasks.step_size import MeasuredStep, UpdateFollower
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,13 @@ class UpdateResult:
         loss: Mean loss of the batch before the update.
         learning_rate: Learning rate of the update.
         moments: Moments of the batch's gradient; None if it is not measured.
+        step: Step-size numbers of the update before, which this one's gradient has completed; None if there are none.
     """
 
     loss: float
     learning_rate: float
     moments: GradientMoments | None
+    step: MeasuredStep | None = None
 
 
 class Learner:
@@ -83,6 +86,7 @@ class Learner:
         self.num_groups, self.unmeasured_reason = choose_num_groups(config, self.model, ranks)
         if not config.measure:
             self.unmeasured_reason = "measure is off"
+        self._follower = None if self.unmeasured_reason else UpdateFollower(config, self.model.parameters())
 
     @property
     def examples_per_update(self) -> int:
@@ -120,12 +124,16 @@ class Learner:
         self.ranks.sum_gradients(parameters)
         if self.ranks.size > 1:
             torch._foreach_div_([p.grad for p in parameters if p.grad is not None], self.ranks.size)
+        if self._follower:
+            self._follower.before_step(self.steps)
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         loss = self.ranks.sum(gradient.sums[TRAINED])
         before_step = self._update_result(loss, rate, gradient) if self.device.type == "cpu" else None
         self.optimizer.step()
         result = before_step or self._update_result(loss, rate, gradient)
+        if self._follower:
+            result = replace(result, step=self._follower.after_step(self.steps, rate, result.moments))
         self.steps += 1
         return result
 
@@ -209,7 +217,12 @@ class Learner:
 
     def state(self) -> State:
         """The state for a checkpoint; the order of the examples follows from the number of updates."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "num_updates": self.steps}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_updates": self.steps,
+            **({"follower": self._follower.state()} if self._follower else {}),
+        }
 
     def restore(self, state: State) -> None:
         """Restore the state of a checkpoint.
@@ -227,6 +240,8 @@ class Learner:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None
         self.steps = state["num_updates"]
+        if self._follower and "follower" in state:  # checkpoints of earlier versions hold none
+            self._follower.load_state(state["follower"])
 
 
 def make_schedule(config: SupervisedConfig) -> WarmupStepDecay:

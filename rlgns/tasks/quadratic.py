@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rlgns.noise.history import History
 from rlgns.noise.moment_records import record_of
 from rlgns.noise.moments import moments_from_groups
+from rlgns.noise.step_size import StepCollector, step_record
 from rlgns.runs.bounds import Goals, PositiveFloat, PositiveInt, Seed
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.goals import GoalTracker
@@ -31,6 +32,7 @@ from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
 from rlgns.runs.shared_options import OutputOptions
+from rlgns.runs.step_size_words import step_size_numbers
 from rlgns.runs.task import Task
 from rlgns.runs.wandb_options import Mode
 
@@ -147,7 +149,8 @@ class QuadraticDescent(Task):
         self.goals = GoalTracker(config.goals, rises=False)
         self._x, self._generator = self.problem.start, np.random.default_rng(config.seed)
         self._steps, self._loss, self._start_time = 0, 1.0, time.monotonic()
-        self._history = History()
+        self._history, self._collector = History(), StepCollector()
+        self._last_step: tuple[Float64, float, float] | None = None  # Δ, ⟨Δ, ḡ⟩ and the noise in it
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -175,6 +178,7 @@ class QuadraticDescent(Task):
         config = self.config
         time.sleep(config.step_seconds)
         gradients = _group_gradients(self.problem, self._x, config.batch_size // NUM_GROUPS, self._generator)
+        self._follow_step(gradients)
         self._x = self._x - config.learning_rate * gradients.mean(0)
         self._steps += 1
         self._loss = self.problem.loss(self._x**2)
@@ -183,7 +187,18 @@ class QuadraticDescent(Task):
         if not reached and self._steps % config.log_every:
             return None
         measured = {"total": moments_from_groups(gradients, config.batch_size / NUM_GROUPS)}
-        return record | record_of(self._history.add(measured, self._steps)) | reached
+        steps = step_record(self._history.add_steps(self._collector.take()))
+        return record | record_of(self._history.add(measured, self._steps)) | steps | reached
+
+    def _follow_step(self, gradients: Float64) -> None:
+        """Multiply the change of x by the step before with this step's gradient, and make that of this step."""
+        gradient, rate = gradients.mean(0), self.config.learning_rate
+        if self._last_step is not None:
+            change, slope, noise = self._last_step
+            self._collector.add(float(change @ gradient), slope, noise)
+        sq_norm = float(gradient @ gradient)
+        noise = (float(np.vdot(gradients, gradients)) / NUM_GROUPS - sq_norm) / (NUM_GROUPS - 1)  # tr Σ/B
+        self._last_step = -rate * gradient, -rate * sq_norm, -rate * noise
 
     def progress(self) -> Record:
         """Progress of the run, by record key."""
@@ -212,7 +227,7 @@ class QuadraticDescent(Task):
 
     def summary(self) -> Record:
         """Final progress and goals, by record key."""
-        return self.progress() | self.goals.summary()
+        return self.progress() | self.goals.summary() | step_size_numbers(self._history)
 
 
 def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator: np.random.Generator) -> Float64:

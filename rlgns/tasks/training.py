@@ -17,6 +17,7 @@ from typing import Any
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moment_records import noise_scale_record, record_of
 from rlgns.noise.pooled import PooledMoments
+from rlgns.noise.step_size import StepCollector, StepSums, step_record
 from rlgns.runs.goals import MEASURES, GoalCost, GoalTracker
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
@@ -59,6 +60,7 @@ class SupervisedTraining(Task):
         self._swap_record = Record()
         # since the latest evaluation
         self._moments, self._loss_sum, self._num_losses = PooledMoments(), 0.0, 0
+        self._collector = StepCollector()
         self._next_evaluation, self._learning_rate = 1, 0.0
         self._start, self._seconds_before_start = time.monotonic(), 0.0
         # time and examples at the ends of the two latest evaluations
@@ -150,6 +152,8 @@ class SupervisedTraining(Task):
         self._learning_rate = update.learning_rate
         if update.moments:
             self._moments += PooledMoments.of(self.history.weighted(TRAINED, update.moments))
+        if update.step:
+            self._collector.add(*update.step)
         return self._evaluation_record() if self.steps >= min(self._next_evaluation, self.max_steps) else None
 
     def _evaluation_record(self) -> Record:
@@ -170,6 +174,7 @@ class SupervisedTraining(Task):
             estimate = self.history.noise_scale(TRAINED)
             assert estimate, "moments were added in the line before"
             record |= {**record_of({TRAINED: self._moments}), **noise_scale_record(TRAINED, estimate)}
+        record |= step_record(self.history.add_steps(self._collector.take()))
         self._moments, self._loss_sum, self._num_losses = PooledMoments(), 0.0, 0
         self._marks.append((time.monotonic(), self.learner.examples))
         self._schedule_evaluation()
@@ -199,6 +204,7 @@ class SupervisedTraining(Task):
             "seconds": self.seconds,
             "goals": {goal: asdict(reached) for goal, reached in self.goals.reached.items()},
             "trained": asdict(self._moments),
+            "steps": asdict(self._collector),
             "losses": [self._loss_sum, self._num_losses],
             "swap": self.swap.state() if self.swap and self.is_trained else None,
         }
@@ -221,6 +227,8 @@ class SupervisedTraining(Task):
         self.goals.reached = {goal: GoalCost(**prices) for goal, prices in state["goals"].items()}
         self._moments = PooledMoments(**state["trained"])
         self._loss_sum, self._num_losses = state["losses"]
+        if "steps" in state:  # checkpoints of earlier versions hold none
+            self._collector = StepCollector(StepSums(**state["steps"]["sums"]), state["steps"]["last"])
         if self.swap and state["swap"] and self.is_trained:
             self.swap.restore(state["swap"])
         self.history = History.from_records(records)
