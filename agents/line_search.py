@@ -10,68 +10,33 @@ paying. Steps of the total loss are tried, and of the policy loss alone, which t
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import clip_ranges, normalised, ppo_terms, select, whole_rollout
+from rlgns.agents.losses import select
 from rlgns.agents.measuring import RolloutMeasurer, needed_weights
+from rlgns.agents.surrogates import (
+    AT_ONCE,
+    FEWEST_FOR_TRIALS,
+    advantages_of,
+    num_held_out_rollouts,
+    rollouts_of,
+    surrogate,
+    trained_parameters,
+)
 from rlgns.gradients.groups import preconditioner_roots
-from rlgns.noise.step_fits import GainFit, fit_gains
-
-FACTORS = tuple(2.0**k for k in range(-4, 5))
-"""Rates that are tried, relative to the run's."""
-
-FEWEST_FOR_TRIALS = 32
-"""Environments that a line search takes, half for batches and half for held-out rollouts."""
-
-NUM_BATCHES = 4
-"""Independent batches of each size."""
-
-NO_CLIPPING = 1e9
-"""Clip range of A2C's surrogate, which has none."""
-
-AT_ONCE = 1024
-"""Transitions that go through the policy at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrialSize:
-    """Trial steps with batches of one size.
-
-    Attributes:
-        num_envs: Environments of a batch.
-        size: Transitions of a batch.
-        gains: [batches, rates], decrease of the held-out loss.
-        factor: Rate with the largest mean gain, relative to the run's.
-        gain: Gain at the best rate, which for every batch is chosen by the other batches.
-        error: Standard error of `gain`.
-    """
-
-    num_envs: int
-    size: int
-    gains: NDArray[np.float64]
-    factor: float
-    gain: float
-    error: float
-
-    @property
-    def is_at_an_end(self) -> bool:
-        """Whether the best rate is the smallest or the largest that was tried."""
-        return self.factor in (FACTORS[0], FACTORS[-1])
+from rlgns.gradients.trial_steps import FACTORS, NUM_BATCHES, TrialSize, fit_sizes, moved, summarised
+from rlgns.noise.step_fits import GainFit
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +47,7 @@ class LineSearch:
         sizes: Trial steps by batch size, rising.
         fits: ΔL_max/(1 + B_n/B), fitted to the gains.
         learning_rate: Rate that the run started with, of which `TrialSize.factor` is a multiple.
+        num_steps: T, time steps of every environment in a batch.
         num_held_out: Held-out transitions.
         seconds: Time taken.
     """
@@ -89,6 +55,7 @@ class LineSearch:
     sizes: Mapping[str, tuple[TrialSize, ...]]
     fits: Mapping[str, GainFit]
     learning_rate: float
+    num_steps: int
     num_held_out: int
     seconds: float
 
@@ -127,14 +94,14 @@ def line_search(
             )
         RolloutMeasurer().check_model(model)
         collector.let_environments_drift_apart()
-        held_out = _rollouts(collector, range(half, model.n_envs), num_rollouts=_num_held_out_rollouts(model))
+        held_out = rollouts_of(collector, range(half, model.n_envs), num_rollouts=num_held_out_rollouts(model))
         weights = {"policy": {"policy": 1.0}, "total": needed_weights(model)}
         judges = {loss: _Judge(model, held_out, of_loss) for loss, of_loss in weights.items()}
         sizes: dict[str, list[TrialSize]] = {loss: [] for loss in judges}
         for num_envs in _numbers_of_environments(half):
             gains: dict[str, list[list[float]]] = {loss: [] for loss in judges}
             while len(gains["total"]) < NUM_BATCHES and go_on():
-                rollout = _rollouts(collector, range(half), num_rollouts=1)
+                rollout = rollouts_of(collector, range(half), num_rollouts=1)
                 for start in range(0, half - num_envs + 1, num_envs):
                     batch = _environments_of(rollout, start, num_envs, model.n_steps)
                     if len(gains["total"]) < NUM_BATCHES:
@@ -142,22 +109,18 @@ def line_search(
                             gains[loss].append(judge.gains_along(_direction(model, batch, weights[loss])))
             if len(gains["total"]) == NUM_BATCHES:
                 for loss, of_loss in gains.items():
-                    sizes[loss].append(_summarised(num_envs, num_envs * model.n_steps, np.array(of_loss)))
-        rate = _rate(model)
+                    sizes[loss].append(summarised(num_envs * model.n_steps, np.array(of_loss)))
+        rate, num_steps = _rate(model), model.n_steps
     if len(sizes["total"]) < 2:
         raise ValueError("the line search was ended before two batch sizes were complete")
     return LineSearch(
         {loss: tuple(rows) for loss, rows in sizes.items()},
-        {loss: _fit(rows) for loss, rows in sizes.items()},
+        {loss: fit_sizes(rows) for loss, rows in sizes.items()},
         rate,
+        num_steps,
         len(held_out.advantages),
         time.monotonic() - started,
     )
-
-
-def _fit(rows: Sequence[TrialSize]) -> GainFit:
-    size, gain, error = (np.array([getattr(row, name) for row in rows], float) for name in ("size", "gain", "error"))
-    return fit_gains(size, gain, error)
 
 
 def _numbers_of_environments(most: int) -> list[int]:
@@ -166,55 +129,17 @@ def _numbers_of_environments(most: int) -> list[int]:
     return powers[-5:]
 
 
-HELD_OUT = 4096
-"""Transitions on which steps are judged, at least."""
-
-
-def _num_held_out_rollouts(model: OnPolicyAlgorithm) -> int:
-    return math.ceil(HELD_OUT / (model.n_envs // 2 * model.n_steps))
-
-
-def _rollouts(collector: FrozenCollector, environments: range, num_rollouts: int) -> RolloutBufferSamples:
-    """Rollouts of some of the environments, flat and grouped by environment within each rollout."""
-    model = collector.model
-    index = torch.arange(environments.start * model.n_steps, environments.stop * model.n_steps, device=model.device)
-    parts = []
-    for _ in range(num_rollouts):
-        collector.collect()
-        parts.append(select(whole_rollout(model.rollout_buffer, model.device), index))
-    return RolloutBufferSamples(*(_joined([part[i] for part in parts]) for i in range(len(parts[0]))))
-
-
-def _joined(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], Mapping):
-        return {key: torch.cat([value[key] for value in values]) for key in values[0]}
-    return torch.cat(list(values))
-
-
 def _environments_of(rollout: RolloutBufferSamples, start: int, count: int, num_steps: int) -> RolloutBufferSamples:
     return select(rollout, slice(start * num_steps, (start + count) * num_steps))
 
 
-def _weighted_terms(
-    model: A2C | PPO, rollout: RolloutBufferSamples, advantages: Tensor, weights: Mapping[str, float]
-) -> Tensor:
-    """Per-transition terms of a weighted loss, with A2C's policy term as an importance-weighted surrogate."""
-    clip_range = clip_ranges(model)[0] if isinstance(model, PPO) else NO_CLIPPING
-    terms = ppo_terms(model.policy, rollout, advantages, clip_range).terms
-    return torch.stack([weight * terms[loss] for loss, weight in weights.items()]).sum(0)
-
-
-def _advantages(model: A2C | PPO, rollout: RolloutBufferSamples) -> Tensor:
-    return normalised(rollout.advantages) if model.normalize_advantage else rollout.advantages
-
-
 def _direction(model: A2C | PPO, batch: RolloutBufferSamples, weights: Mapping[str, float]) -> list[Tensor]:
     """The step of the run's optimiser per unit of its rate: minus the clipped gradient over frozen second moments."""
-    parameters = _trained(model)
-    advantages = _advantages(model, batch)
+    parameters = trained_parameters(model)
+    advantages = advantages_of(model, batch)
     sums = [torch.zeros_like(p) for p in parameters]
     for part in torch.split(torch.arange(len(advantages), device=model.device), AT_ONCE):
-        loss = _weighted_terms(model, select(batch, part), advantages[part], weights).sum() / len(advantages)
+        loss = surrogate(model, select(batch, part), advantages[part], weights).sum() / len(advantages)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         sums = [s if gradient is None else s + gradient for s, gradient in zip(sums, gradients, strict=True)]
     norm = torch.stack([g.norm() for g in sums]).norm()
@@ -231,16 +156,12 @@ def _rate(model: A2C | PPO) -> float:
     return float(model.lr_schedule(1.0))
 
 
-def _trained(model: A2C | PPO) -> list[nn.Parameter]:
-    return [p for p in model.policy.parameters() if p.requires_grad]
-
-
 class _Judge:
     """Judges steps by a held-out loss."""
 
     def __init__(self, model: A2C | PPO, held_out: RolloutBufferSamples, weights: Mapping[str, float]) -> None:
         self._model, self._held_out, self._weights = model, held_out, weights
-        self._advantages = _advantages(model, held_out)
+        self._advantages = advantages_of(model, held_out)
         self._before = self._loss()
 
     def gains_along(self, direction: Sequence[Tensor]) -> list[float]:
@@ -248,7 +169,7 @@ class _Judge:
         rate = _rate(self._model)
         gains = []
         for factor in FACTORS:
-            with _moved(_trained(self._model), direction, factor * rate):
+            with moved(trained_parameters(self._model), direction, factor * rate):
                 gains.append(self._before - self._loss())
         return gains
 
@@ -257,31 +178,6 @@ class _Judge:
         total = 0.0
         for part in torch.split(torch.arange(len(self._advantages), device=self._model.device), AT_ONCE):
             batch = select(self._held_out, part)
-            terms = _weighted_terms(self._model, batch, self._advantages[part], self._weights)
+            terms = surrogate(self._model, batch, self._advantages[part], self._weights)
             total += float(terms.double().sum())
         return total / len(self._advantages)
-
-
-@contextmanager
-def _moved(parameters: Sequence[nn.Parameter], direction: Sequence[Tensor], rate: float) -> Iterator[None]:
-    """A context in which the parameters are moved along a direction; afterwards they are as before, bit by bit."""
-    before = [p.detach().clone() for p in parameters]
-    try:
-        with torch.no_grad():
-            for parameter, step in zip(parameters, direction, strict=True):
-                parameter.add_(step, alpha=rate)
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
-
-
-def _summarised(num_envs: int, size: int, gains: NDArray[np.float64]) -> TrialSize:
-    """Best rate and gain; a batch takes no part in the choice of its own rate, which would flatter it."""
-    gains = np.where(np.isfinite(gains), gains, -np.inf)
-    n = len(gains)
-    others = [np.delete(gains, i, axis=0).mean(0).argmax() for i in range(n)]
-    chosen = gains[np.arange(n), others]
-    factor = FACTORS[int(gains.mean(0).argmax())]
-    return TrialSize(num_envs, size, gains, factor, float(chosen.mean()), float(chosen.std(ddof=1) / math.sqrt(n)))

@@ -155,7 +155,7 @@ def trial_records(result: LineSearch, checkpoint: str, transitions: int) -> list
             "probe/checkpoint": checkpoint,
             "progress/transitions": transitions,
             "trial/loss": loss,
-            "trial/num_envs": row.num_envs,
+            "trial/num_envs": row.size // result.num_steps,
             "trial/batch_size": row.size,
             "trial/gain": row.gain,
             "trial/gain_error": row.error,
@@ -186,9 +186,8 @@ def trial_lines(result: LineSearch) -> list[str]:
     for loss, rows in result.sizes.items():
         for row in rows:
             rate = f"{row.factor * result.learning_rate:.2g}" + ("*" if row.is_at_an_end else " ")
-            lines.append(
-                f"  {loss:8}{row.size:8,}  {row.num_envs:12,}  {rate:>11}  {row.gain:.2g} ± {2 * row.error:.1g}"
-            )
+            batch = f"{row.size:8,}  {row.size // result.num_steps:12,}"
+            lines.append(f"  {loss:8}{batch}  {rate:>11}  {row.gain:.2g} ± {2 * row.error:.1g}")
     lines.append("")
     if any(row.is_at_an_end for rows in result.sizes.values() for row in rows):
         lines += _wrapped("* The best rate is the smallest or the largest that was tried.")

@@ -21,7 +21,7 @@ from rlgns.agents.frozen import FrozenCollector
 from rlgns.agents.losses import rollout_terms, select, whole_rollout
 from rlgns.agents.measuring import LOSSES, RolloutMeasurer, needed_terms, needed_weights
 from rlgns.gradients.group_sums import GroupGradientSums
-from rlgns.noise.frozen import FrozenMoments
+from rlgns.noise.frozen import FrozenMoments, relative_half_width
 from rlgns.noise.grouping import environment_groups
 from rlgns.noise.moments import GradientMoments
 from rlgns.noise.scale import NoiseScale
@@ -77,11 +77,6 @@ class ProbeResult:
     def is_precise(self) -> bool:
         """Whether the noise scale of the loss that is trained is known as precisely as was wanted."""
         return relative_half_width(self.noise_scale()) <= self.precision
-
-
-def relative_half_width(scale: NoiseScale) -> float:
-    """Half the width of a noise scale's interval relative to its point; inf or nan where it lacks one of them."""
-    return (scale.high - scale.low) / (2 * scale.point)
 
 
 def probe(

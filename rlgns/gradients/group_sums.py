@@ -101,6 +101,20 @@ class GroupGradientSums:
             for name, w in weights.items()
         }
 
+    def means(self, weights: Mapping[str, float] | None = None) -> list[Tensor]:
+        """The mean gradient of every group over all batches so far.
+
+        Args:
+            weights: The loss as a weighted sum of the terms; by default the only term.
+
+        Returns:
+            One tensor [K, size] for each measured parameter, in their order.
+        """
+        K, b = self._shape
+        weights = weights or {self._losses[0]: 1.0}
+        w = [weights.get(loss, 0.0) / (self.count * b) for loss in self._losses]
+        return [torch.einsum("l,lkp->kp", sums.new_tensor(w), sums.view(len(w), K, -1)) for sums in self._sums]
+
     def products_with(self, other: GroupGradientSums) -> dict[str, NDArray[np.float64]]:
         """Inner products of the sums of each loss with those of another set of batches of the same model.
 

@@ -135,3 +135,8 @@ def frozen_moments(gradients: Float64, group_size: float) -> FrozenMoments:
     along = np.einsum("tkp,tp->tk", gradients, gradients.sum(axis=1))
     distances = (K * norms + norms.sum(axis=1, keepdims=True)) / 2 - along
     return FrozenMoments(sums @ sums.T, distances.sum(axis=0), n, group_size)
+
+
+def relative_half_width(scale: NoiseScale) -> float:
+    """Half the width of a noise scale's interval relative to its point; inf or nan where it lacks one of them."""
+    return (scale.high - scale.low) / (2 * scale.point)

@@ -7,8 +7,9 @@ every batch is divided among them; parameters and all returned numbers are those
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,20 @@ class UpdateResult:
     learning_rate: float
     moments: GradientMoments | None
     step: MeasuredStep | None = None
+
+
+class Batch(NamedTuple):
+    """Examples of a batch.
+
+    Attributes:
+        inputs: [n, …], as they are stored.
+        targets: [n, …].
+        noise: [n, noise_size], standard normal variates that the loss takes.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    noise: Tensor
 
 
 class Learner:
@@ -139,17 +154,11 @@ class Learner:
 
     def _backward(self) -> TrainingGradient:
         """Forward and backward pass of this rank's share of the next batch, measured where that is possible."""
-        inputs, targets, noise = self._next_batch()
-
-        def terms(index: Tensor) -> Terms:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                loss, _ = self.task.loss(self.model, inputs[index], targets[index], noise[index])
-            return {TRAINED: loss}
-
+        batch = self._next_batch()
         return group_backward(
             self.model,
-            terms,
-            torch.arange(len(inputs), device=self.device).view(self.num_groups, -1),
+            self.terms(batch),
+            torch.arange(len(batch.inputs), device=self.device).view(self.num_groups, -1),
             measure=not self.unmeasured_reason,
             unit_size=self.unit_size,
             at_once=self.config.micro_batch_size or MAX_FORWARD_EXAMPLES,
@@ -162,14 +171,40 @@ class Learner:
             raise DivergenceError(f"the loss is {mean}")
         return UpdateResult(mean, rate, gradient.grams.moments(TRAINED) if gradient.grams else None)
 
-    def _next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, targets and noise of this rank's share of the next batch, on the device."""
+    def terms(self, batch: Batch) -> Callable[[Tensor], Terms]:
+        """The trained loss of the examples of a batch, as a function of their positions in it.
+
+        Args:
+            batch: Examples on the learner's device.
+        """
+
+        def terms(index: Tensor) -> Terms:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                inputs, targets, noise = (tensor[index] for tensor in batch)
+                loss, _ = self.task.loss(self.model, inputs, targets, noise)
+            return {TRAINED: loss}
+
+        return terms
+
+    def drawn(self, index: Tensor, seed: Sequence[int]) -> Batch:
+        """Training examples by their position in the data, on the learner's device.
+
+        Args:
+            index: Positions [n].
+            seed: Seed of the noise that the loss takes.
+        """
+        inputs, targets = self.data.train.take(index)
+        noise = self._noise(seed, len(index))
+        return Batch(self._to_device(inputs), self._to_device(targets), self._to_device(noise))
+
+    def _next_batch(self) -> Batch:
+        """This rank's share of the next batch, on the device."""
         batch_size, share = self.config.batch_size, self.config.batch_size // self.ranks.size
         index = self.order.indices(self.steps * batch_size, batch_size)
         of_rank = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
         inputs, targets = self.data.train.take(index[of_rank])
         noise = self._noise([*self.seed, 1, self.steps], batch_size)[of_rank]
-        return self._to_device(inputs), self._to_device(targets), self._to_device(noise)
+        return Batch(self._to_device(inputs), self._to_device(targets), self._to_device(noise))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

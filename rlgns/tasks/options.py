@@ -71,10 +71,10 @@ def parse(task: str, arguments: Sequence[str]) -> SupervisedConfig:
         circumstances={"task": task},
     )
     validate(task, config)
-    return config if task == "digits" else replace(config, data_dir=config.data_dir or _default_data_dir(task, config))
+    return config if task == "digits" else replace(config, data_dir=config.data_dir or default_data_dir(task, config))
 
 
-def _default_data_dir(task: str, config: SupervisedConfig) -> Path | None:
+def default_data_dir(task: str, config: SupervisedConfig) -> Path | None:
     """The data set's directory in `$RLGNS_DATA`; None if the variable is not set or there is no such directory."""
     name = (config.dataset or task).rpartition("/")[2]
     folder = Path(os.environ.get(DATA_ROOT, "/nonexistent")) / name

@@ -1,0 +1,109 @@
+"""Models that Stable-Baselines3 has saved, read without executing anything.
+
+`model.save` writes a ZIP archive whose entry `data` is JSON and whose parameters are files of `torch.save`. Plain
+numbers of `data` are taken as they are; objects, which Stable-Baselines3 stores pickled, are left alone, and the
+parameters are read as tensors and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+POLICY, OPTIMIZER, DATA = "policy.pth", "policy.optimizer.pth", "data"
+
+SAME_NAME = ("n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "normalize_advantage")
+"""Attributes that are plain numbers in `data`."""
+
+NEW_NAMES = {"n_steps": "num_steps", "n_envs": "num_envs", "n_epochs": "num_epochs"}
+
+LARGEST_DATA = 64 << 20
+"""Bytes of `data` that are read at most; that of a usual model has some ten thousand."""
+
+CONSTANT = re.compile(r"ConstantSchedule\(val=([0-9.e+-]+)\)")
+"""How the description of a pickled constant schedule names its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """What a model's file holds.
+
+    Attributes:
+        options: Options of a run by their names in this package.
+        state: Parameters and optimiser, as `rlgns.agents.recorder.load_parameters` takes them.
+        num_transitions: Transitions that it was trained for.
+    """
+
+    options: Mapping[str, Any]
+    state: Mapping[str, Any]
+    num_transitions: int
+
+
+def read_sb3_zip(path: Path, device: str = "cpu") -> SavedModel:
+    """Read a model of A2C or PPO.
+
+    Args:
+        path: The file.
+        device: The device that tensors are put on.
+
+    Raises:
+        ValueError: The file is no such model, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = _data(archive, path)
+            policy, optimizer = (_tensors(archive, name, device) for name in (POLICY, OPTIMIZER))
+    except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = str(error).strip().partition("\n")[0].strip("'\"")
+        raise ValueError(f"{path} is no model that Stable-Baselines3 has saved ({reason}); name another") from None
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} holds parameters that are not plain tensors, which are not read; save the model anew"
+        ) from None
+    return SavedModel(_options(data, path), {"policy": policy, "optimizer": optimizer}, _number(data, "num_timesteps"))
+
+
+def _data(archive: zipfile.ZipFile, path: Path) -> Mapping[str, Any]:
+    if archive.getinfo(DATA).file_size > LARGEST_DATA:
+        raise ValueError(f"{path} holds more than {LARGEST_DATA >> 20} MiB beside its parameters; name another")
+    data = json.loads(archive.read(DATA))
+    if not isinstance(data, dict):
+        raise KeyError("its data are no mapping")
+    return data
+
+
+def _tensors(archive: zipfile.ZipFile, name: str, device: str) -> Any:
+    return torch.load(io.BytesIO(archive.read(name)), map_location=device, weights_only=True)
+
+
+def _options(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The options of a run that would train this model."""
+    numbers = {name: data.get(name) for name in (*SAME_NAME, "n_envs")}
+    unknown = sorted(name for name, value in numbers.items() if not isinstance(value, bool | int | float))
+    if unknown:
+        raise ValueError(f"{path} is no model of A2C or PPO (it lacks {', '.join(unknown)}); name another")
+    is_ppo = "n_epochs" in data
+    options: dict[str, Any] = {NEW_NAMES.get(name, name): value for name, value in numbers.items()}
+    options |= {"algo": "ppo" if is_ppo else "a2c", "seed": 0, "wandb": "disabled"}
+    rate = data.get("learning_rate")
+    if isinstance(rate, int | float) and rate > 0:
+        options |= {"learning_rate": float(rate), "anneal_learning_rate": False}
+    if is_ppo:
+        options |= {"num_epochs": _number(data, "n_epochs"), "num_minibatches": 1, "anneal_clip_coef": False}
+        if found := CONSTANT.search(json.dumps(data.get("clip_range", ""))):
+            options["clip_coef"] = float(found[1])
+    return options
+
+
+def _number(data: Mapping[str, Any], name: str) -> int:
+    value = data.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -1,0 +1,130 @@
+"""The command that probes the checkpoints of a supervised run: `rlgns probe RUN`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from annotated_types import Interval
+
+from rlgns.noise.frozen import relative_half_width
+from rlgns.noise.history import TRAINED
+from rlgns.runs.bounds import MAX_COUNT
+from rlgns.runs.curvature_words import curvature_lines, curvature_records
+from rlgns.runs.directory import read_config
+from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.kept_checkpoints import chosen_checkpoints
+from rlgns.runs.options import parse_flags
+from rlgns.runs.probe_command import Part, Place, ProbeOptions, probe_checkpoints
+from rlgns.runs.progress import ProgressDisplay, Status
+from rlgns.runs.ranks import ALONE
+from rlgns.runs.records import Record
+from rlgns.runs.stopping import StopRequest
+from rlgns.tasks.catalogue import TASKS
+from rlgns.tasks.frozen import FrozenLearner, saved_config
+from rlgns.tasks.probe_words import probe_lines, probe_record, trial_lines, trial_records
+from rlgns.tasks.probing import Probe, SupervisedProbe
+
+DESCRIPTION = (
+    "Measure the noise scale at the frozen parameters of a checkpoint, to a wanted precision: gradients of training\n"
+    "examples are taken, each example once, and nothing is learnt. RUN is a directory that rlgns train has made; it\n"
+    "comes first, options after it."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedProbeOptions(ProbeOptions):
+    """Options of `rlgns probe` for supervised runs."""
+
+    max_examples: Annotated[int, Interval(ge=1, le=MAX_COUNT)] | None = None
+    """Examples (tokens for text) at which probing ends in any case [each training example once]."""
+    data_dir: Path | None = None
+    """Local directory of the data, where they have moved since training."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Probe the checkpoints of a run and print what they tell.
+
+    Args:
+        arguments: The run's directory, then flags.
+
+    Returns:
+        The exit code (`rlgns.runs.exit_codes.exit_code_of`): 130 after Ctrl-C, with what was measured until then.
+    """
+    return exit_code_of(lambda: _probe(Path(arguments[0]), arguments[1:]), prints_its_result=True)
+
+
+def _probe(run: Path, flags: Sequence[str]) -> int:
+    options = parse_flags(SupervisedProbeOptions, flags, description=DESCRIPTION, program="rlgns probe RUN")
+    task, config = saved_config(run, options.data_dir)
+    checkpoints = chosen_checkpoints(run, options.checkpoint)
+    data = TASKS[task].load(config)
+    device = torch.device(ALONE.device(options.device))
+
+    def parts(name: str, path: Path, stop: StopRequest) -> Iterator[Part]:
+        frozen = FrozenLearner.of_checkpoint(task, config, path, device, options.seed, data)
+        return _parts(task, frozen, name, options, stop)
+
+    return probe_checkpoints(Place(run, "probe", read_config(run)), options, checkpoints, parts)
+
+
+def _parts(
+    task: str, frozen: FrozenLearner, name: str, options: SupervisedProbeOptions, stop: StopRequest
+) -> Iterator[Part]:
+    """Probe one checkpoint part by part; a signal ends it with what is known."""
+    learner, unit = frozen.learner, frozen.learner.task.unit
+    shared: Record = {"probe/checkpoint": name, "progress/examples": learner.examples}
+    total = min(options.max_examples or MAX_COUNT, frozen.max_examples * learner.unit_size)
+    probe, display = Probe(frozen), ProgressDisplay(total, unit)
+    with display:
+        result = probe.noise_scale(
+            precision=options.precision, max_examples=options.max_examples, progress=_watching(display, stop)
+        )
+    title = f"{task} by {learner.config.optimizer} after {learner.examples:,} {unit}"
+    yield Part([probe_record(result, shared)], probe_lines(result, title, unit), {})
+    rate = learner.config.effective_learning_rate
+    middle = rate
+    if options.curvature and stop.signal_number is None:
+        started = time.monotonic()
+        moments = probe.curvature()
+        seconds = time.monotonic() - started
+        by_direction = {(TRAINED, direction): each for direction, each in moments.items()}
+        yield Part(
+            curvature_records(by_direction, shared, seconds),
+            ["", *curvature_lines(by_direction, unit, rate, seconds)],
+            {},
+        )
+        step = list(moments.values())[-1].largest_step()
+        middle = step.point / 4 if step.point > 0 else rate
+    if options.trials and stop.signal_number is None:
+        yield _trials(probe, middle, shared, stop)
+
+
+def _trials(probe: Probe, middle: float, shared: Record, stop: StopRequest) -> Part:
+    """Try steps along gradients of several batch sizes."""
+    try:
+        search = probe.line_search(middle, go_on=lambda: stop.signal_number is None)
+    except ValueError:
+        if stop.signal_number is None:
+            raise
+        return Part([], ["", "The trial steps were ended before two batch sizes were complete."], {})
+    return Part(trial_records(search, shared), ["", *trial_lines(search, probe.frozen.learner.task.unit)], {})
+
+
+def _watching(display: ProgressDisplay, stop: StopRequest) -> Callable[[int, SupervisedProbe | None], bool]:
+    """A function that shows the progress of a probe, and tells it to go on until a signal arrives."""
+    started = time.monotonic()
+
+    def go_on(examples: int, result: SupervisedProbe | None) -> bool:
+        speed = examples / max(time.monotonic() - started, 1e-9)
+        scale = None if result is None else result.moments.noise_scale()
+        width = relative_half_width(scale) if scale else float("nan")
+        precision = f"± {width:.0%}" if width < float("inf") else "not precise yet"
+        display.show(Status(examples, speed, precision, "not known yet" if scale is None else f"trained {scale}"))
+        return stop.signal_number is None
+
+    return go_on
