@@ -8,8 +8,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from rlgns.agents import probe
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.line_search import _direction, _Judge, _rollouts, line_search
+from rlgns.agents.line_search import _direction, _Judge, line_search
 from rlgns.agents.losses import normalised
+from rlgns.agents.surrogates import rollouts_of
 from rlgns.gradients.trial_steps import FACTORS
 
 
@@ -49,7 +50,7 @@ def test_a_trial_step_is_the_optimisers_own_without_momentum(kind):
     options = {"batch_size": 32} if kind is stable_baselines3.PPO else {"max_grad_norm": 0.05}
     model = trained(kind, **options)
     with FrozenCollector(model, cartpole(8), seed=0) as collector:
-        rollout = _rollouts(collector, range(8), num_rollouts=1)
+        rollout = rollouts_of(collector, range(8), num_rollouts=1)
         weights = {"policy": 1.0, "value": 0.5}
         direction = _direction(model, rollout, weights)
         judge = _Judge(model, rollout, weights)
@@ -76,7 +77,7 @@ def test_a_trial_step_is_the_optimisers_own_without_momentum(kind):
 
 def test_the_gain_of_small_steps_is_the_slope_times_the_rate(model):
     with FrozenCollector(model, cartpole(32), seed=0) as collector:
-        rollout = _rollouts(collector, range(32), num_rollouts=2)
+        rollout = rollouts_of(collector, range(32), num_rollouts=2)
         assert len(rollout.advantages) == 2 * 32 * 16
         judge = _Judge(model, rollout, {"value": 1.0})
         gains = np.array(judge.gains_along(_direction(model, rollout, {"value": 1.0})))

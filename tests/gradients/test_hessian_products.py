@@ -4,7 +4,8 @@ import pytest
 import torch
 from support.tolerances import rounding
 from torch import nn
-from torch.func import functional_call, hessian
+from torch.autograd.functional import hessian
+from torch.func import functional_call
 
 from rlgns.gradients.curvature import hessian_products, row_products
 
@@ -19,7 +20,7 @@ def test_products_are_those_of_the_whole_hessian(num_parts):
     def loss_at(*values):
         return nn.functional.cross_entropy(functional_call(model, dict(zip(names, values, strict=True)), x), y)
 
-    blocks = hessian(loss_at, argnums=tuple(range(len(parameters))))(*parameters)
+    blocks = hessian(loss_at, parameters)
     sizes = [p.numel() for p in parameters]
     whole = torch.cat(
         [
