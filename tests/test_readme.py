@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ale_py
+import gymnasium
 import pytest
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecFrameStack
 from support.processes import HANG
 
 from rlgns.commands.cli import COMMANDS
@@ -55,12 +60,21 @@ def commands() -> list[str]:
     return [line for line in lines if line and not line.startswith((*ELSEWHERE, "scripts/check.py"))]
 
 
+def save_a_model_of_pong(path: Path) -> None:
+    """What a user of Stable-Baselines3 brings along."""
+    gymnasium.register_envs(ale_py)
+    environments = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=4), n_stack=4)
+    A2C("CnnPolicy", environments, device="cpu").learn(20).save(path)
+    environments.close()
+
+
 @pytest.mark.slow
 def test_commands_of_the_readmes_run_in_their_order(tmp_path):
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     for name in ("breakout_a2c", "digits"):  # what the sweeps of the READMEs, hours and minutes long, leave behind
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "runs.zip").symlink_to(ROOT / "scripts/studies" / name / "runs.zip")
+    save_a_model_of_pong(tmp_path / "model.zip")
     assert len(commands()) >= 8
     for command in commands():
         extra = next((flags for start, flags in SHORT.items() if command.startswith(start)), "")
