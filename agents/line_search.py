@@ -1,11 +1,12 @@
 """What is one step worth? Trial steps from a frozen policy, along gradients of batches of several sizes.
 
 From the policy of a checkpoint, steps are tried along the gradients of batches of several numbers of environments, with
-rates from a sixteenth to sixteen times the run's. The direction is the one that the run's optimiser would take without
-momentum: the gradient, clipped as in training, divided by the frozen second moments of RMSprop or Adam. Every step is
-judged on the same held-out rollouts of *other* environments, so that differences between rates and batches are not
-blurred by the noise of the judge. The best gain as a function of the batch says at which batch more environments stop
-paying. Steps of the total loss are tried, and of the policy loss alone, which the value loss often hides.
+rates from a sixteenth to sixteen times the run's, or those of a rate that suits a large batch where it is far from the
+run's. The direction is the one that the run's optimiser would take without momentum: the gradient, clipped as in
+training, divided by the frozen second moments of RMSprop or Adam. Every step is judged on the same held-out rollouts of
+*other* environments, so that differences between rates and batches are not blurred by the noise of the judge. The best
+gain as a function of the batch says at which batch more environments stop paying. Steps of the total loss are tried,
+and of the policy loss alone, which the value loss often hides.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rlgns.agents.measuring import RolloutMeasurer, needed_weights
 from rlgns.agents.surrogates import (
     AT_ONCE,
     FEWEST_FOR_TRIALS,
+    Judge,
     advantages_of,
     num_held_out_rollouts,
     rollouts_of,
@@ -46,7 +48,8 @@ class LineSearch:
     Attributes:
         sizes: Trial steps by batch size, rising.
         fits: ΔL_max/(1 + B_n/B), fitted to the gains.
-        learning_rate: Rate that the run started with, of which `TrialSize.factor` is a multiple.
+        learning_rate: Rate that the run started with.
+        middles: By loss, the rate of which `TrialSize.factor` is a multiple.
         num_steps: T, time steps of every environment in a batch.
         num_held_out: Held-out transitions.
         seconds: Time taken.
@@ -55,6 +58,7 @@ class LineSearch:
     sizes: Mapping[str, tuple[TrialSize, ...]]
     fits: Mapping[str, GainFit]
     learning_rate: float
+    middles: Mapping[str, float]
     num_steps: int
     num_held_out: int
     seconds: float
@@ -87,6 +91,7 @@ def line_search(
     started = time.monotonic()
     with FrozenCollector(model, environments, seed=seed) as collector:
         model = collector.model
+        model._current_progress_remaining = 1.0  # judged at the clip range that the run started with, until it leaves
         half = model.n_envs // 2
         if model.n_envs < FEWEST_FOR_TRIALS:
             raise ValueError(
@@ -96,7 +101,9 @@ def line_search(
         collector.let_environments_drift_apart()
         held_out = rollouts_of(collector, range(half, model.n_envs), num_rollouts=num_held_out_rollouts(model))
         weights = {"policy": {"policy": 1.0}, "total": needed_weights(model)}
-        judges = {loss: _Judge(model, held_out, of_loss) for loss, of_loss in weights.items()}
+        judges = {loss: Judge(model, held_out, of_loss) for loss, of_loss in weights.items()}
+        rollout = rollouts_of(collector, range(half), num_rollouts=1)
+        middles = {loss: _middle(judge, _direction(model, rollout, weights[loss])) for loss, judge in judges.items()}
         sizes: dict[str, list[TrialSize]] = {loss: [] for loss in judges}
         for num_envs in _numbers_of_environments(half):
             gains: dict[str, list[list[float]]] = {loss: [] for loss in judges}
@@ -106,7 +113,9 @@ def line_search(
                     batch = _environments_of(rollout, start, num_envs, model.n_steps)
                     if len(gains["total"]) < NUM_BATCHES:
                         for loss, judge in judges.items():
-                            gains[loss].append(judge.gains_along(_direction(model, batch, weights[loss])))
+                            gains[loss].append(
+                                gains_along(judge, _direction(model, batch, weights[loss]), middles[loss])
+                            )
             if len(gains["total"]) == NUM_BATCHES:
                 for loss, of_loss in gains.items():
                     sizes[loss].append(summarised(num_envs * model.n_steps, np.array(of_loss)))
@@ -117,6 +126,7 @@ def line_search(
         {loss: tuple(rows) for loss, rows in sizes.items()},
         {loss: fit_sizes(rows) for loss, rows in sizes.items()},
         rate,
+        middles,
         num_steps,
         len(held_out.advantages),
         time.monotonic() - started,
@@ -156,28 +166,30 @@ def _rate(model: A2C | PPO) -> float:
     return float(model.lr_schedule(1.0))
 
 
-class _Judge:
-    """Judges steps by a held-out loss."""
+SCAN = tuple(4.0**k for k in range(-6, 9))
+"""Rates, relative to the run's, among which the middle of the trial steps' rates is looked for."""
 
-    def __init__(self, model: A2C | PPO, held_out: RolloutBufferSamples, weights: Mapping[str, float]) -> None:
-        self._model, self._held_out, self._weights = model, held_out, weights
-        self._advantages = advantages_of(model, held_out)
-        self._before = self._loss()
 
-    def gains_along(self, direction: Sequence[Tensor]) -> list[float]:
-        """Decrease of the loss for every rate along a direction."""
-        rate = _rate(self._model)
-        gains = []
-        for factor in FACTORS:
-            with moved(trained_parameters(self._model), direction, factor * rate):
-                gains.append(self._before - self._loss())
-        return gains
+def _middle(judge: Judge, direction: Sequence[Tensor]) -> float:
+    """The run's rate, or the one that gains most along a large batch's gradient where that is far away from it."""
+    gains = gains_along(judge, direction, _rate(judge.model), SCAN)
+    best = SCAN[int(np.nanargmax(gains))] if np.nanmax(gains) > 0 else 1.0
+    return _rate(judge.model) * (1.0 if 0.25 <= best <= 4 else best)
 
-    @torch.no_grad()
-    def _loss(self) -> float:
-        total = 0.0
-        for part in torch.split(torch.arange(len(self._advantages), device=self._model.device), AT_ONCE):
-            batch = select(self._held_out, part)
-            terms = surrogate(self._model, batch, self._advantages[part], self._weights)
-            total += float(terms.double().sum())
-        return total / len(self._advantages)
+
+def gains_along(
+    judge: Judge, direction: Sequence[Tensor], middle: float, factors: Sequence[float] = FACTORS
+) -> list[float]:
+    """Decrease of a held-out loss for every rate along a direction.
+
+    Args:
+        judge: Judges by the loss.
+        direction: Change of every trained parameter per unit of the rate.
+        middle: Rate in the middle of those that are tried.
+        factors: Multiples of it.
+    """
+    gains = []
+    for factor in factors:
+        with moved(trained_parameters(judge.model), direction, factor * middle):
+            gains.append(judge.gain())
+    return gains

@@ -5,43 +5,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-from annotated_types import Interval, MaxLen
+import torch
 
 from rlgns.agents.algorithms import A2C, PPO
-from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.curvature import measure_curvature
 from rlgns.agents.environments import make_environments
 from rlgns.agents.line_search import line_search
 from rlgns.agents.models import make_model
-from rlgns.agents.probe_words import (
-    probe_lines,
-    probe_records,
-    surface_lines,
-    surface_records,
+from rlgns.agents.probe_subject import AgentProbeOptions, Subject, restore, subject_of
+from rlgns.agents.probe_words import probe_lines, probe_records, surface_lines, surface_records
+from rlgns.agents.probing import ProbeResult, probe
+from rlgns.agents.real_updates import try_updates
+from rlgns.agents.surface import measure_surface
+from rlgns.agents.trial_words import (
+    trial_figure,
     trial_lines,
     trial_records,
+    update_figure,
+    update_lines,
+    update_records,
 )
-from rlgns.agents.probing import ProbeResult, probe
-from rlgns.agents.recorder import load_parameters
-from rlgns.agents.sb3_zip import read_sb3_zip
-from rlgns.agents.speed_trial import trial_config
-from rlgns.agents.surface import measure_surface
-from rlgns.agents.surrogates import FEWEST_FOR_TRIALS
+from rlgns.noise.curvature import CurvatureMoments
 from rlgns.noise.frozen import relative_half_width
-from rlgns.runs.arguments import Argument, ArgumentError
-from rlgns.runs.bounds import MAX_COUNT, Name, NumEnvs
-from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.curvature_words import curvature_lines, curvature_records
-from rlgns.runs.directory import read_config
 from rlgns.runs.exit_codes import exit_code_of
-from rlgns.runs.kept_checkpoints import chosen_checkpoints
 from rlgns.runs.options import parse_flags
-from rlgns.runs.probe_command import Part, Place, ProbeOptions, probe_checkpoints
-from rlgns.runs.probes import LAST
+from rlgns.runs.probe_command import Part, probe_checkpoints
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.ranks import ALONE
 from rlgns.runs.records import Record
@@ -56,22 +47,6 @@ DESCRIPTION = (
 
 SEED_OFFSET = 2**20
 """Added to a run's seed for the environments of a probe, so that they are others than those of training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AgentProbeOptions(ProbeOptions):
-    """Options of `rlgns probe` for agents."""
-
-    max_transitions: Annotated[int, Interval(ge=1, le=MAX_COUNT)] = 200_000
-    """Transitions at which probing ends in any case."""
-    surface: bool = False
-    """Measure environments against rollout length as well, on as many transitions again, and draw them."""
-    num_envs: NumEnvs | None = None
-    """Environments to act in [128 for rollouts of up to 16 steps, else 32, and at least those of the run]."""
-    game: Name | None = None
-    """Atari game that a model of Stable-Baselines3 plays, where a MODEL.zip is probed."""
-    env: Annotated[str, MaxLen(256)] | None = None
-    """Gymnasium environment that it acts in instead, by its id."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -98,88 +73,6 @@ def _probe(arguments: Sequence[str]) -> int:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is probed.
-
-    Attributes:
-        place: Where the results go.
-        checkpoints: Checkpoints by name.
-        title: Algorithm and task, for instance "A2C on breakout".
-        config: Its configuration, with the number of environments of the probe.
-        batch_size: Transitions of an update of the run.
-        transitions: Transitions that a model of Stable-Baselines3 has been trained for; None for a run of this package.
-    """
-
-    place: Place
-    checkpoints: Mapping[str, Path]
-    title: str
-    config: ResolvedConfig
-    batch_size: int
-    transitions: int | None = None
-
-
-def subject_of(place: Path, options: AgentProbeOptions) -> Subject:
-    """Read what is to be probed.
-
-    Args:
-        place: The run's directory, or a model that Stable-Baselines3 has saved.
-        options: Options of the probe.
-
-    Raises:
-        ValueError: If it is neither, or cannot be probed with these options.
-    """
-    if not place.exists():
-        raise ValueError(f"{place} does not exist; name a run's directory, or a MODEL.zip of Stable-Baselines3")
-    if place.is_file():
-        return _subject_of_zip(place, options)
-    for name in ("game", "env"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name} is for a MODEL.zip; the run {place} says itself what it was trained on")
-    facts = read_config(place)
-    saved = facts["options"]
-    if saved.get("num_envs") is None or saved.get("num_steps") is None:
-        raise ValueError(f"{place} is no run of an agent; name a directory that rlgns train atari has made")
-    config = trial_config(saved, _num_envs(saved, options), place)
-    return Subject(
-        Place(place, "probe", facts),
-        chosen_checkpoints(place, options.checkpoint),
-        str(facts.get("task", config.task)),
-        config,
-        saved["num_envs"] * saved["num_steps"],
-    )
-
-
-def _subject_of_zip(path: Path, options: AgentProbeOptions) -> Subject:
-    if (options.game is None) == (options.env is None):
-        raise ValueError(f"which environment does {path} act in? name it, as in --game pong or --env CartPole-v1")
-    if options.checkpoint != LAST:
-        raise ValueError(f"checkpoint {options.checkpoint}: {path} holds one policy; leave out --checkpoint")
-    model = read_sb3_zip(path)
-    saved = {**model.options, "game": options.game, "env": options.env}
-    config = trial_config(saved, _num_envs(saved, options), path)
-    return Subject(
-        Place(path.parent, f"{path.stem}_probe", {}),
-        {LAST: path},
-        f"{config.algo.upper()} on {config.task}",
-        config,
-        saved["num_envs"] * saved["num_steps"],
-        model.num_transitions,
-    )
-
-
-def _num_envs(saved: Mapping[str, Any], options: AgentProbeOptions) -> int:
-    """Environments to act in."""
-    num_envs = options.num_envs or max(128 if saved["num_steps"] <= 16 else 32, saved["num_envs"])
-    if (options.trials or options.curvature) and num_envs < FEWEST_FOR_TRIALS:
-        raise ArgumentError(
-            f"num_envs {num_envs} is too few for trial steps, half of which are judged on the other environments; use ",
-            Argument.of("num_envs", FEWEST_FOR_TRIALS),
-            " or more",
-        )
-    return num_envs
-
-
 def _parts(subject: Subject, name: str, path: Path, options: AgentProbeOptions, stop: StopRequest) -> Iterator[Part]:
     """Probe one checkpoint part by part; a signal ends it with what is known."""
     config, device = subject.config, ALONE.device(options.device)
@@ -187,7 +80,7 @@ def _parts(subject: Subject, name: str, path: Path, options: AgentProbeOptions, 
     environments = make_environments(config, seed)
     try:
         model = make_model(config, environments, device)
-        transitions = _restore(subject, model, path, device)
+        transitions = restore(subject, model, path, device)
         environments.seed(seed)  # making the model has seeded them as those of training; the first part resets them
         display = ProgressDisplay(options.max_transitions, "transitions")
         with display:
@@ -201,29 +94,25 @@ def _parts(subject: Subject, name: str, path: Path, options: AgentProbeOptions, 
         yield Part(probe_records(result, name, transitions), probe_lines(result, subject.title, transitions), {})
         if options.surface and stop.signal_number is None:
             yield from _surface(subject, name, transitions, model, options, stop)
+        curvatures: Curvatures = {}
         if options.curvature and stop.signal_number is None:
-            yield _curvature(name, transitions, model, options, seed + 3, stop)
+            curvatures, part = _curvature(name, transitions, model, options, seed + 3, stop)
+            yield part
         if options.trials and stop.signal_number is None:
-            yield _trials(name, transitions, model, seed + 2, stop)
+            yield from _trials(subject, name, transitions, model, seed + 2, curvatures, stop)
+        if options.updates and stop.signal_number is None:
+            yield from _updates(subject, name, transitions, model, seed + 4, stop)
     finally:
         environments.close()
 
 
-def _restore(subject: Subject, model: A2C | PPO, path: Path, device: str) -> int:
-    """Put a checkpoint into the model, and return the transitions after which it was written."""
-    if subject.transitions is not None:
-        load_parameters(model, dict(read_sb3_zip(path, device).state))
-        return subject.transitions
-    state = load_checkpoint(path, device)
-    load_parameters(model, state)
-    transitions = int(state["num_updates"]) * subject.batch_size
-    model._current_progress_remaining = 1 - min(transitions / subject.config.total_transitions, 1.0)
-    return transitions
+Curvatures = Mapping[tuple[str, str], CurvatureMoments]
+"""Moments by loss and direction."""
 
 
 def _curvature(
     name: str, transitions: int, model: A2C | PPO, options: AgentProbeOptions, seed: int, stop: StopRequest
-) -> Part:
+) -> tuple[Curvatures, Part]:
     """Multiply gradients with the Hessian."""
     result = measure_curvature(
         model,
@@ -234,18 +123,71 @@ def _curvature(
     shared: Record = {"probe/checkpoint": name, "progress/transitions": transitions}
     rate = float(model.lr_schedule(1.0))
     lines = curvature_lines(result.moments, "transitions", rate, result.seconds)
-    return Part(curvature_records(result.moments, shared, result.seconds), ["", *lines], {})
+    return result.moments, Part(curvature_records(result.moments, shared, result.seconds), ["", *lines], {})
 
 
-def _trials(name: str, transitions: int, model: A2C | PPO, seed: int, stop: StopRequest) -> Part:
-    """Try steps along gradients of several batch sizes."""
+def _trials(
+    subject: Subject,
+    name: str,
+    transitions: int,
+    model: A2C | PPO,
+    seed: int,
+    curvatures: Curvatures,
+    stop: StopRequest,
+) -> Iterator[Part]:
+    """Try steps along gradients of several batch sizes, and then draw their gains."""
     try:
         search = line_search(model, seed=seed, go_on=lambda: stop.signal_number is None)
     except ValueError:
         if stop.signal_number is None:
             raise
-        return Part([], ["", "The trial steps were ended before two batch sizes were complete."], {})
-    return Part(trial_records(search, name, transitions), ["", *trial_lines(search)], {})
+        yield Part([], ["", "The trial steps were ended before two batch sizes were complete."], {})
+        return
+    yield Part(trial_records(search, name, transitions), ["", *trial_lines(search)], {})
+    direction = "gradient" if isinstance(model.policy.optimizer, torch.optim.SGD) else "preconditioned"
+    predicted = {
+        loss: (moments.noise_scale().point, moments.largest_gain().point)
+        for (loss, along), moments in curvatures.items()
+        if along == direction
+    }
+    figure = subject.figure("trials", name)
+    title = f"Steps from {subject.title} after {transitions:,} transitions"
+    yield _drawn("trials", figure, lambda: trial_figure(search, predicted, title, [figure]))
+
+
+def _updates(
+    subject: Subject, name: str, transitions: int, model: A2C | PPO, seed: int, stop: StopRequest
+) -> Iterator[Part]:
+    """Make sequences of real updates, and then draw their gains."""
+    started, display = time.monotonic(), ProgressDisplay(0, "sequences")
+
+    def progress(done: int, total: int) -> bool:
+        display.total = total
+        display.show(Status(done, done / (time.monotonic() - started), "trial updates", "not measured here"))
+        return stop.signal_number is None
+
+    try:
+        with display:
+            result = try_updates(model, subject.base, seed=seed, progress=progress)
+    except ValueError:
+        if stop.signal_number is None:
+            raise
+        yield Part([], ["", "The trial updates were ended before two rounds were complete."], {})
+        return
+    shared: Record = {"probe/checkpoint": name, "progress/transitions": transitions}
+    yield Part(update_records(result, shared), ["", *update_lines(result)], {})
+    figure = subject.figure("updates", name)
+    title = f"{result.num_updates} updates of {subject.title} after {transitions:,} transitions"
+    yield _drawn("updates", figure, lambda: update_figure(result, title, [figure]))
+
+
+def _drawn(kind: str, figure: Path, draw: Callable[[], None]) -> Part:
+    """Draw a figure, and say where it is or why it is not."""
+    try:
+        draw()
+    except ValueError as error:
+        return Part([], [f"no figure: {error}"], {})
+    return Part([], [f"figure: {figure}"], {kind: figure})
 
 
 def _surface(
@@ -263,18 +205,14 @@ def _surface(
             seed=subject.config.seed + SEED_OFFSET + options.seed + 1,
             progress=lambda collected: watch(collected, None),
         )
-    num_envs = subject.batch_size // subject.config.num_steps
+    num_envs = subject.base.num_envs
     lines = ["", *surface_lines(surface, num_envs), ""]
     yield Part(surface_records(surface, name, transitions), lines, {})
-    figure = subject.place.file("_surface.png" if name == LAST else f"_surface_{name}.png")
+    figure = subject.figure("surface", name)
     title = f"{subject.title} after {transitions:,} transitions, total loss"
     total = [row for row in surface.rows if row.loss == "total"]
-    try:
-        surface_figure(total, (num_envs, subject.config.num_steps), title=title, paths=[figure])
-    except ValueError as error:
-        yield Part([], [f"no figure: {error}"], {})
-    else:
-        yield Part([], [f"figure: {figure}"], {"surface": figure})
+    shape = (num_envs, subject.config.num_steps)
+    yield _drawn("surface", figure, lambda: surface_figure(total, shape, title=title, paths=[figure]))
 
 
 def _watching(display: ProgressDisplay, stop: StopRequest) -> Callable[[int, ProbeResult | None], bool]:

@@ -7,12 +7,10 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from rlgns.agents.line_search import LineSearch
 from rlgns.agents.measuring import LOSSES
 from rlgns.agents.probing import ProbeResult
 from rlgns.agents.surface import SurfaceResult
 from rlgns.noise.scale import NoiseScale
-from rlgns.noise.step_fits import GainFit
 from rlgns.noise.surface import Cosine
 from rlgns.noise.words import in_words
 
@@ -63,7 +61,7 @@ def probe_lines(result: ProbeResult, title: str, transitions: int) -> list[str]:
         transitions: Transitions after which the checkpoint was written.
     """
     T = result.num_steps
-    lines = _wrapped(
+    lines = wrapped(
         f"{title} after {transitions:,} transitions, the policy frozen: {result.num_rollouts} rollouts of "
         f"{result.num_envs} × {T}, {result.num_transitions:,} transitions, {result.seconds:.0f} s"
     )
@@ -71,11 +69,11 @@ def probe_lines(result: ProbeResult, title: str, transitions: int) -> list[str]:
     for loss in LOSSES:
         scale = result.noise_scale(loss)
         lines.append(f"  {loss:8}{scale!s:30}{_in_environments(scale, T):30}".rstrip())
-    lines += ["", *_wrapped(_meaning(result))]
+    lines += ["", *wrapped(_meaning(result))]
     minibatch = result.minibatches["total"]
     if minibatch is not None:
         high = in_words(minibatch.high) if minibatch.high < float("inf") else "∞"
-        lines += _wrapped(
+        lines += wrapped(
             f"Given the rollout, the minibatch noise scale of the trained loss is {in_words(minibatch.point)} "
             f"[{in_words(minibatch.low)}, {high}] transitions."
         )
@@ -121,7 +119,7 @@ def surface_lines(result: SurfaceResult, num_envs: int) -> list[str]:
         result: The result.
         num_envs: Environments of the run.
     """
-    lines = _wrapped(
+    lines = wrapped(
         f"Environments against rollout length, {result.num_transitions:,} transitions, {result.seconds:.0f} s. "
         f"Progress is that of an update of {num_envs:,} environments relative to infinitely many; the cosine is that "
         "with the gradient of the longest rollout."
@@ -140,76 +138,6 @@ def _cosine_words(cosine: Cosine) -> str:
     if not (math.isfinite(cosine.point) and math.isfinite(cosine.low)):
         return "unknown"
     return f"{cosine.point:.2f} ± {cosine.high - cosine.point:.2f}"
-
-
-def trial_records(result: LineSearch, checkpoint: str, transitions: int) -> list[dict[str, Any]]:
-    """One flat record for each loss and batch size, as `probe.jsonl` holds them.
-
-    Args:
-        result: The result.
-        checkpoint: Name of the checkpoint.
-        transitions: Transitions after which it was written.
-    """
-    return [
-        {
-            "probe/checkpoint": checkpoint,
-            "progress/transitions": transitions,
-            "trial/loss": loss,
-            "trial/num_envs": row.size // result.num_steps,
-            "trial/batch_size": row.size,
-            "trial/gain": row.gain,
-            "trial/gain_error": row.error,
-            "trial/learning_rate": row.factor * result.learning_rate,
-            "trial/is_at_an_end": row.is_at_an_end,
-            "trial/half_gain_batch": result.fits[loss].batch,
-            "trial/half_gain_batch_low": result.fits[loss].low,
-            "trial/half_gain_batch_high": result.fits[loss].high,
-            "trial/largest_gain": result.fits[loss].largest,
-            "trial/misfit": result.fits[loss].misfit,
-        }
-        for loss, rows in result.sizes.items()
-        for row in rows
-    ]
-
-
-def trial_lines(result: LineSearch) -> list[str]:
-    """The trial steps as lines of at most 80 columns.
-
-    Args:
-        result: The result.
-    """
-    lines = _wrapped(
-        f"Trial steps, judged on {result.num_held_out:,} transitions of other environments, {result.seconds:.0f} s: "
-        f"the best decrease of a loss among rates from 1/16 to 16 times the run's {result.learning_rate:.2g}."
-    )
-    lines += ["", f"  {'loss':8}{'batch':>8}  {'environments':>12}  {'best rate':>11}  decrease"]
-    for loss, rows in result.sizes.items():
-        for row in rows:
-            rate = f"{row.factor * result.learning_rate:.2g}" + ("*" if row.is_at_an_end else " ")
-            batch = f"{row.size:8,}  {row.size // result.num_steps:12,}"
-            lines.append(f"  {loss:8}{batch}  {rate:>11}  {row.gain:.2g} ± {2 * row.error:.1g}")
-    lines.append("")
-    if any(row.is_at_an_end for rows in result.sizes.values() for row in rows):
-        lines += _wrapped("* The best rate is the smallest or the largest that was tried.")
-    for loss, fit in result.fits.items():
-        lines += _wrapped(_half_gain(loss, fit))
-    return lines
-
-
-def _half_gain(loss: str, fit: GainFit) -> str:
-    if math.isnan(fit.batch):
-        return f"Steps of the {loss} loss gain nothing clearly at these batches; its noise hides the gradient in them."
-    if math.isinf(fit.high):
-        return f"The gain of the {loss} loss still rises with the batch beyond {in_words(fit.low)} transitions."
-    doubt = " The gains do not follow the form of the theory." if fit.misfit < SMALL_P else ""
-    return (
-        f"A step of the {loss} loss gains half of what it can at a batch of {in_words(fit.batch)} "
-        f"[{in_words(fit.low)}, {in_words(fit.high)}] transitions.{doubt}"
-    )
-
-
-SMALL_P = 0.01
-"""p-value below which a fit is called bad."""
 
 
 def _in_environments(scale: NoiseScale, num_steps: int) -> str:
@@ -249,5 +177,6 @@ def _count(environments: int) -> str:
     return f"{environments:,} environment{'s' if environments != 1 else ''}"
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """A text in lines of at most 80 columns."""
     return textwrap.wrap(text, WIDTH)

@@ -41,11 +41,13 @@ class SavedModel:
         options: Options of a run by their names in this package.
         state: Parameters and optimiser, as `rlgns.agents.recorder.load_parameters` takes them.
         num_transitions: Transitions that it was trained for.
+        num_minibatches: Minibatches of an epoch; 1 for A2C.
     """
 
     options: Mapping[str, Any]
     state: Mapping[str, Any]
     num_transitions: int
+    num_minibatches: int
 
 
 def read_sb3_zip(path: Path, device: str = "cpu") -> SavedModel:
@@ -69,7 +71,14 @@ def read_sb3_zip(path: Path, device: str = "cpu") -> SavedModel:
         raise ValueError(
             f"{path} holds parameters that are not plain tensors, which are not read; save the model anew"
         ) from None
-    return SavedModel(_options(data, path), {"policy": policy, "optimizer": optimizer}, _number(data, "num_timesteps"))
+    options = _options(data, path)
+    batch_size = _number(data, "batch_size") or options["num_envs"] * options["num_steps"]
+    return SavedModel(
+        options,
+        {"policy": policy, "optimizer": optimizer},
+        _number(data, "num_timesteps"),
+        max(options["num_envs"] * options["num_steps"] // batch_size, 1),
+    )
 
 
 def _data(archive: zipfile.ZipFile, path: Path) -> Mapping[str, Any]:

@@ -89,3 +89,36 @@ def advantages_of(model: A2C | PPO, rollout: RolloutBufferSamples) -> Tensor:
 def trained_parameters(model: A2C | PPO) -> list[nn.Parameter]:
     """The parameters of the policy that are trained."""
     return [p for p in model.policy.parameters() if p.requires_grad]
+
+
+class Judge:
+    """Judges the parameters that a model has at the moment by a held-out loss.
+
+    Attributes:
+        model: The model.
+    """
+
+    def __init__(self, model: A2C | PPO, held_out: RolloutBufferSamples, weights: Mapping[str, float]) -> None:
+        """Compute the loss at the frozen policy.
+
+        Args:
+            model: The model at the frozen policy.
+            held_out: Rollouts that were collected with it.
+            weights: Weight of each term of the loss.
+        """
+        self.model, self._held_out, self._weights = model, held_out, weights
+        self._advantages = advantages_of(model, held_out)
+        self._before = self._loss()
+
+    def gain(self) -> float:
+        """How much smaller the loss is than at the frozen policy."""
+        return self._before - self._loss()
+
+    @torch.no_grad()
+    def _loss(self) -> float:
+        total = 0.0
+        for part in torch.split(torch.arange(len(self._advantages), device=self.model.device), AT_ONCE):
+            batch = select(self._held_out, part)
+            terms = surrogate(self.model, batch, self._advantages[part], self._weights)
+            total += float(terms.double().sum())
+        return total / len(self._advantages)

@@ -71,6 +71,11 @@ class StepProducts:
             self._buffers = _copies([p.detach() for p in self._parameters], self._buffers)
             self._gradients = _copies(self._present_gradients(), self._gradients)
 
+    @property
+    def completed(self) -> StepPair | None:
+        """The products that the last `before_step` has completed, until `after_update` returns them."""
+        return self._pair
+
     @torch.no_grad()
     def after_update(self) -> StepPair | None:
         """Take the parameters after the last optimiser step of an update.

@@ -18,11 +18,9 @@ from matplotlib.figure import Figure
 from rlgns.noise.history import History
 from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
-from rlgns.report.literal import any_letters, make_literal
-from rlgns.report.page_figure import DPI
+from rlgns.report.page_figure import write_figure
 from rlgns.report.run_figures import EXAMPLES, windows
 from rlgns.report.style import STYLE, arrow, colour_at
-from rlgns.runs.files import replacing
 from rlgns.runs.goals import MEASURES, RETURN
 from rlgns.runs.records import Record, columns
 
@@ -78,11 +76,7 @@ def overlay_figure(runs: Sequence[DrawnRun], *, title: str, measure: str, unit: 
         bottom.set_ylabel("mean return" if measure == RETURN else MEASURES[measure])
         bottom.set_xlabel(unit)
         bottom.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-        make_literal(figure)
-        with any_letters():
-            for path in paths:
-                with replacing(path) as file:
-                    figure.savefig(file, dpi=DPI)
+        write_figure(figure, paths)
 
 
 def _draw_run(axes: Axes, run: DrawnRun, colour: str) -> list[NoiseScale]:

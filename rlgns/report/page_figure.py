@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,3 +53,20 @@ class PageFigure:
             self.figure.savefig(file, format="svg", transparent=True, metadata=NO_DATE)
         text = file.getvalue()
         return text[text.index("<svg") :]
+
+
+def write_figure(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure to files, with every text in it taken literally.
+
+    Args:
+        figure: The drawing.
+        paths: Files to write; their endings choose the formats.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    make_literal(figure)
+    with any_letters():
+        for path in paths:
+            with replacing(path) as file:
+                figure.savefig(file, dpi=DPI)

@@ -14,10 +14,8 @@ from matplotlib.figure import Figure
 from rlgns.noise.history import History
 from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
-from rlgns.report.literal import any_letters, make_literal
-from rlgns.report.page_figure import DPI
+from rlgns.report.page_figure import write_figure
 from rlgns.report.style import GREY, INK, PALETTE, STYLE, arrow, loss_colour
-from rlgns.runs.files import replacing
 from rlgns.runs.goals import MEASURES, RETURN
 from rlgns.runs.records import Record, columns
 
@@ -68,11 +66,7 @@ def noise_scale_figure(
     """
     with mpl.rc_context(STYLE):
         figure = _figure(records, losses, title=title, measure=measure, batch_size=batch_size, unit=unit)
-    make_literal(figure)
-    with any_letters():
-        for path in paths:
-            with replacing(path) as file:
-                figure.savefig(file, dpi=DPI)
+    write_figure(figure, paths)
 
 
 def _figure(

@@ -11,10 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from rlgns.noise.surface import SurfaceRow
-from rlgns.report.literal import any_letters, make_literal
-from rlgns.report.page_figure import DPI
-from rlgns.report.style import INK, PALETTE, STYLE, new_axes, readable_ticks
-from rlgns.runs.files import replacing
+from rlgns.report.page_figure import write_figure
+from rlgns.report.style import INK, PALETTE, STYLE, arrow, new_axes, readable_ticks
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of the largest possible progress along which contours are drawn."""
@@ -48,11 +46,7 @@ def surface_figure(rows: Sequence[SurfaceRow], shape: tuple[int, int], *, title:
         axes.set_xlabel("environments")
         axes.set_ylabel("steps of a rollout")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-        make_literal(figure)
-        with any_letters():
-            for path in paths:
-                with replacing(path) as file:
-                    figure.savefig(file, dpi=DPI)
+        write_figure(figure, paths)
 
 
 def _contours(axes: Axes, rows: Sequence[SurfaceRow], num_envs: int) -> None:
@@ -82,6 +76,9 @@ def _intervals(axes: Axes, rows: Sequence[SurfaceRow]) -> None:
     label: str | None = "half of the largest possible progress, 95 %"
     for row in rows:
         point, low, high = row.environments()
-        axes.plot([low, min(high, right)], [row.num_steps] * 2, color=PALETTE[0], linewidth=2)
+        if high > right:
+            arrow(axes, (low, row.num_steps), (right, row.num_steps), PALETTE[0])
+        else:
+            axes.plot([low, high], [row.num_steps] * 2, color=PALETTE[0], linewidth=2)
         axes.plot([point], [row.num_steps], "o", color=PALETTE[0], markersize=5, label=label)
         label = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -139,18 +139,17 @@ class Learner:
         self.ranks.sum_gradients(parameters)
         if self.ranks.size > 1:
             torch._foreach_div_([p.grad for p in parameters if p.grad is not None], self.ranks.size)
-        if self._follower:
-            self._follower.before_step(self.steps)
+        products = self._follower.before_step(self.steps) if self._follower else []
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        loss = self.ranks.sum(gradient.sums[TRAINED])
-        before_step = self._update_result(loss, rate, gradient) if self.device.type == "cpu" else None
+        wanted = torch.stack([self.ranks.sum(gradient.sums[TRAINED]).double(), *products])
+        on_host = self._fetched(wanted) if self.device.type == "cpu" else None
         self.optimizer.step()
-        result = before_step or self._update_result(loss, rate, gradient)
-        if self._follower:
-            result = replace(result, step=self._follower.after_step(self.steps, rate, result.moments))
+        loss, *numbers = on_host or self._fetched(wanted)
+        moments = gradient.grams.moments(TRAINED) if gradient.grams else None
+        step = self._follower.after_step(self.steps, rate, moments, numbers) if self._follower else None
         self.steps += 1
-        return result
+        return UpdateResult(loss / self.config.batch_size, rate, moments, step)
 
     def _backward(self) -> TrainingGradient:
         """Forward and backward pass of this rank's share of the next batch, measured where that is possible."""
@@ -165,11 +164,12 @@ class Learner:
             ranks=self.ranks,
         )
 
-    def _update_result(self, loss_sum: Tensor, rate: float, gradient: TrainingGradient) -> UpdateResult:
-        mean = float(loss_sum) / self.config.batch_size
-        if not math.isfinite(mean):
-            raise DivergenceError(f"the loss is {mean}")
-        return UpdateResult(mean, rate, gradient.grams.moments(TRAINED) if gradient.grams else None)
+    def _fetched(self, numbers: Tensor) -> list[float]:
+        """The sum of the losses of a batch, and other numbers after it, on the host."""
+        values: list[float] = numbers.tolist()
+        if not math.isfinite(values[0]):
+            raise DivergenceError(f"the loss is {values[0] / self.config.batch_size}")
+        return values
 
     def terms(self, batch: Batch) -> Callable[[Tensor], Terms]:
         """The trained loss of the examples of a batch, as a function of their positions in it.

@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
+from rlgns.noise.curvature import CurvatureMoments
 from rlgns.noise.frozen import relative_half_width
 from rlgns.noise.history import TRAINED
 from rlgns.runs.bounds import MAX_COUNT
@@ -20,13 +21,14 @@ from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.kept_checkpoints import chosen_checkpoints
 from rlgns.runs.options import parse_flags
 from rlgns.runs.probe_command import Part, Place, ProbeOptions, probe_checkpoints
+from rlgns.runs.probes import LAST
 from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.ranks import ALONE
 from rlgns.runs.records import Record
 from rlgns.runs.stopping import StopRequest
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.frozen import FrozenLearner, saved_config
-from rlgns.tasks.probe_words import probe_lines, probe_record, trial_lines, trial_records
+from rlgns.tasks.probe_words import probe_lines, probe_record, trial_figure, trial_lines, trial_records
 from rlgns.tasks.probing import Probe, SupervisedProbe
 
 DESCRIPTION = (
@@ -64,16 +66,17 @@ def _probe(run: Path, flags: Sequence[str]) -> int:
     checkpoints = chosen_checkpoints(run, options.checkpoint)
     data = TASKS[task].load(config)
     device = torch.device(ALONE.device(options.device))
+    place = Place(run, "probe", read_config(run))
 
     def parts(name: str, path: Path, stop: StopRequest) -> Iterator[Part]:
         frozen = FrozenLearner.of_checkpoint(task, config, path, device, options.seed, data)
-        return _parts(task, frozen, name, options, stop)
+        return _parts(task, frozen, name, options, place, stop)
 
-    return probe_checkpoints(Place(run, "probe", read_config(run)), options, checkpoints, parts)
+    return probe_checkpoints(place, options, checkpoints, parts)
 
 
 def _parts(
-    task: str, frozen: FrozenLearner, name: str, options: SupervisedProbeOptions, stop: StopRequest
+    task: str, frozen: FrozenLearner, name: str, options: SupervisedProbeOptions, place: Place, stop: StopRequest
 ) -> Iterator[Part]:
     """Probe one checkpoint part by part; a signal ends it with what is known."""
     learner, unit = frozen.learner, frozen.learner.task.unit
@@ -87,32 +90,42 @@ def _parts(
     title = f"{task} by {learner.config.optimizer} after {learner.examples:,} {unit}"
     yield Part([probe_record(result, shared)], probe_lines(result, title, unit), {})
     rate = learner.config.effective_learning_rate
-    middle = rate
+    middle, moments = rate, None
     if options.curvature and stop.signal_number is None:
         started = time.monotonic()
-        moments = probe.curvature()
+        by_direction = {(TRAINED, direction): each for direction, each in probe.curvature().items()}
         seconds = time.monotonic() - started
-        by_direction = {(TRAINED, direction): each for direction, each in moments.items()}
-        yield Part(
-            curvature_records(by_direction, shared, seconds),
-            ["", *curvature_lines(by_direction, unit, rate, seconds)],
-            {},
-        )
-        step = list(moments.values())[-1].largest_step()
-        middle = step.point / 4 if step.point > 0 else rate
+        lines = curvature_lines(by_direction, unit, rate, seconds)
+        yield Part(curvature_records(by_direction, shared, seconds), ["", *lines], {})
+        moments = list(by_direction.values())[-1]  # along the direction of the optimiser
+        if moments.largest_step().point > 0:
+            middle = moments.largest_step().point / 4
     if options.trials and stop.signal_number is None:
-        yield _trials(probe, middle, shared, stop)
+        yield from _trials(probe, middle, moments, shared, f"Steps from {title}", place, stop)
 
 
-def _trials(probe: Probe, middle: float, shared: Record, stop: StopRequest) -> Part:
-    """Try steps along gradients of several batch sizes."""
+def _trials(
+    probe: Probe,
+    middle: float,
+    moments: CurvatureMoments | None,
+    shared: Record,
+    title: str,
+    place: Place,
+    stop: StopRequest,
+) -> Iterator[Part]:
+    """Try steps along gradients of several batch sizes, and then draw their gains."""
     try:
         search = probe.line_search(middle, go_on=lambda: stop.signal_number is None)
     except ValueError:
         if stop.signal_number is None:
             raise
-        return Part([], ["", "The trial steps were ended before two batch sizes were complete."], {})
-    return Part(trial_records(search, shared), ["", *trial_lines(search, probe.frozen.learner.task.unit)], {})
+        yield Part([], ["", "The trial steps were ended before two batch sizes were complete."], {})
+        return
+    unit, name = probe.frozen.learner.task.unit, str(shared["probe/checkpoint"])
+    yield Part(trial_records(search, shared), ["", *trial_lines(search, unit)], {})
+    figure = place.file("_trials.png" if name == LAST else f"_trials_{name}.png")
+    trial_figure(search, moments, title, unit, [figure])
+    yield Part([], [f"figure: {figure}"], {"trials": figure})
 
 
 def _watching(display: ProgressDisplay, stop: StopRequest) -> Callable[[int, SupervisedProbe | None], bool]:

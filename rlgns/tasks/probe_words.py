@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from rlgns.noise.curvature import CurvatureMoments
 from rlgns.noise.history import TRAINED
 from rlgns.noise.step_fits import GainFit
 from rlgns.noise.words import in_words
@@ -148,3 +152,46 @@ def _half(quantity: str, half: str, fit: GainFit, unit: str) -> str:
         f"The {quantity} of a step is {half} at a batch of {in_words(fit.batch)} [{in_words(fit.low)}, "
         f"{in_words(fit.high)}] {unit}.{doubt}"
     )
+
+
+def trial_figure(
+    result: LineSearch, moments: CurvatureMoments | None, title: str, unit: str, paths: Sequence[Path]
+) -> None:
+    """Draw gains and best rates of trial steps against the batch size.
+
+    Args:
+        result: The result.
+        moments: Moments along the direction of the steps, where curvature was measured.
+        title: What was probed.
+        unit: What an example is called, in the plural.
+        paths: Files to write.
+    """
+    from rlgns.report.trial_figures import Gains, gains_figure
+
+    half = moments.noise_scale().point if moments else math.nan
+    sizes = [float(row.size) for row in result.sizes]
+    gain, rate = (moments.largest_gain().point, moments.largest_step().point) if moments else (math.nan, math.nan)
+    rates = result.rates and replace(result.rates, largest=result.rates.largest * result.middle)
+    known = [row for row in result.sizes if math.isfinite(row.optimum) and math.isfinite(row.optimum_error)]
+    panels = [
+        Gains(
+            "decrease of the loss by the best step",
+            sizes,
+            [row.gain for row in result.sizes],
+            [row.error for row in result.sizes],
+            result.gains,
+            (half, gain),
+        )
+    ]
+    if known:
+        panels.append(
+            Gains(
+                "rate of the best step",
+                [float(row.size) for row in known],
+                [row.optimum * result.middle for row in known],
+                [row.optimum_error * result.middle for row in known],
+                rates,
+                (half, rate),
+            )
+        )
+    gains_figure(panels, title=title, unit=unit, paths=paths)

@@ -6,10 +6,10 @@ as a batch is small against the training set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from rlgns.gradients.step_products import StepProducts
 from rlgns.noise.moments import GradientMoments
@@ -47,29 +47,38 @@ class UpdateFollower:
         self._products = StepProducts(parameters, UPDATES_PER_MEASURED_STEP)
         self._noise: float | None = None
 
-    def before_step(self, update: int) -> None:
+    def before_step(self, update: int) -> list[Tensor]:
         """Take the gradients of an update, before clipping.
 
         Args:
             update: Number of the update, counted from 0.
+
+        Returns:
+            ⟨Δ, ḡ′⟩ and ⟨Δ, ḡ⟩ of the update before, which these gradients have completed, still on their device; an
+            empty list if there are none.
         """
         self._products.before_step(update)
+        return list(self._products.completed or ())
 
-    def after_step(self, update: int, rate: float, moments: GradientMoments | None) -> MeasuredStep | None:
+    def after_step(
+        self, update: int, rate: float, moments: GradientMoments | None, numbers: Sequence[float]
+    ) -> MeasuredStep | None:
         """Take the parameters after an update.
 
         Args:
             update: Number of the update, counted from 0.
             rate: Its learning rate.
             moments: Moments of its gradient.
+            numbers: What `before_step` returned, on the host.
 
         Returns:
-            The numbers of the update before, which this one's gradient has completed; None if there are none.
+            The numbers of the update before; None if there are none.
         """
-        pair, noise = self._products.after_update(), self._noise
+        self._products.after_update()
+        noise = self._noise
         if update % UPDATES_PER_MEASURED_STEP == 0:
             self._noise = known_noise(self._config, rate, moments)
-        return MeasuredStep(pair.product.item(), pair.slope.item(), noise) if pair else None
+        return MeasuredStep(numbers[0], numbers[1], noise) if numbers else None
 
     def state(self) -> Mapping[str, Any]:
         """What a checkpoint holds."""

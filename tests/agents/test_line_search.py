@@ -8,9 +8,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from rlgns.agents import probe
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.line_search import _direction, _Judge, line_search
+from rlgns.agents.line_search import _direction, gains_along, line_search
 from rlgns.agents.losses import normalised
-from rlgns.agents.surrogates import rollouts_of
+from rlgns.agents.surrogates import Judge, rollouts_of
 from rlgns.gradients.trial_steps import FACTORS
 
 
@@ -53,7 +53,7 @@ def test_a_trial_step_is_the_optimisers_own_without_momentum(kind):
         rollout = rollouts_of(collector, range(8), num_rollouts=1)
         weights = {"policy": 1.0, "value": 0.5}
         direction = _direction(model, rollout, weights)
-        judge = _Judge(model, rollout, weights)
+        judge = Judge(model, rollout, weights)
         advantages = normalised(rollout.advantages) if model.normalize_advantage else rollout.advantages
         values, log_prob, _ = model.policy.evaluate_actions(rollout.observations, rollout.actions.long().flatten())
         loss = -(advantages * (log_prob - rollout.old_log_prob).exp()).mean()
@@ -71,7 +71,7 @@ def test_a_trial_step_is_the_optimisers_own_without_momentum(kind):
             # float32 sums in another order, and the norm of all gradients among them
             assert torch.allclose(step, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
         model.policy.zero_grad()
-        gains = judge.gains_along(direction)
+        gains = gains_along(judge, direction, 3e-4)
     assert 0 < gains[0] < gains[1]  # a small step along a batch's own gradient lowers its own loss
 
 
@@ -79,8 +79,8 @@ def test_the_gain_of_small_steps_is_the_slope_times_the_rate(model):
     with FrozenCollector(model, cartpole(32), seed=0) as collector:
         rollout = rollouts_of(collector, range(32), num_rollouts=2)
         assert len(rollout.advantages) == 2 * 32 * 16
-        judge = _Judge(model, rollout, {"value": 1.0})
-        gains = np.array(judge.gains_along(_direction(model, rollout, {"value": 1.0})))
+        judge = Judge(model, rollout, {"value": 1.0})
+        gains = np.array(gains_along(judge, _direction(model, rollout, {"value": 1.0}), 3e-4))
     assert gains[1] / gains[0] == pytest.approx(2, rel=0.1)
 
 

@@ -78,6 +78,22 @@ def test_trial_steps_are_printed_and_recorded_by_loss_and_batch(run, capsys):
     ]
     for row in rows:
         assert f"{row['trial/gain']:.2g}" in out
+    assert (run / "probe_trials.png").stat().st_size > 10_000
+
+
+def test_trial_updates_are_printed_recorded_and_drawn(run, capsys):
+    flags = ("--max-transitions", "3000", "--num-torch-threads", "1", "--num-envs", "32")
+    assert main(["probe", str(run), "--updates", *flags]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Trial updates, judged on" in out
+    rows = [record for record in read_records(run / "probe.jsonl") if "update/loss" in record]
+    settings = {(row["update/num_envs"], row["update/num_epochs"], row["update/num_minibatches"]) for row in rows}
+    assert {(8, 4, 4), (4, 4, 4), (16, 4, 4), (8, 1, 4), (8, 8, 4), (8, 4, 1), (8, 4, 16)} <= settings
+    for row in rows:
+        if row["update/loss"] == "total":
+            assert f"{row['update/gain']:.2g} ± " in out
+    assert (run / "probe_updates.png").stat().st_size > 10_000
 
 
 def test_the_records_of_a_surface_are_kept_if_its_figure_cannot_be_written(run, tmp_path, capsys):
@@ -99,6 +115,7 @@ def test_the_records_of_a_surface_are_kept_if_its_figure_cannot_be_written(run, 
         (["RUN", "--precision", "0"], "precision 0"),
         (["RUN", "--num-envs", "2"], "num_envs 2 is too few"),
         (["RUN", "--trials", "--num-envs", "16"], "num_envs 16 is too few for trial steps"),
+        (["RUN", "--updates", "--num-envs", "16"], "num_envs 16 is too few for trial steps"),
         (["RUN", "--checkpoint", "first"], "checkpoint 'first' is neither last nor all"),
         (["RUN", "--presicion", "1"], "--precision"),
         (["RUN/checkpoints"], "holds no run"),

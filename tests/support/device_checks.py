@@ -211,7 +211,7 @@ def test_a_supervised_update_waits_once():
         with waits_for_the_device() as waits:
             learnt = there.update()
         own = waits[-2:] if number == 0 else waits  # the first also finds out how the model treats examples
-        assert own == ["_local_scalar_dense in learning.py _update_result", MOMENTS]
+        assert own == ["copy to the host in learning.py _fetched", MOMENTS]
         assert learnt.loss == rounded(here.update().loss, updates=3)
     with waits_for_the_device() as waits:
         mean, error = there.evaluate(data.test)
