@@ -8,7 +8,8 @@ from rlgns.runs.extras import remedy_for
 if TYPE_CHECKING:
     from rlgns.agents.algorithms import A2C, PPO
     from rlgns.agents.atari import AtariVecEnv
-    from rlgns.agents.measuring import NoiseScaleCallback, RolloutMeasurer
+    from rlgns.agents.callback import NoiseScaleCallback
+    from rlgns.agents.measuring import RolloutMeasurer
     from rlgns.agents.on_policy import TrainingDivergedError
     from rlgns.agents.probing import ProbeResult, probe
     from rlgns.agents.rollouts import DeviceRolloutBuffer
@@ -18,7 +19,7 @@ _MODULES = {
     "PPO": "rlgns.agents.algorithms",
     "AtariVecEnv": "rlgns.agents.atari",
     "DeviceRolloutBuffer": "rlgns.agents.rollouts",
-    "NoiseScaleCallback": "rlgns.agents.measuring",
+    "NoiseScaleCallback": "rlgns.agents.callback",
     "ProbeResult": "rlgns.agents.probing",
     "RolloutMeasurer": "rlgns.agents.measuring",
     "TrainingDivergedError": "rlgns.agents.on_policy",

@@ -6,30 +6,23 @@ measured separately: policy, value, and the total that is trained.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from rlgns.agents.cadence import Cadence, updates_per_measurement
-from rlgns.agents.copy_detector import CopyDetector
 from rlgns.agents.losses import Terms, checked_algorithm, loss_weights, rollout_terms, whole_rollout
 from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
 from rlgns.gradients.groups import check_preconditioner, group_grams
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit, default_num_groups, environment_groups, transition_groups
-from rlgns.noise.history import BY_TRANSITION, History
-from rlgns.noise.moment_records import Measurement, noise_scale_record
+from rlgns.noise.history import BY_TRANSITION
 from rlgns.noise.moments import GradientMoments
-from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.ranks import ALONE, Ranks
 
@@ -80,7 +73,7 @@ class RolloutMeasurer:
                 f"{MIN_NUM_GROUPS} independent environments; use ",
                 Argument(f"n_envs={MIN_NUM_GROUPS}", f"--num-envs {MIN_NUM_GROUPS}"),
                 ", or ",
-                Argument('RolloutMeasurer(unit="transition")', "--unit transition"),
+                Argument('unit="transition"', "--unit transition"),
                 ", which takes transitions as independent and understates the noise",
             )
         if num_envs * num_steps < MIN_NUM_GROUPS:
@@ -211,96 +204,3 @@ def needed_terms(terms: Callable[[Tensor], Terms], weights: dict[str, float]) ->
         return {loss: term for loss, term in terms(index).items() if loss in weights}
 
     return needed
-
-
-class NoiseScaleCallback(BaseCallback):
-    """Measures the gradient noise scale of Stable-Baselines3's A2C or PPO during training, without changing training.
-
-    After training, `noise_scale("policy")` is the pooled estimate, and `history` holds every measurement. During
-    training, `noise/<loss>/noise_scale` and its bounds are logged by the model's logger.
-
-    Attributes:
-        cadence: The updates that are measured; the default follows from the model when training starts.
-        measurer: How a rollout is measured.
-        window: Measurements that the logged noise scale is pooled over.
-        history: All measurements.
-        latest: Moments of the rollout that was collected last; None if it was not measured.
-        copies: Looks for environments that are copies of one another, and warns of them once.
-        warn: Takes the warning, a sentence; by default it is a `UserWarning`.
-    """
-
-    def __init__(
-        self,
-        measure_every: int | None = None,
-        measurer: RolloutMeasurer | None = None,
-        window: int = 64,
-        design_effect_every: int = 4,
-        verbose: int = 0,
-    ) -> None:
-        """Set up measuring.
-
-        Args:
-            measure_every: Updates from one measurement to the next; None: 20 in the first 40 updates and then fewer, so
-                that measuring costs 2 % of the time of all but short runs (`rlgns.agents.cadence`).
-            measurer: How a rollout is measured; None: `RolloutMeasurer()`.
-            window: Measurements that the logged noise scale is pooled over.
-            design_effect_every: Measurements from one that also splits the rollout by transition to the next; 0: none.
-            verbose: As for all callbacks of Stable-Baselines3.
-
-        Raises:
-            ValueError: If measure_every is not positive.
-        """
-        super().__init__(verbose)
-        if measure_every is not None and measure_every < 1:
-            raise ValueError(f"measure_every {measure_every} is not positive; use for instance 10")
-        self.measure_every = measure_every
-        self.cadence = Cadence(measure_every)
-        self.measurer = measurer or RolloutMeasurer()
-        self.window = window
-        self.design_effect_every = design_effect_every
-        self.history = History()
-        self.latest: Measurement | None = None
-        self.copies = CopyDetector()
-        self.warn: Callable[[str], None] = warnings.warn
-
-    def noise_scale(self, loss: str = "policy", last: int | None = None, level: float = 0.95) -> NoiseScale | None:
-        """The noise scale of a loss, pooled over measurements.
-
-        Args:
-            loss: "policy", "value" or "total".
-            last: Number of latest measurements to pool; None: all.
-            level: Confidence level of the interval.
-
-        Returns:
-            The estimate with its interval; None if nothing was measured.
-        """
-        return self.history.noise_scale(loss, last, level)
-
-    def _on_training_start(self) -> None:
-        model = checked_algorithm(self.model)
-        self.measurer.check_model(model)
-        self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
-        num_epochs = model.n_epochs if isinstance(model, PPO) else 1
-        affordable = updates_per_measurement(num_epochs, getattr(model, "measure_updates", False))
-        self.cadence = Cadence(self.measure_every, affordable)
-
-    def _on_step(self) -> bool:
-        self.copies.see_step(self.model, self.locals["dones"], self.locals["new_obs"])  # type: ignore[arg-type]
-        return True
-
-    def _on_rollout_end(self) -> None:
-        model = checked_algorithm(self.model)
-        self.latest = None
-        update = model.num_timesteps // (model.n_envs * model.n_steps)
-        position = self.cadence.position(update)
-        if position is None:
-            return
-        if news := self.copies.see_rollout(model):
-            self.warn(news)
-        other_unit = self.design_effect_every > 0 and position % self.design_effect_every == 0
-        self.latest = self.history.add(self.measurer.measure(model, other_unit=other_unit), update)
-        for loss in LOSSES:
-            estimate = self.noise_scale(loss, self.window)
-            assert estimate is not None, "just measured"
-            for key, value in noise_scale_record(loss, estimate).items():
-                self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)

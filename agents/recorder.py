@@ -12,7 +12,8 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlgns.agents.algorithms import A2C, PPO
-from rlgns.agents.measuring import LOSSES, NoiseScaleCallback
+from rlgns.agents.callback import NoiseScaleCallback
+from rlgns.agents.measuring import LOSSES
 from rlgns.noise.history import TRAINED
 from rlgns.noise.moment_records import noise_scale_record, record_of
 from rlgns.noise.pooled import Moments, PooledMoments

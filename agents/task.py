@@ -13,9 +13,10 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from rlgns.agents.atari import find_game
+from rlgns.agents.callback import NoiseScaleCallback
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig
 from rlgns.agents.environments import make_environments
-from rlgns.agents.measuring import LOSSES, NoiseScaleCallback, RolloutMeasurer
+from rlgns.agents.measuring import LOSSES, RolloutMeasurer
 from rlgns.agents.models import group_updates, make_model
 from rlgns.agents.on_policy import TrainingDivergedError
 from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank

@@ -22,10 +22,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.cadence import updates_per_measurement
+from rlgns.agents.callback import NoiseScaleCallback
 from rlgns.agents.collecting import act
 from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.environments import make_environments
-from rlgns.agents.measuring import NoiseScaleCallback, RolloutMeasurer
+from rlgns.agents.measuring import RolloutMeasurer
 from rlgns.agents.models import group_updates, make_model
 from rlgns.agents.recorder import Recorder
 from rlgns.agents.rollouts import DeviceRolloutBuffer

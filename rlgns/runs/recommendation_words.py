@@ -53,15 +53,15 @@ def box_lines(
         return wrapped("The noise scale was not measured in this run, so nothing is known about its batch.", "") + (
             _labelled("Try", [_flag("--measure", "", "leave out --no-measure")])
         )
-    lines = wrapped(_headline(advice, objective), "")
+    lines = wrapped(headline(advice, objective), "")
     if advice.updates is None or advice.examples is None or advice.scale is None:
         lines += _labelled("Because", [remedies.missing(advice.scale, history.moments(advice.loss))])
         lines += _labelled("Mind", [copies] if copies else [])
         lines += _labelled("Or", _probe(advice, run))
         return lines + _labelled("Learning rate", _learning_rate(advice, history))
     lines += _labelled("Try", _flags(advice)) if advice.count != advice.batch.count else []
-    lines += _labelled("Expect", [_expectation(advice)])
-    lines += _labelled("Because", [_reason(advice)])
+    lines += _labelled("Expect", [expectation(advice)])
+    lines += _labelled("Because", [reason(advice)])
     if advice.scale.state != "interval":
         lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss), known=True)])
     lines += _labelled("Minibatches", _minibatches(advice))
@@ -86,7 +86,13 @@ def shape_words(advice: Recommendation) -> str:
     return f"{_count(batch.count, noun)} × {batch.length:,} {inner} = {batch.size:,} {batch.examples}"
 
 
-def _headline(advice: Recommendation, objective: Objective) -> str:
+def headline(advice: Recommendation, objective: Objective) -> str:
+    """What the measurements say about the batch, in one sentence.
+
+    Args:
+        advice: The recommendation.
+        objective: What the batch was chosen for.
+    """
     batch = f"Your batch, {shape_words(advice)},"
     if objective != "balance" and advice.is_choosable:
         article = "the" if advice.count == advice.batch.count else "not the"
@@ -135,7 +141,12 @@ def _flags(advice: Recommendation) -> list[str]:
     return [" ".join(flags), f"({advice.size:,}{bound} {batch.examples})".replace(" ", NO_BREAK)]
 
 
-def _expectation(advice: Recommendation) -> str:
+def expectation(advice: Recommendation) -> str:
+    """What the recommended batch saves and costs; the noise scale must be known.
+
+    Args:
+        advice: The recommendation.
+    """
     updates, examples, scale = advice.updates, advice.examples, advice.scale
     assert updates and examples and scale, "the caller has checked that the noise scale is known"
     unit = advice.batch.examples
@@ -152,7 +163,12 @@ def _expectation(advice: Recommendation) -> str:
     return f"{_times(_inverse(examples))} times fewer {unit} for {_times(_inverse(updates))} times the updates"
 
 
-def _reason(advice: Recommendation) -> str:
+def reason(advice: Recommendation) -> str:
+    """The noise scale behind the recommendation, and the confidence in it; it must be known.
+
+    Args:
+        advice: The recommendation.
+    """
     scale = advice.scale
     assert scale, "the caller has checked that the noise scale is known"
     number = f"{scale.num_measurements:,} measurements"

@@ -338,9 +338,9 @@ def test_other_algorithms_are_refused():
 
 def test_one_environment_is_refused_with_the_remedy_and_measured_by_transition():
     model = stable_baselines3.A2C("MlpPolicy", RandomWalks(1, seed=0), n_steps=16, device="cpu")
-    with pytest.raises(ValueError, match=r'num_envs 1 is too few .* n_envs=4, or RolloutMeasurer\(unit="transition"\)'):
+    with pytest.raises(ValueError, match=r'num_envs 1 is too few .* n_envs=4, or unit="transition"'):
         model.learn(16, callback=NoiseScaleCallback())
-    noise = NoiseScaleCallback(1, RolloutMeasurer(unit="transition"))
+    noise = NoiseScaleCallback(1, unit="transition")
     model.learn(48, callback=noise)
     assert noise.noise_scale("policy").num_measurements == 3
     assert not np.isfinite(noise.history.design_effect("policy").point)
@@ -358,6 +358,37 @@ def test_one_environment_is_refused_with_the_remedy_and_measured_by_transition()
 def test_a_rollout_that_cannot_be_split_is_refused_before_training(measurer, shape, message):
     with pytest.raises(ValueError, match=message):
         measurer.check(*shape)
+
+
+@pytest.mark.parametrize("kind", [stable_baselines3.A2C, stable_baselines3.PPO])
+def test_the_callback_says_what_to_pass_to_the_next_training(kind, tmp_path):
+    noise = NoiseScaleCallback(1)
+    with pytest.raises(ValueError, match="has not been part of a training yet"):
+        noise.summary()
+    with pytest.raises(ValueError, match="nothing was measured"):
+        noise.plot(tmp_path / "figure.png")
+    extra = {} if kind is stable_baselines3.A2C else {"batch_size": 64, "n_epochs": 1}
+    environments = make_vec_env("CartPole-v1", n_envs=4, seed=1)
+    model = kind("MlpPolicy", environments, n_steps=16, seed=1, device="cpu", **extra)
+    model.learn(4 * 16 * 20, callback=noise)
+    assert "Advice takes 20 measurements in the second half of training, which has 10" in " ".join(
+        noise.summary().split()
+    )
+    model.learn(4 * 16 * 100, callback=noise)
+    advice, text = noise.recommendation(), noise.summary()
+    assert (advice.batch.count, advice.batch.length) == (4, 16)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"{loss:8}{noise.noise_scale(loss)}" in text for loss in ("policy", "value", "total"))
+    assert (f"Try n_envs={advice.count}, n_steps=16" in text) == (advice.count != 4)
+    noise.plot(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_arguments_of_the_measurer_can_be_given_to_the_callback():
+    noise = NoiseScaleCallback(5, num_groups=4, unit="transition", by_layer=True, preconditioned=True)
+    assert noise.measurer == RolloutMeasurer(4, "transition", True, True)
+    with pytest.raises(ValueError, match="are both given; leave one of them out"):
+        NoiseScaleCallback(measurer=RolloutMeasurer(), num_groups=4)
 
 
 def test_measure_every_is_positive():

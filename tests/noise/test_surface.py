@@ -50,3 +50,45 @@ def test_environments_and_efficiency_by_hand():
     assert row.noise_scale().point == pytest.approx(scale)
     assert row.environments()[0] == pytest.approx(scale / 4)
     assert row.efficiency(8) == pytest.approx(1 / (1 + scale / 32))
+
+
+# --- noise by length, where gradients of single transitions follow a process in time
+
+
+def mixed(*parts):
+    """Autocovariance of a sum of AR(1) processes, (variance, correlation from one step to the next) each."""
+    return lambda lag: sum(variance * correlation**lag for variance, correlation in parts)
+
+
+PROCESSES = {
+    "white": mixed((1.0, 0.0)),
+    "AR(1), 0.5": mixed((1.0, 0.5)),
+    "AR(1), 0.8": mixed((1.0, 0.8)),
+    "AR(1), 0.97": mixed((1.0, 0.97)),
+    "alternating": mixed((1.0, -0.5)),
+    "two scales": mixed((0.9, 0.5), (0.1, 0.99)),
+}
+
+
+def transitions(autocovariance, n, num_steps, rng):
+    """Gaussian noise of single transitions, [n rollouts, K environments, num_steps, P] with tr Σ(0) = P."""
+    covariance = autocovariance(np.abs(np.subtract.outer(np.arange(num_steps), np.arange(num_steps))))
+    return np.einsum("ts,nksp->nktp", np.linalg.cholesky(covariance), rng.normal(size=(n, K, num_steps, P)))
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_noise_of_every_length_is_that_of_the_process(process):
+    rng, longest, n = np.random.default_rng(2), 64, 40
+    values = transitions(PROCESSES[process], n, longest, rng)
+    values[..., 0] += 1.0  # G
+    for num_steps in (4, 16, 64):
+        parts = values.reshape(n, K, longest // num_steps, num_steps, P)
+        gradients = parts.mean(3).transpose(0, 2, 1, 3).reshape(-1, K, P)
+        moments = frozen_moments(gradients, group_size=num_steps)
+        lags = np.arange(1, num_steps)
+        truth = P * float(PROCESSES[process](0) + 2 * ((1 - lags / num_steps) * PROCESSES[process](lags)).sum())
+        # tr Σ averages n·K squared normals in each of P directions; rollouts that follow one another share some
+        error = truth * math.sqrt(2 / (n * K * P))
+        assert moments.trace_covariance == pytest.approx(truth, abs=5 * error)
+        scale = moments.noise_scale()
+        assert scale.low / 1.1 < truth < 1.1 * scale.high

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from rlgns.agents import A2C, PPO, AtariVecEnv
-from rlgns.agents.measuring import NoiseScaleCallback
+from rlgns.agents.callback import NoiseScaleCallback
 from rlgns.agents.policies import ImagePolicy
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.gradients.backward import group_backward
