@@ -51,12 +51,12 @@ def updates_per_measurement(num_epochs: int, updates_are_measured: bool = False)
     Args:
         num_epochs: Passes over a rollout in one update.
         updates_are_measured: Whether every fourth update's own gradient is measured too, as A2C's are, which leaves
-            two thirds of the 2 %.
+            half of the 2 %.
 
     Returns:
         The number of updates.
     """
-    share = COST_AT_DEFAULT * 2 / 3 if updates_are_measured else COST_AT_DEFAULT
+    share = COST_AT_DEFAULT / 2 if updates_are_measured else COST_AT_DEFAULT
     return math.ceil(MEASUREMENT_COST / (share * (num_epochs + 1)))
 
 

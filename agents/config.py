@@ -28,6 +28,7 @@ from rlgns.runs.bounds import (
     Seed,
     Share,
 )
+from rlgns.runs.cooling import CoolingOptions
 from rlgns.runs.shared_options import RunOptions
 from rlgns.runs.values import check_effect, check_options
 
@@ -35,13 +36,13 @@ DEFAULT_GAME = "breakout"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunOptions):
+class TrainConfig(RunOptions, CoolingOptions):
     """Train A2C or PPO on many environments and measure the gradient noise scale while training."""
 
     GROUPS: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
-        "Task": "game", "Rollout": "num_envs", "Optimisation": "learning_rate", "Atari": "frameskip",
-        "Measuring": "measure", "Run": ("out", "resume", "log_every"), "Weights & Biases": ("wandb", "wandb_entity"),
-        "Machine": ("device", "num_threads"),
+        "Task": "game", "Rollout": "num_envs", "Optimisation": "learning_rate", "Temperature": "cooling",
+        "Atari": "frameskip", "Measuring": "measure", "Run": ("out", "resume", "log_every"),
+        "Weights & Biases": ("wandb", "wandb_entity"), "Machine": ("device", "num_threads"),
     }  # fmt: skip
     """Headings of `--help`, and the first options below each."""
 
@@ -230,6 +231,7 @@ def resolved(config: TrainConfig) -> ResolvedConfig:
     check_options(config)
     if config.game is not None and config.env is not None:
         raise ValueError(f"game {config.game} and env {config.env} are two tasks; leave out --game or --env")
+    config.check_cooling()
     check_effect(config, TrainConfig(), {"environment": "Atari" if config.is_atari else str(config.env)})
     defaults = A2C_DEFAULTS if config.algo == "a2c" else PPO_DEFAULTS
     options = {option.name: getattr(config, option.name) for option in fields(TrainConfig)}

@@ -45,7 +45,7 @@ def make_model(config: ResolvedConfig, environments: VecEnv, device: str) -> A2C
         "policy": _policy(environments.observation_space),
         **_buffer_arguments(config, environments),
         "env": environments,
-        "learning_rate": _schedule(config.effective_learning_rate, config.anneal_learning_rate),
+        "learning_rate": _rate_schedule(config),
         "n_steps": config.num_steps,
         "gamma": config.gamma,
         "gae_lambda": config.gae_lambda,
@@ -157,6 +157,19 @@ def _policy(space: spaces.Space[Any]) -> str | type[ActorCriticPolicy]:
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
     return ImagePolicy if is_image_space(space) else "MlpPolicy"
+
+
+def _rate_schedule(config: ResolvedConfig) -> float | Schedule:
+    """The learning rate, with a stretch of the run in which it is lower where one is asked for."""
+    schedule = _schedule(config.effective_learning_rate, config.anneal_learning_rate)
+    if not config.cooling:
+        return schedule
+
+    def cooled(progress_remaining: float) -> float:
+        rate = schedule(progress_remaining) if callable(schedule) else schedule
+        return rate / config.rate_divisor(1 - progress_remaining)
+
+    return cooled
 
 
 def _schedule(start: float, anneal: bool) -> float | Schedule:

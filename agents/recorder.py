@@ -299,6 +299,6 @@ def load_parameters(model: A2C | PPO, state: State) -> None:
     try:
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None

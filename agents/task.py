@@ -20,9 +20,10 @@ from rlgns.agents.measuring import LOSSES, RolloutMeasurer
 from rlgns.agents.models import group_updates, make_model
 from rlgns.agents.on_policy import TrainingDivergedError
 from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank
-from rlgns.agents.recorder import Recorder, restore
+from rlgns.agents.recorder import Recorder, load_parameters, restore
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
+from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.goals import RETURN
 from rlgns.runs.lifecycle import execute_run
 from rlgns.runs.machine import keep_freed_memory
@@ -120,6 +121,8 @@ class Training(Task):
         try:
             self.model = make_model(rank_config, self._environments, device)
             self.model.ranks = ranks
+            if config.init_from and not config.resume:
+                load_parameters(self.model, load_checkpoint(config.init_from, device))
             group_updates(self.model, measurer, measure=config.measure)
             self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded all ranks alike
             self.recorder = self._make_recorder(None)

@@ -14,6 +14,7 @@ COMMANDS = {
     "bench": "measure where a task's time goes on this machine, and find its fastest configuration",
     "sweep": "run a W&B sweep file on this machine, without a server",
     "probe": "measure the noise scale at the frozen policy of a run's checkpoints, to a wanted precision",
+    "branch": "train on from a checkpoint at several batch sizes, and find the largest one that loses nothing",
     "show": "show what a run says about its batch: what to try, what it costs and saves, the noise scale of every loss",
     "plot": "draw the noise scale and the return of several runs over one another",
     "fit": "fit the critical batch size to the runs of a sweep",
@@ -24,7 +25,7 @@ COMMANDS = {
 }
 """What each command does, by its name; its module is rlgns.commands.NAME."""
 
-COMMANDS_THAT_PRINT = {"bench", "probe", "show", "fit", "report", "compare"}
+COMMANDS_THAT_PRINT = {"bench", "probe", "branch", "show", "fit", "report", "compare"}
 """Commands whose result is their output, so that they fail if it cannot be written; the others' result is files."""
 
 

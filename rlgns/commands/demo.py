@@ -11,12 +11,13 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from rlgns.commands import report, sweep
+from rlgns.commands import report, sweep, temperature
 from rlgns.runs.options import nearest, parse_flags
 
 DEMOS = {
     "cartpole": "A2C on CartPole, 36 runs; about three minutes on two cores",
     "quadratic": "a noisy quadratic, whose critical batch size is known, 108 runs; about two minutes",
+    "temperature": "runs of three tasks whose learning rate is lowered 16 times for a while; about five minutes",
 }
 """Descriptions of the demos, by name; the sweep file is demos/NAME.yaml of this package."""
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
     if name not in DEMOS:
         raise ValueError(f"unknown demo '{name}'; use {nearest(name, set(DEMOS)) or ' or '.join(DEMOS)}")
     out = options.out or Path("runs") / f"demo-{name}"
+    if name == "temperature":
+        print(DEMOS[name])
+        return temperature.main(out, options.workers)
     print(f"{DEMOS[name]}\n{DESCRIPTION}")
     with resources.as_file(resources.files("rlgns.commands") / "demos" / f"{name}.yaml") as file:
         code = sweep.main([str(file), f"--out={out}", f"--workers={options.workers}"])

@@ -35,6 +35,8 @@ class RunOptions(OutputOptions):
 
     resume: Path | None = None
     """Run directory to continue; its options hold, only where and how long it runs may be changed."""
+    init_from: Path | None = None
+    """Checkpoint file whose parameters and optimiser the run starts from, as its first state."""
     checkpoint_seconds: Seconds = 60.0
     """Seconds from one checkpoint to the next: what a killed process loses at most."""
     keep_checkpoints: Annotated[int, Interval(ge=0, le=64)] = 0

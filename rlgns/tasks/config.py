@@ -26,6 +26,7 @@ from rlgns.runs.bounds import (
     Seed,
     ShareBelowOne,
 )
+from rlgns.runs.cooling import CoolingOptions
 from rlgns.runs.shared_options import RunOptions
 
 OptimizerName = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lars", "lamb"]
@@ -40,12 +41,12 @@ WITH_TEXT = OnlyWith("task", "billion_word")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedConfig(RunOptions):
+class SupervisedConfig(RunOptions, CoolingOptions):
     """Train a supervised task and measure the gradient noise scale while training."""
 
     GROUPS: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "Task": "dataset", "Batch": "batch_size", "Optimisation": "optimizer", "Network": "bn_batch_size",
-        "SWAP": "swap_workers", "Measuring": "measure", "Run": ("out", "resume"),
+        "SWAP": "swap_workers", "Temperature": "cooling", "Measuring": "measure", "Run": ("out", "resume"),
         "Weights & Biases": ("wandb", "wandb_entity"), "Machine": ("device", "precision"),
     }  # fmt: skip
     """Headings of `--help`, and the first options below each."""
@@ -85,6 +86,13 @@ class SupervisedConfig(RunOptions):
     """Examples per update: images, or sequences of text."""
     micro_batch_size: BatchSize | None = None
     """Examples per forward and backward pass; gradients are accumulated [the batch up to 2,048, else one group]."""
+
+    adaptive_batch: Literal["none", "noise_scale", "seesaw"] = "none"
+    """noise_scale: the batch follows √(r · B_simple); seesaw: it grows where the rate would fall (arXiv:2510.14717)."""
+    adaptive_ratio: Annotated[PositiveFloat, OnlyWith("adaptive_batch", "noise_scale")] | None = None
+    """r in √(r · B_simple): examples that are paid for one update less [batch_size]."""
+    max_batch_size: Annotated[BatchSize, OnlyWith("adaptive_batch", "noise_scale", "seesaw")] | None = None
+    """Largest batch that a rule chooses [an eighth of the training examples]."""
 
     # Optimisation
     optimizer: OptimizerName = "sgd"
@@ -168,6 +176,15 @@ class SupervisedConfig(RunOptions):
     def goal_key(self) -> str:
         """Record key of the measure that goals refer to, for instance "eval/train_loss"."""
         return f"eval/{self.goal_on}_{self.goal_measure}"
+
+    def share_done(self, steps: int, epoch: float) -> float:
+        """Share of the run's budget that is used up.
+
+        Args:
+            steps: Updates made.
+            epoch: Passes over the training examples.
+        """
+        return max(steps / self.max_steps if self.max_steps else 0.0, epoch / self.max_epochs)
 
     @property
     def effective_learning_rate(self) -> float:

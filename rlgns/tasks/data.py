@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -86,6 +86,20 @@ class LazyImages:
         row_numbers = index.tolist()
         images = self._threads.map(self._decode, row_numbers, self._rows[row_numbers][self._column])
         return _stack_images(list(images)), self._targets[index]
+
+
+class Batch(NamedTuple):
+    """Examples of a batch.
+
+    Attributes:
+        inputs: [n, …], as they are stored.
+        targets: [n, …].
+        noise: [n, noise_size], standard normal variates that the loss takes.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    noise: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from rlgns.runs.options import from_mapping
 from rlgns.runs.ranks import ALONE
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import SupervisedConfig
-from rlgns.tasks.data import TaskData
-from rlgns.tasks.learning import Batch, Learner
+from rlgns.tasks.data import Batch, TaskData
+from rlgns.tasks.learning import Learner
 from rlgns.tasks.options import default_data_dir
 
 HELD_OUT = 4096

@@ -16,6 +16,17 @@ from rlgns.runs.ranks import Ranks
 from rlgns.tasks.config import SupervisedConfig
 
 
+def normalised_together(config: SupervisedConfig, model: nn.Module) -> int:
+    """Examples that batch normalisation couples; 1 without it or where it takes whole batches.
+
+    Args:
+        config: Options of the run.
+        model: The network.
+    """
+    is_normalised = any(isinstance(module, GroupBatchNorm) for module in model.modules())
+    return max(config.bn_batch_size, 1) if is_normalised else 1
+
+
 def choose_num_groups(config: SupervisedConfig, model: nn.Module, ranks: Ranks) -> tuple[int, str]:
     """Choose the number of groups that a rank's share of a batch is split into.
 

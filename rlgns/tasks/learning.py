@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,10 +22,10 @@ from rlgns.runs.ranks import Ranks
 from rlgns.runs.task import DivergenceError, State
 from rlgns.tasks.catalogue import SupervisedTask
 from rlgns.tasks.config import SupervisedConfig
-from rlgns.tasks.data import Examples, ShuffledEpochs, TaskData
+from rlgns.tasks.data import Batch, Examples, ShuffledEpochs, TaskData
 from rlgns.tasks.groups import choose_num_groups
 from rlgns.tasks.optimizers import make_optimizer, set_learning_rate
-from rlgns.tasks.schedules import LearningRateSchedule, WarmupStepDecay
+from rlgns.tasks.schedules import LearningRateSchedule, make_schedule
 from rlgns.tasks.step_size import MeasuredStep, UpdateFollower
 
 
@@ -47,26 +46,15 @@ class UpdateResult:
     step: MeasuredStep | None = None
 
 
-class Batch(NamedTuple):
-    """Examples of a batch.
-
-    Attributes:
-        inputs: [n, …], as they are stored.
-        targets: [n, …].
-        noise: [n, noise_size], standard normal variates that the loss takes.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    noise: Tensor
-
-
 class Learner:
     """A network with its optimiser, learning-rate schedule and order of the examples.
 
     Attributes:
         unit_size: Number of examples that are drawn together: the tokens of a sequence.
         steps: Number of updates made.
+        batch_size: Examples of the next batch (sequences of text).
+        num_drawn: Examples drawn so far (sequences of text).
+        rate_factor: What the schedule's learning rate is multiplied by.
         num_groups: Number of groups that this rank's share of a batch is split into.
         unmeasured_reason: Why the gradient is not measured; empty if it is.
     """
@@ -91,7 +79,8 @@ class Learner:
             seed: Seed of the order of the examples; its first number also seeds the parameters.
         """
         self.task, self.config, self.data, self.device, self.ranks = task, config, data, device, ranks
-        self.unit_size, self.steps = task.unit_size(config), 0
+        self.unit_size, self.steps, self.num_drawn = task.unit_size(config), 0, 0
+        self.batch_size, self.rate_factor = config.batch_size, 1.0
         self.order, self.seed = ShuffledEpochs(len(data.train), seed), list(seed)
         torch.manual_seed(seed[0])
         self.model = task.network(config, data).to(device)
@@ -105,20 +94,18 @@ class Learner:
 
     @property
     def examples_per_update(self) -> int:
-        """Number of examples of a batch; tokens for text."""
-        return self.config.batch_size * self.unit_size
+        """Number of examples of the next batch; tokens for text."""
+        return self.batch_size * self.unit_size
 
     @property
     def examples(self) -> int:
         """Number of examples consumed; tokens for text."""
-        return self.steps * self.examples_per_update
+        return self.num_drawn * self.unit_size
 
     @property
     def epoch(self) -> float:
         """Number of passes over the training examples, a fraction included."""
-        return self.steps * self.config.batch_size / len(self.data.train)
-
-    # --- one update
+        return self.num_drawn / len(self.data.train)
 
     def update(self) -> UpdateResult:
         """Make one optimiser step on the next batch.
@@ -132,7 +119,11 @@ class Learner:
         """
         self.model.train()
         self.optimizer.zero_grad()
-        rate = self.schedule.at(self.epoch)
+        rate = (
+            self.schedule.at(self.epoch)
+            * self.rate_factor
+            / self.config.rate_divisor(self.config.share_done(self.steps, self.epoch))
+        )
         set_learning_rate(self.optimizer, rate)
         gradient = self._backward()
         parameters = list(self.model.parameters())
@@ -149,7 +140,21 @@ class Learner:
         moments = gradient.grams.moments(TRAINED) if gradient.grams else None
         step = self._follower.after_step(self.steps, rate, moments, numbers) if self._follower else None
         self.steps += 1
-        return UpdateResult(loss / self.config.batch_size, rate, moments, step)
+        self.num_drawn += self.batch_size
+        return UpdateResult(loss / self.batch_size, rate, moments, step)
+
+    def set_batch_size(self, batch_size: int, rate_factor: float) -> None:
+        """Change the batch from the next update on.
+
+        Args:
+            batch_size: Examples of a batch (sequences of text).
+            rate_factor: What the schedule's learning rate is multiplied by.
+        """
+        if batch_size != self.batch_size:
+            config = replace(self.config, batch_size=batch_size, num_groups=None)
+            self.num_groups, reason = choose_num_groups(config, self.model, self.ranks)
+            self.unmeasured_reason = "measure is off" if not self.config.measure else reason
+        self.batch_size, self.rate_factor = batch_size, rate_factor
 
     def _backward(self) -> TrainingGradient:
         """Forward and backward pass of this rank's share of the next batch, measured where that is possible."""
@@ -168,7 +173,7 @@ class Learner:
         """The sum of the losses of a batch, and other numbers after it, on the host."""
         values: list[float] = numbers.tolist()
         if not math.isfinite(values[0]):
-            raise DivergenceError(f"the loss is {values[0] / self.config.batch_size}")
+            raise DivergenceError(f"the loss is {values[0] / self.batch_size}")
         return values
 
     def terms(self, batch: Batch) -> Callable[[Tensor], Terms]:
@@ -199,8 +204,8 @@ class Learner:
 
     def _next_batch(self) -> Batch:
         """This rank's share of the next batch, on the device."""
-        batch_size, share = self.config.batch_size, self.config.batch_size // self.ranks.size
-        index = self.order.indices(self.steps * batch_size, batch_size)
+        batch_size, share = self.batch_size, self.batch_size // self.ranks.size
+        index = self.order.indices(self.num_drawn, batch_size)
         of_rank = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
         inputs, targets = self.data.train.take(index[of_rank])
         noise = self._noise([*self.seed, 1, self.steps], batch_size)[of_rank]
@@ -256,6 +261,7 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "num_updates": self.steps,
+            "batch": [self.batch_size, self.num_drawn, self.rate_factor],
             **({"follower": self._follower.state()} if self._follower else {}),
         }
 
@@ -268,24 +274,26 @@ class Learner:
         Raises:
             ValueError: If the parameters are those of another network.
         """
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None
+        self.load_parameters(state)
         self.steps = state["num_updates"]
+        # checkpoints of earlier versions hold no batch: it was the configured one
+        size, self.num_drawn, factor = state.get("batch", (self.batch_size, self.steps * self.batch_size, 1.0))
+        self.set_batch_size(size, factor)
         if self._follower and "follower" in state:  # checkpoints of earlier versions hold none
             self._follower.load_state(state["follower"])
 
+    def load_parameters(self, state: State) -> None:
+        """Take parameters and optimiser from a checkpoint.
 
-def make_schedule(config: SupervisedConfig) -> WarmupStepDecay:
-    """The configured learning-rate schedule, from the reference batch size's rate to that of the batch size."""
-    return WarmupStepDecay(
-        rate=config.effective_learning_rate,
-        first_rate=min(config.learning_rate, config.effective_learning_rate),
-        warmup=config.warmup,
-        warmup_epochs=config.warmup_epochs,
-        decay_epochs=config.decay_epochs,
-        decay_factor=config.decay_factor,
-    )
+        Args:
+            state: Return value of `state`.
+
+        Raises:
+            ValueError: If the parameters are those of another network.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None

@@ -109,12 +109,30 @@ def validate(task: str, config: SupervisedConfig) -> None:
         raise ValueError(
             f"decay_epochs {epochs} do not increase; give them in increasing order, as in --decay-epochs 30 60 80"
         )
+    config.check_cooling()
+    _check_rule(config)
     if not config.effective_learning_rate > 0:
         raise ValueError(
             f"learning_rate {config.learning_rate:g} is zero after scaling to batch_size {config.batch_size}; use a "
             "larger --learning-rate or a smaller --lr-batch-scale"
         )
     _check_memory(task, config)
+
+
+def _check_rule(config: SupervisedConfig) -> None:
+    """Refuse a rule for the batch that has nothing to follow."""
+    if config.adaptive_batch == "seesaw" and not config.decay_epochs:
+        raise ValueError(
+            "adaptive_batch seesaw grows the batch where the rate falls; say where, as in --decay-epochs 3 6 9 "
+            "--decay-factor 2"
+        )
+    if config.adaptive_batch == "noise_scale" and not config.measure:
+        raise ValueError("adaptive_batch noise_scale follows measurements; leave out --no-measure")
+    if config.adaptive_batch != "none" and config.swap_workers:
+        raise ValueError("adaptive_batch and swap_workers exclude each other; leave out one of them")
+    most = config.max_batch_size
+    if most is not None and most < config.batch_size:
+        raise ValueError(f"max_batch_size {most} is below batch_size {config.batch_size}; use a larger one")
 
 
 def _check_memory(task: str, config: SupervisedConfig) -> None:

@@ -23,6 +23,7 @@ from rlgns.noise.moment_records import record_of
 from rlgns.noise.moments import moments_from_groups
 from rlgns.noise.step_size import StepCollector, step_record
 from rlgns.runs.bounds import Goals, PositiveFloat, PositiveInt, Seed
+from rlgns.runs.cooling import CoolingOptions
 from rlgns.runs.exit_codes import exit_code_of
 from rlgns.runs.goals import GoalTracker
 from rlgns.runs.lifecycle import execute_run
@@ -43,7 +44,7 @@ NUM_GROUPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuadraticConfig(OutputOptions):
+class QuadraticConfig(OutputOptions, CoolingOptions):
     """Minimise a noisy quadratic by SGD and measure the noise scale at every step."""
 
     batch_size: PositiveInt = 64
@@ -179,7 +180,7 @@ class QuadraticDescent(Task):
         time.sleep(config.step_seconds)
         gradients = _group_gradients(self.problem, self._x, config.batch_size // NUM_GROUPS, self._generator)
         self._follow_step(gradients)
-        self._x = self._x - config.learning_rate * gradients.mean(0)
+        self._x = self._x - self._rate * gradients.mean(0)
         self._steps += 1
         self._loss = self.problem.loss(self._x**2)
         record = self.progress() | {"train/loss": self._loss}
@@ -190,9 +191,14 @@ class QuadraticDescent(Task):
         steps = step_record(self._history.add_steps(self._collector.take()))
         return record | record_of(self._history.add(measured, self._steps)) | steps | reached
 
+    @property
+    def _rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.config.learning_rate / self.config.rate_divisor(self._steps / self.config.max_steps)
+
     def _follow_step(self, gradients: Float64) -> None:
         """Multiply the change of x by the step before with this step's gradient, and make that of this step."""
-        gradient, rate = gradients.mean(0), self.config.learning_rate
+        gradient, rate = gradients.mean(0), self._rate
         if self._last_step is not None:
             change, slope, noise = self._last_step
             self._collector.add(float(change @ gradient), slope, noise)
@@ -239,6 +245,7 @@ def _group_gradients(problem: Quadratic, x: Float64, group_size: int, generator:
 def _parse(arguments: Sequence[str]) -> QuadraticConfig:
     description = "Minimise a noisy quadratic, whose expected losses, noise scale and critical batch size are known."
     config = parse_flags(QuadraticConfig, arguments, description=description, program="rlgns train quadratic")
+    config.check_cooling()
     if config.batch_size < NUM_GROUPS or config.batch_size % NUM_GROUPS:
         nearest = NUM_GROUPS * max(1, round(config.batch_size / NUM_GROUPS))
         raise ValueError(f"batch_size {config.batch_size} is no multiple of {NUM_GROUPS}; use --batch-size {nearest}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from rlgns.tasks.config import SupervisedConfig
+
 Warmup = Literal["none", "constant", "gradual"]
 
 
@@ -73,3 +75,15 @@ class LinearDecay:
     def at(self, epoch: float) -> float:
         """The learning rate of the update that begins after `epoch` passes over the training examples."""
         return self.rate * max(0.0, 1 - epoch / self.epochs)
+
+
+def make_schedule(config: SupervisedConfig) -> WarmupStepDecay:
+    """The configured learning-rate schedule, from the reference batch size's rate to that of the batch size."""
+    return WarmupStepDecay(
+        rate=config.effective_learning_rate,
+        first_rate=min(config.learning_rate, config.effective_learning_rate),
+        warmup=config.warmup,
+        warmup_epochs=config.warmup_epochs,
+        decay_epochs=config.decay_epochs,
+        decay_factor=config.decay_factor,
+    )

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.lifecycle import execute_run
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import as_mapping
@@ -64,7 +65,10 @@ def _make_training(task: str, config: SupervisedConfig, device: torch.device, ra
             f"goal_on test needs test examples, but {config.data_dir or config.dataset} has none; use --goal-on train"
         )
     _check_batch_size(config, len(data.train))
-    return SupervisedTraining(task, Learner(TASKS[task], config, data, device, ranks, [config.seed]))
+    learner = Learner(TASKS[task], config, data, device, ranks, [config.seed])
+    if config.init_from and not config.resume:
+        learner.load_parameters(load_checkpoint(config.init_from, device))
+    return SupervisedTraining(task, learner)
 
 
 def _check_batch_size(config: SupervisedConfig, num_train: int) -> None:

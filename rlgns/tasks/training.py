@@ -24,6 +24,7 @@ from rlgns.runs.records import Record
 from rlgns.runs.step_size_words import step_size_numbers
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import State, Task
+from rlgns.tasks.batch_rules import BatchRule
 from rlgns.tasks.data import Examples
 from rlgns.tasks.facts import run_facts
 from rlgns.tasks.learning import Learner
@@ -56,6 +57,7 @@ class SupervisedTraining(Task):
         self.title = f"{task}, batch {self.config.batch_size:,}, {self.config.optimizer}, seed {self.config.seed}"
         self.goals = GoalTracker(self.config.goals, rises=False)
         self.history, self.evaluations = History(), dict[str, float]()
+        self._rule = BatchRule(learner)
         self.swap = Swap(learner) if self.config.swap_workers else None
         self._swap_record = Record()
         # since the latest evaluation
@@ -71,7 +73,7 @@ class SupervisedTraining(Task):
     @property
     def facts(self) -> Mapping[str, Any]:
         """Task, batch, budget, data, network and machine, for config.json."""
-        return run_facts(self.name, self.learner, max_examples=self.max_steps * self.learner.examples_per_update)
+        return run_facts(self.name, self.learner, max_examples=self.max_drawn * self.learner.unit_size)
 
     @property
     def steps(self) -> int:
@@ -79,10 +81,17 @@ class SupervisedTraining(Task):
         return self.learner.steps
 
     @property
-    def max_steps(self) -> int:
-        """Number of updates after which the run ends at the latest."""
-        in_epochs = math.ceil(self.config.max_epochs * len(self.learner.data.train) / self.config.batch_size)
-        return min(in_epochs, self.config.max_steps or in_epochs)
+    def max_drawn(self) -> int:
+        """Number of examples (sequences of text) after which the run ends at the latest, in whole first batches."""
+        batches = math.ceil(self.config.max_epochs * len(self.learner.data.train) / self.config.batch_size)
+        if self.config.adaptive_batch == "none":
+            batches = min(batches, self.config.max_steps or batches)
+        return batches * self.config.batch_size
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the budget of examples or updates is used up."""
+        return self.learner.num_drawn >= self.max_drawn or self.steps >= (self.config.max_steps or math.inf)
 
     @property
     def seconds(self) -> float:
@@ -92,7 +101,7 @@ class SupervisedTraining(Task):
     @property
     def is_trained(self) -> bool:
         """Whether the budget is used up or the last goal reached."""
-        return self.learner.steps >= self.max_steps or self.goals.all_reached
+        return self.is_used_up or self.goals.all_reached
 
     @property
     def is_over(self) -> bool:
@@ -146,6 +155,7 @@ class SupervisedTraining(Task):
         if self.is_trained and self.swap:
             self.swap.step()
             return None
+        self._rule.before_update()
         update = self.learner.update()
         self._loss_sum += update.loss
         self._num_losses += 1
@@ -154,7 +164,7 @@ class SupervisedTraining(Task):
             self._moments += PooledMoments.of(self.history.weighted(TRAINED, update.moments))
         if update.step:
             self._collector.add(*update.step)
-        return self._evaluation_record() if self.steps >= min(self._next_evaluation, self.max_steps) else None
+        return self._evaluation_record() if self.is_used_up or self.steps >= self._next_evaluation else None
 
     def _evaluation_record(self) -> Record:
         """Evaluate the network, and close the interval since the latest evaluation."""
@@ -178,11 +188,11 @@ class SupervisedTraining(Task):
         self._moments, self._loss_sum, self._num_losses = PooledMoments(), 0.0, 0
         self._marks.append((time.monotonic(), self.learner.examples))
         self._schedule_evaluation()
-        return record
+        return record | self._rule.after_evaluation(self.history)
 
     def _schedule_evaluation(self) -> None:
         """Set the next evaluation; the minimum bounds the cost of evaluations relative to training."""
-        minimum = math.ceil(self.config.evaluation_examples / 2 / self.config.batch_size)
+        minimum = math.ceil(self.config.evaluation_examples / 2 / self.learner.batch_size)
         self._next_evaluation = self.steps + max(minimum, math.ceil(self.steps * self.config.evaluation_growth))
 
     def _evaluate(self, split: str, examples: Examples | None) -> Record:
@@ -258,6 +268,7 @@ class SupervisedTraining(Task):
     def closing_lines(self) -> list[str]:
         """Evaluations and the outcome of SWAP for the terminal."""
         return [
+            *self._rule.closing_lines(),
             *(f"  {MEASURES[key]:16}{value:.4g}" for key, value in self.evaluations.items()),
             *(f"  {key:24}{value:.4g}" for key, value in self._swap_record.items()),
         ]

@@ -179,13 +179,24 @@ def _environments_alone(config: Any, seconds: float) -> float:
     return steps * config.num_envs / (time.perf_counter() - started)
 
 
-def _ours(**options: Any) -> Callable[[Any, float], float]:
-    """Times training as the command line runs it, records and checkpoints included, until the clock stops it."""
+def _ours(*, steadily: bool = False, **options: Any) -> Callable[[Any, float], float]:
+    """Times training as the command line runs it, records and checkpoints included, until the clock stops it.
+
+    Args:
+        steadily: Whether the losses are measured as often as in the long run; by default 20 of the first 40 updates are
+            measured, which the seconds of a round would see alone.
+        options: Options of the run that differ from the configuration.
+    """
 
     def speed_of(config: Any, seconds: float) -> float:
         from peers import UpdateClock
 
+        from rlgns.agents.cadence import updates_per_measurement
         from rlgns.agents.task import run
+
+        if steadily:
+            every = updates_per_measurement(config.num_epochs if config.algo == "ppo" else 1, config.algo == "a2c")
+            config = replace(config, measure_every=every)
 
         clock = UpdateClock(seconds)
         with tempfile.TemporaryDirectory() as folder:
@@ -210,8 +221,8 @@ VARIANTS: dict[str, Callable[[Any, float], float]] = {
     "stock SB3 on our environments": _peer("stock_sb3_on_our_environments"),
     "CleanRL's style on ale-py's vectors": _peer("cleanrl_style"),
     "rlgns, not measuring": _ours(measure=False),
-    "rlgns, measuring": _ours(),
-    "rlgns, measuring, bfloat16": _ours(precision="bfloat16"),
+    "rlgns, measuring": _ours(steadily=True),
+    "rlgns, measuring, bfloat16": _ours(steadily=True, precision="bfloat16"),
 }
 
 
