@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlgns.noise.history import TRAINED, History
@@ -69,6 +69,7 @@ class Recommendation:
         minibatch: PPO's minibatch noise given the rollout; None where it is not known.
         num_minibatches: PPO's recommended number of minibatches; None where it is not known.
         swamped: Noise scale of the policy loss where the value loss dominates the total; None otherwise.
+        probed: Noise scale of the total loss at the last policy, where a probe found it and training decides.
     """
 
     verdict: Verdict
@@ -82,6 +83,7 @@ class Recommendation:
     minibatch: MinibatchNoise | None = None
     num_minibatches: int | None = None
     swamped: NoiseScale | None = None
+    probed: NoiseScale | None = None
 
     @property
     def size(self) -> int:
@@ -122,21 +124,23 @@ def recommend(
         history: The measurements of the run.
         batch: The batch that it trained with.
         count: Number of units to evaluate instead of the one at the noise scale, for instance the fastest one.
-        probed: Noise scales of the last policy by loss, which decide where that of the total loss has an upper bound.
+        probed: Noise scales of the last policy by loss. They decide where training leaves the noise scale without an
+            upper bound: a mean over many policies says more about a run than the last policy alone.
 
     Returns:
         The recommendation. A number of units below `batch.smallest` is never recommended.
     """
-    scale: NoiseScale | None
-    scales: Mapping[str, NoiseScale]
-    if probed and "total" in probed and probed["total"].state == "interval":
-        loss, scale, scales = "total", probed["total"], probed
-    else:
-        loss = deciding_loss(history)
-        moments = history.second_half(loss)
-        if not history.moments(loss):
-            return Recommendation("not measured", loss, None, batch, batch.count, batch.learning_rate)
-        scale, scales = noise_scale(moments) if moments else None, _late_scales(history)
+    loss = deciding_loss(history)
+    moments = history.second_half(loss) if history.moments(loss) else []
+    scale = noise_scale(moments) if moments else None
+    scales: Mapping[str, NoiseScale] = _late_scales(history)
+    at_the_end = probed.get("total") if probed else None
+    if at_the_end and at_the_end.state == "interval":
+        is_known = scale and scale.state == "interval" and scale.num_measurements >= MIN_MEASUREMENTS
+        if not is_known:
+            loss, scale, scales, at_the_end = "total", at_the_end, probed or {}, None
+    elif not history.moments(loss):
+        return Recommendation("not measured", loss, None, batch, batch.count, batch.learning_rate)
     verdict = _verdict(scale, batch)
     if scale is None or not _is_known(verdict):
         return _at(batch.count, verdict, loss, scale, batch, history, scales)
@@ -150,7 +154,8 @@ def recommend(
         count = min(batch.nearest_count(aim), batch.count)
     else:
         count = batch.count
-    return _at(count, "keep" if count == batch.count else verdict, loss, scale, batch, history, scales)
+    advice = _at(count, "keep" if count == batch.count else verdict, loss, scale, batch, history, scales)
+    return replace(advice, probed=at_the_end) if at_the_end and at_the_end.state == "interval" else advice
 
 
 def deciding_loss(history: History) -> str:

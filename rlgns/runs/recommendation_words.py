@@ -62,6 +62,7 @@ def box_lines(
     lines += _labelled("Try", _flags(advice)) if advice.count != advice.batch.count else []
     lines += _labelled("Expect", [expectation(advice)])
     lines += _labelled("Because", [reason(advice)])
+    lines += _labelled("", _probed(advice))
     if advice.scale.state != "interval":
         lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss), known=True)])
     lines += _labelled("Minibatches", _minibatches(advice))
@@ -176,6 +177,13 @@ def reason(advice: Recommendation) -> str:
         number = f"probed at the last policy, {_count(scale.num_measurements, 'rollout')}"
     loss = "loss" if advice.loss == "loss" else f"{advice.loss} loss"
     return f"noise scale of the {loss} {scale} {advice.batch.examples}, {number}: {advice.confidence} confidence"
+
+
+def _probed(advice: Recommendation) -> list[str]:
+    """What a probe of the last policy found, where training decides."""
+    if advice.probed is None:
+        return []
+    return [f"at the last policy alone a probe found {advice.probed} {advice.batch.examples}"]
 
 
 def _minibatches(advice: Recommendation) -> list[str]:

@@ -170,6 +170,22 @@ def test_confidence_follows_from_the_interval_and_the_number_of_measurements(low
 # --- words
 
 
+@pytest.mark.parametrize("n", [200, 10])
+def test_training_decides_where_it_knows_and_a_probe_of_the_last_policy_where_it_does_not(n):
+    made = history(n, total=measured(300.0))
+    at_the_end = replace(scale(2_000, 3_000, 5_000, 40), method="frozen")
+    advice = recommend(made, A2C, probed={"total": at_the_end})
+    if n == 200:
+        assert advice.scale.high < 1_000
+        assert advice.probed is at_the_end
+        assert "at the last policy alone a probe found 3,000 [2,000, 5,000] transitions" in text(
+            box_lines(advice, made, BatchAdvisor(80, Flags(), n, None), run="runs/one")
+        )
+    else:
+        assert advice.scale is at_the_end
+        assert advice.probed is None
+
+
 def test_the_box_says_what_to_type_and_why():
     lines = box(history(total=measured(331, error=1.0)))
     said = text(lines)

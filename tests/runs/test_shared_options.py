@@ -49,6 +49,7 @@ def test_inherited_flags_stand_once_under_the_headings_of_the_task(capsys):
     assert flags["Run"] == [
         "--out",
         "--resume",
+        "--init-from",
         "--checkpoint-seconds",
         "--keep-checkpoints",
         "--log-every",
