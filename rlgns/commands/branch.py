@@ -28,6 +28,7 @@ from rlgns.runs.saved_run import read_run
 from rlgns.runs.text_tables import table_lines
 from rlgns.runs.trained_batch import trained_batch
 from rlgns.study.branching import Branching, branching
+from rlgns.sweeps.programs import flags_of
 
 DESCRIPTION = (
     "From one checkpoint of RUN, train the same number of examples at several batch sizes, and find the largest one\n"
@@ -147,12 +148,13 @@ def _parameters(
 ) -> dict[str, Any]:
     """The options of the branches: those of the run, but for batch, rate, seed and length."""
     run, batch = report.run, trained_batch(report.run)
+    known = {name.replace("-", "_") for name in flags_of(_task_name(report))}
     kept = {
         name: value
         for name, value in run.options.items()
-        if value is not None and name not in DROPPED and not name.startswith("wandb")
+        if value is not None and name not in DROPPED and not name.startswith("wandb") and name in known
     }
-    noise = (scale.point if scale and scale.state == "interval" else 16 * max(sizes)) / batch.length
+    noise = _scaled_by(scale, 16 * max(sizes)) / batch.length
     if run.shape:
         noise *= batch.length  # agents count the rule's batch in transitions
     own = batch.count if not run.shape else batch.size
@@ -191,15 +193,26 @@ DROPPED = {
 """Options of the run that branches do not share."""
 
 
+def _scaled_by(scale: NoiseScale | None, otherwise: float) -> float:
+    """The noise scale that the rate follows: its point, or its lower bound, or a number so large that only α counts."""
+    if scale is None or scale.state == "undetermined":
+        return otherwise
+    return scale.point if math.isfinite(scale.point) and scale.point > 0 else scale.low
+
+
 def _sweep_file(report: RunReport, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The sweep of the branches, as the file of `rlgns sweep` holds it."""
-    task = "atari" if report.run.shape else report.run.task
     return {
         "name": f"branches of {report.run.task}",
         "method": "grid",
         "parameters": dict(parameters),
-        "command": ["${interpreter}", "-m", "rlgns", "train", task, "${args}"],
+        "command": ["${interpreter}", "-m", "rlgns", "train", _task_name(report), "${args}"],
     }
+
+
+def _task_name(report: RunReport) -> str:
+    """Name of the task, as `rlgns train` takes it."""
+    return "atari" if report.run.shape else report.run.task
 
 
 def read_results(out: Path, measure: str) -> dict[int, dict[int, float]]:

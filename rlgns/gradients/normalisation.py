@@ -146,3 +146,14 @@ class GroupBatchNorm(nn.Module):
         shape = (1, -1, 1, 1)
         normalised: Tensor = (x - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         return normalised
+
+
+def forget_statistics(model: nn.Module) -> None:
+    """Reset the means of all batch normalisations of a model.
+
+    Args:
+        model: The model.
+    """
+    for module in model.modules():
+        if isinstance(module, GroupBatchNorm):
+            module.forget()

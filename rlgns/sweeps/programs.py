@@ -84,7 +84,7 @@ def check_program(command: Sequence[str], names: Collection[str]) -> None:
     if command[0] == sys.executable and script.endswith(".py") and not Path(script).is_file():
         raise ValueError(f"{script} cannot be run (there is no such file here); mend its program or command")
     task = _own_task(command)
-    known = _flags_of(task) if task else set()
+    known = flags_of(task) if task else set()
     for name in names if known else ():
         if name.replace("_", "-") not in known and name not in known:
             near = nearest(name.replace("_", "-"), known)
@@ -103,8 +103,12 @@ def _own_task(command: Sequence[str]) -> str | None:
     return words[2] if words[2] in tasks else None
 
 
-def _flags_of(task: str) -> set[str]:
-    """Flags that the task's help lists, without their dashes; empty if the help cannot be read."""
+def flags_of(task: str) -> set[str]:
+    """Flags that a task's help lists, without their dashes; empty if the help cannot be read.
+
+    Args:
+        task: Name of the task, as `rlgns train` takes it.
+    """
     command = [sys.executable, "-m", "rlgns", "train", task, "--help"]
     try:
         process = subprocess.run(

@@ -29,7 +29,7 @@ from rlgns.runs.bounds import (
 from rlgns.runs.cooling import CoolingOptions
 from rlgns.runs.shared_options import RunOptions
 
-OptimizerName = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lars", "lamb"]
+OptimizerName = Literal["sgd", "momentum", "nesterov", "rmsprop", "rmsprop_warmup", "adam", "adamw", "lars", "lamb"]
 
 IMAGE_TASKS = ("mnist", "svhn", "cifar10", "imagenet", "autoencoder", "vae")
 """Tasks on images that are read from files or the hub; `digits` comes with scikit-learn."""
@@ -38,6 +38,7 @@ WITH_IMAGE_FILES = OnlyWith("task", *IMAGE_TASKS)
 WITH_FILES = OnlyWith("task", *IMAGE_TASKS, "billion_word")
 WITH_RESNETS = OnlyWith("task", "cifar10", "imagenet")
 WITH_TEXT = OnlyWith("task", "billion_word")
+WITH_SQUARES = OnlyWith("optimizer", "rmsprop", "rmsprop_warmup", "adam", "adamw", "lamb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class SupervisedConfig(RunOptions, CoolingOptions):
 
     # Optimisation
     optimizer: OptimizerName = "sgd"
-    """Optimiser: sgd, momentum, nesterov, rmsprop, adam, adamw, lars (arXiv:1708.03888) or lamb (arXiv:1904.00962)."""
+    """Optimiser; lars: arXiv:1708.03888, lamb: arXiv:1904.00962, rmsprop_warmup: arXiv:1711.04325."""
     learning_rate: PositiveFloat = 0.1
     """Learning rate at the reference batch size; at every batch size if no rule scales it."""
     lr_batch_scale: FloatOrZero = 0.0
@@ -111,22 +112,34 @@ class SupervisedConfig(RunOptions, CoolingOptions):
     """First epochs at the unscaled rate (constant), or with linear growth from it (gradual) [Goyal et al. 2017]."""
     warmup_epochs: FloatOrZero = 5.0
     """Length of the warmup in epochs [5: Goyal et al. 2017]."""
+    schedule: Literal["steps", "slow_start"] = "steps"
+    """steps: decay_epochs; slow_start: ½, 0.075, 0.01, 0.001 of the rate from 0, 40/90, 70/90, 85/90 of the run on."""
     decay_epochs: Annotated[tuple[PositiveFloat, ...], MaxLen(1000)] = ()
     """Epochs after each of which the rate is divided by decay_factor [30 60 80 of 90: Goyal et al. 2017]."""
     decay_factor: PositiveFloat = 10.0
     """Divisor of the learning rate after each of decay_epochs."""
-    momentum: Annotated[ShareBelowOne, OnlyWith("optimizer", "momentum", "nesterov", "lars")] = 0.9
-    """Momentum of the optimisers momentum, nesterov and lars."""
+    momentum: Annotated[ShareBelowOne, OnlyWith("optimizer", "momentum", "nesterov", "lars", "rmsprop_warmup")] = 0.9
+    """Momentum of the optimisers momentum, nesterov, lars and rmsprop_warmup."""
     momentum_form: Annotated[Literal["plain", "absorbed"], OnlyWith("optimizer", "momentum")] = "plain"
     """plain: v ← mv + g with steps ηv; absorbed: v ← mv + ηg with steps v, which keeps earlier rates in v."""
     momentum_correction: Annotated[bool, OnlyWith("momentum_form", "absorbed")] = True
     """absorbed: multiply v by η_new/η_old when the rate changes, which equals plain [Goyal et al. 2017]."""
+    rmsprop_rate: Annotated[PositiveFloat, OnlyWith("optimizer", "rmsprop_warmup")] = 3e-4
+    """rmsprop_warmup: learning rate of the RMSprop that training starts with [Akiba et al. 2017]."""
+    transition_epochs: Annotated[FloatOrZero, OnlyWith("optimizer", "rmsprop_warmup")] = 10.0
+    """rmsprop_warmup: epochs after which half of the rate is momentum SGD's [Akiba et al. 2017]."""
+    transition_period: Annotated[PositiveFloat, OnlyWith("optimizer", "rmsprop_warmup")] = 5.0
+    """rmsprop_warmup: epochs over which the transition is spread [Akiba et al. 2017]."""
     adam_beta1: Annotated[ShareBelowOne, OnlyWith("optimizer", "adam", "adamw", "lamb")] = 0.9
     """β₁ of adam, adamw and lamb."""
-    adam_beta2: Annotated[ShareBelowOne, OnlyWith("optimizer", "rmsprop", "adam", "adamw", "lamb")] = 0.999
-    """β₂ of adam, adamw and lamb; smoothing constant α of rmsprop."""
-    optimizer_eps: Annotated[PositiveFloat, OnlyWith("optimizer", "rmsprop", "adam", "adamw", "lamb")] = 1e-8
-    """ε of rmsprop, adam, adamw and lamb."""
+    adam_beta2: Annotated[
+        ShareBelowOne, OnlyWith("optimizer", "rmsprop", "rmsprop_warmup", "adam", "adamw", "lamb")
+    ] = 0.999
+    """β₂ of adam, adamw and lamb; smoothing constant of rmsprop and rmsprop_warmup [there 0.99: Akiba et al. 2017]."""
+    optimizer_eps: Annotated[
+        PositiveFloat, OnlyWith("optimizer", "rmsprop", "rmsprop_warmup", "adam", "adamw", "lamb")
+    ] = 1e-8
+    """ε of rmsprop, rmsprop_warmup, adam, adamw and lamb."""
     trust_coefficient: Annotated[PositiveFloat, OnlyWith("optimizer", "lars")] = 0.001
     """η in the layer-wise rate η‖w‖/(‖g‖ + β‖w‖) of lars [You et al. 2017]."""
     weight_decay: FloatOrZero = 0.0
@@ -139,6 +152,8 @@ class SupervisedConfig(RunOptions, CoolingOptions):
     # Network
     bn_batch_size: Annotated[int, Interval(ge=0, le=2**28), WITH_RESNETS] = 32
     """Examples per batch-normalisation statistic (ghost batch); 0: the whole batch of all ranks."""
+    bn_statistics: Annotated[Literal["moving", "last"], WITH_RESNETS] = "moving"
+    """Batch normalisation in evaluations: moving means, or the last batch's statistics alone [Akiba et al. 2017]."""
     zero_gamma: Annotated[bool, WITH_RESNETS] = False
     """Initialise γ = 0 in the last batch normalisation of every residual block [Goyal et al. 2017]."""
     network: Annotated[Literal["small", "resnet50"], OnlyWith("task", "imagenet")] = "small"

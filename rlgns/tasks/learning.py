@@ -24,7 +24,7 @@ from rlgns.tasks.catalogue import SupervisedTask
 from rlgns.tasks.config import SupervisedConfig
 from rlgns.tasks.data import Batch, Examples, ShuffledEpochs, TaskData
 from rlgns.tasks.groups import choose_num_groups
-from rlgns.tasks.optimizers import make_optimizer, set_learning_rate
+from rlgns.tasks.optimizers import begin_update, make_optimizer, set_learning_rate
 from rlgns.tasks.schedules import LearningRateSchedule, make_schedule
 from rlgns.tasks.step_size import MeasuredStep, UpdateFollower
 
@@ -125,6 +125,7 @@ class Learner:
             / self.config.rate_divisor(self.config.share_done(self.steps, self.epoch))
         )
         set_learning_rate(self.optimizer, rate)
+        begin_update(self.optimizer, self.model, self.config, self.epoch)
         gradient = self._backward()
         parameters = list(self.model.parameters())
         self.ranks.sum_gradients(parameters)
@@ -203,7 +204,7 @@ class Learner:
         return Batch(self._to_device(inputs), self._to_device(targets), self._to_device(noise))
 
     def _next_batch(self) -> Batch:
-        """This rank's share of the next batch, on the device."""
+        """This rank's share of the next batch."""
         batch_size, share = self.batch_size, self.batch_size // self.ranks.size
         index = self.order.indices(self.num_drawn, batch_size)
         of_rank = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)

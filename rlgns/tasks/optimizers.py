@@ -6,12 +6,14 @@ arXiv:1706.02677).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from rlgns.gradients.normalisation import forget_statistics
 from rlgns.tasks.config import SupervisedConfig
 
 
@@ -29,6 +31,9 @@ def make_optimizer(config: SupervisedConfig, model: nn.Module) -> torch.optim.Op
         "momentum": _momentum(config),
         "nesterov": lambda groups, lr: torch.optim.SGD(groups, lr, config.momentum, nesterov=True),
         "rmsprop": lambda groups, lr: torch.optim.RMSprop(groups, lr, config.adam_beta2, config.optimizer_eps),
+        "rmsprop_warmup": lambda groups, lr: RMSpropWarmup(
+            groups, lr, config.rmsprop_rate, config.momentum, config.adam_beta2, config.optimizer_eps
+        ),
         "adam": lambda groups, lr: torch.optim.Adam(groups, lr, _betas(config), config.optimizer_eps),
         "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr, _betas(config), config.optimizer_eps),
         "lars": lambda groups, lr: _import_pytorch_optimizer().LARS(
@@ -39,10 +44,102 @@ def make_optimizer(config: SupervisedConfig, model: nn.Module) -> torch.optim.Op
     return constructors[config.optimizer]([group for group in groups if group["params"]], lr=config.learning_rate)
 
 
+def begin_update(optimizer: torch.optim.Optimizer, model: nn.Module, config: SupervisedConfig, epoch: float) -> None:
+    """Prepare an update where its options ask for it, before the forward pass.
+
+    Args:
+        optimizer: The optimiser; that of RMSprop warm-up is told how far its transition is.
+        model: The model, whose batch normalisation forgets earlier batches with `bn_statistics` "last".
+        config: Options of the run.
+        epoch: Passes over the training examples so far.
+    """
+    if isinstance(optimizer, RMSpropWarmup):
+        optimizer.sgd_share = sgd_share(epoch, config.transition_epochs, config.transition_period)
+    if config.bn_statistics == "last":
+        forget_statistics(model)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def sgd_share(epoch: float, center: float, period: float) -> float:
+    """α_SGD of RMSprop warm-up: exponential up to the centre, where it is ½, and then linear up to 1.
+
+    Source: Akiba et al. 2017, arXiv:1711.04325, section 3.
+
+    Args:
+        epoch: Passes over the training examples.
+        center: Epoch at which it is ½.
+        period: Epochs over which the transition is spread.
+
+    Examples:
+        >>> [round(sgd_share(epoch, 10, 5), 3) for epoch in (0, 5, 10, 12.5, 20)]
+        [0.009, 0.068, 0.5, 1.0, 1.0]
+    """
+    if epoch < center:
+        return 0.5 * math.exp(2 * (epoch - center) / period)
+    return min(0.5 + (epoch - center) / period, 1.0)
+
+
+class RMSpropWarmup(torch.optim.Optimizer):
+    """RMSprop that turns into SGD with momentum: Δ ← μΔ − (α_SGD + α_RMSprop/(√m + ε))·g, w ← w + ηΔ.
+
+    m is the running mean of g², and α_RMSprop = (1 − α_SGD)·η_RMSprop/η, so that the rates of the two are chosen apart
+    (Akiba et al. 2017, arXiv:1711.04325, section 3). `sgd_share` is to be set before every step.
+
+    Attributes:
+        sgd_share: α_SGD.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, rmsprop_rate: float, momentum: float, smoothing: float, eps: float
+    ) -> None:
+        """Create the optimiser.
+
+        Args:
+            params: Parameters or parameter groups, which may hold `weight_decay`.
+            lr: Learning rate η of momentum SGD.
+            rmsprop_rate: Learning rate η_RMSprop.
+            momentum: Momentum μ.
+            smoothing: Weight of the old mean of g².
+            eps: ε.
+        """
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
+        self.sgd_share = 0.0
+        self._rmsprop_rate, self._momentum, self._smoothing, self._eps = rmsprop_rate, momentum, smoothing, eps
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters from their gradients.
+
+        Args:
+            closure: Recomputes the loss and the gradients, as for torch's own optimisers.
+
+        Returns:
+            The loss that the closure returns; None without a closure.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        state = self.state[parameter]
+        square = state.setdefault("square_avg", torch.zeros_like(parameter))
+        change = state.setdefault("change", torch.zeros_like(parameter))
+        square.mul_(self._smoothing).addcmul_(gradient, gradient, value=1 - self._smoothing)
+        rmsprop = (1 - self.sgd_share) * self._rmsprop_rate / group["lr"]
+        change.mul_(self._momentum).sub_(gradient * (self.sgd_share + rmsprop / (square.sqrt() + self._eps)))
+        parameter.add_(change, alpha=group["lr"])
 
 
 class AbsorbedMomentum(torch.optim.Optimizer):

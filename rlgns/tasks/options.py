@@ -130,6 +130,8 @@ def _check_rule(config: SupervisedConfig) -> None:
         raise ValueError("adaptive_batch noise_scale follows measurements; leave out --no-measure")
     if config.adaptive_batch != "none" and config.swap_workers:
         raise ValueError("adaptive_batch and swap_workers exclude each other; leave out one of them")
+    if config.schedule == "slow_start" and (config.warmup != "none" or config.decay_epochs):
+        raise ValueError("schedule slow_start has its own steps; leave out --warmup and --decay-epochs")
     most = config.max_batch_size
     if most is not None and most < config.batch_size:
         raise ValueError(f"max_batch_size {most} is below batch_size {config.batch_size}; use a larger one")

@@ -60,6 +60,32 @@ class WarmupStepDecay:
         return self.first_rate + (self.rate - self.first_rate) * progress
 
 
+SLOW_START = ((0.0, 0.5), (40 / 90, 0.075), (70 / 90, 0.01), (85 / 90, 0.001))
+"""Shares of the run, and the share of the rate from each on: Akiba et al. 2017, arXiv:1711.04325, section 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowStart:
+    """Half of the rate for most of the run, and then little: the schedule that goes with RMSprop warm-up.
+
+    Attributes:
+        rate: Learning rate of which each stretch has a share.
+        epochs: Epochs of the run.
+    """
+
+    rate: float
+    epochs: float
+
+    def at(self, epoch: float) -> float:
+        """The learning rate of the update that begins after `epoch` passes over the training examples.
+
+        >>> [SlowStart(1.0, 90).at(epoch) for epoch in (0, 40, 70, 85)]
+        [0.5, 0.075, 0.01, 0.001]
+        """
+        share = epoch / self.epochs
+        return self.rate * next(factor for start, factor in reversed(SLOW_START) if share >= start - 1e-12)
+
+
 @dataclass(frozen=True, slots=True)
 class LinearDecay:
     """A learning rate that falls linearly to zero.
@@ -77,8 +103,10 @@ class LinearDecay:
         return self.rate * max(0.0, 1 - epoch / self.epochs)
 
 
-def make_schedule(config: SupervisedConfig) -> WarmupStepDecay:
+def make_schedule(config: SupervisedConfig) -> LearningRateSchedule:
     """The configured learning-rate schedule, from the reference batch size's rate to that of the batch size."""
+    if config.schedule == "slow_start":
+        return SlowStart(config.effective_learning_rate, config.max_epochs)
     return WarmupStepDecay(
         rate=config.effective_learning_rate,
         first_rate=min(config.learning_rate, config.effective_learning_rate),

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.supervised_tasks import make_learner
 from support.tolerances import rounded
 from torch import nn
 
+from rlgns.gradients.normalisation import GroupBatchNorm
 from rlgns.tasks.config import DEFAULTS
-from rlgns.tasks.optimizers import AbsorbedMomentum, make_optimizer, set_learning_rate
+from rlgns.tasks.optimizers import AbsorbedMomentum, make_optimizer, set_learning_rate, sgd_share
+from rlgns.tasks.schedules import make_schedule
 
 BASE = replace(DEFAULTS["mnist"], momentum=0.9, learning_rate=0.1)
 
@@ -123,3 +126,55 @@ def test_rmsprop_adam_and_adamw_step_against_the_gradient(name):
 def test_adam_takes_its_betas_from_the_configuration():
     optimizer = make_optimizer(replace(BASE, optimizer="adam", adam_beta1=0.5, adam_beta2=0.9), two_layers())
     assert {group["betas"] for group in optimizer.param_groups} == {(0.5, 0.9)}
+
+
+def test_rmsprop_warmup_is_rmsprop_at_first_then_both_and_momentum_sgd_at_last():
+    config = replace(BASE, optimizer="rmsprop_warmup", adam_beta2=0.99, rmsprop_rate=0.01, optimizer_eps=1e-8)
+    gradient, rate = 2.0, 0.1
+    weight, change, square = 1.0, 0.0, 0.0
+    model = two_layers()
+    optimizer = make_optimizer(config, model)
+    set_learning_rate(optimizer, rate)
+    for share in (0.0, 0.5, 1.0):
+        optimizer.sgd_share = share
+        set_gradients(model, [[0.0, 0.0]], [0.0], [[gradient]])
+        optimizer.step()
+        square = 0.99 * square + 0.01 * gradient**2
+        change = 0.9 * change - gradient * (share + (1 - share) * 0.01 / rate / (square**0.5 + 1e-8))
+        weight += rate * change
+        assert float(model[1].weight.detach()) == rounded(weight, updates=3)
+    # the first step by hand: m = 0.04, √m = 0.2, so that w falls by η_RMSprop·g/√m = 0.01·2/0.2
+    assert weight < 1 - 0.1
+
+
+def test_the_share_of_sgd_is_a_half_at_the_centre_and_smooth_there():
+    assert sgd_share(10, 10, 5) == 0.5
+    assert sgd_share(12.5, 10, 5) == sgd_share(100, 10, 5) == 1
+    below, above = 0.5 - sgd_share(10 - 1e-6, 10, 5), sgd_share(10 + 1e-6, 10, 5) - 0.5
+    assert below == pytest.approx(above, rel=1e-3)
+
+
+def test_slow_start_is_the_paper_s_steps_of_ninety_epochs_in_shares_of_the_run():
+    schedule = make_schedule(replace(BASE, schedule="slow_start", learning_rate=2.0, max_epochs=9.0))
+    assert [schedule.at(epoch) for epoch in (0, 3.99, 4.0, 6.99, 7.0, 8.49, 8.5, 8.99)] == [
+        1.0, 1.0, 0.15, 0.15, 0.02, 0.02, 0.002, 0.002,
+    ]  # fmt: skip
+
+
+def test_statistics_of_the_last_batch_alone_are_used_in_evaluations():
+    learner = make_learner("cifar10", bn_statistics="last")
+    for _ in range(3):
+        learner.update()
+    layers = [m for m in learner.model.modules() if isinstance(m, GroupBatchNorm)]
+    assert {int(layer.count) for layer in layers} == {16 // 2}  # ghost batches of two in the last batch of 16
+    moving = make_learner("cifar10")
+    for _ in range(3):
+        moving.update()
+    assert {int(m.count) for m in moving.model.modules() if isinstance(m, GroupBatchNorm)} == {3 * 16 // 2}
+
+
+def test_a_run_with_rmsprop_warmup_learns_and_moves_on_to_sgd():
+    learner = make_learner("digits", optimizer="rmsprop_warmup", transition_epochs=2.0, transition_period=2.0)
+    losses = [learner.update().loss for _ in range(40)]
+    assert losses[-1] < losses[0]
+    assert learner.optimizer.sgd_share == 1.0
