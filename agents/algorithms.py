@@ -34,6 +34,7 @@ from rlgns.agents.losses import (
     whole_rollout,
 )
 from rlgns.agents.on_policy import MeasurableOnPolicyAlgorithm, TrainingDivergedError
+from rlgns.agents.proximal import ProximalPolicy
 from rlgns.gradients.backward import group_backward
 from rlgns.gradients.grams import GroupGrams, Terms
 from rlgns.noise.grouping import environment_groups
@@ -166,7 +167,13 @@ class MinibatchStatistics(NamedTuple):
 
 
 class PPO(MeasurableOnPolicyAlgorithm, stable_baselines3.PPO):
-    """Stable-Baselines3's PPO; with several ranks, batch_size is each rank's share of a minibatch."""
+    """Stable-Baselines3's PPO; with several ranks, batch_size is each rank's share of a minibatch.
+
+    Attributes:
+        proximal: The mean policy that updates are kept close to (PPO-EWMA); None: they are kept close to the old one.
+    """
+
+    proximal: ProximalPolicy | None = None
 
     def train(self) -> None:
         """Make n_epochs passes over all ranks' rollouts in random minibatches, drawn as Stable-Baselines3 draws them.
@@ -190,6 +197,8 @@ class PPO(MeasurableOnPolicyAlgorithm, stable_baselines3.PPO):
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             minibatches.append(statistics._replace(grad_norm=self._optimizer_step(statistics.loss)))
+            if self.proximal:
+                self.proximal.follow()
         rows = torch.stack([torch.stack(statistics) for statistics in minibatches])
         means = rows.mean(0) if self.target_kl is None else rows.nanmean(0)
         logged = dict(zip(MinibatchStatistics._fields, means, strict=True))
@@ -224,6 +233,8 @@ class PPO(MeasurableOnPolicyAlgorithm, stable_baselines3.PPO):
         """
         m = len(index)
         batch, advantages = self._minibatch(rollout, all_advantages, index)
+        if self.proximal:
+            batch, advantages = self.proximal.seen_from_here(batch, advantages)
         evaluation = ppo_terms(self.policy, batch, advantages, *ranges)
         terms, log_ratio = evaluation.terms, evaluation.log_ratio
         loss = weighted_terms(terms, loss_weights(self)).sum() / m

@@ -27,6 +27,7 @@ from rlgns.runs.bounds import (
     PositiveInt,
     Seed,
     Share,
+    ShareBelowOne,
 )
 from rlgns.runs.cooling import CoolingOptions
 from rlgns.runs.shared_options import RunOptions
@@ -99,6 +100,10 @@ class TrainConfig(RunOptions, CoolingOptions):
     """PPO: ε of the clipped surrogate [Schulman 2017]."""
     anneal_clip_coef: Annotated[bool, OnlyWith("algo", "ppo")] = True
     """PPO: lower ε linearly to 0 over the run [Schulman 2017]."""
+    ewma_decay: Annotated[ShareBelowOne, OnlyWith("algo", "ppo")] = 0.0
+    """PPO: keep updates close to a mean of past policies with this weight per step [Hilton 2021: 0.889; 0: no mean]."""
+    ewma_minibatch: Annotated[PositiveInt, OnlyWith("algo", "ppo")] | None = None
+    """PPO: minibatch at which ewma_decay and learning_rate hold; at others both are scaled [never: Hilton 2021]."""
     normalize_advantage: bool | None = None
     """Give advantages mean 0 and variance 1 [A2C no, PPO yes, by minibatch: OpenAI Baselines]."""
 
@@ -124,7 +129,7 @@ class TrainConfig(RunOptions, CoolingOptions):
     measure: bool = True
     """Measure the gradient noise scale (A2C: also of every fourth update's gradient); training is bitwise the same."""
     measure_every: PositiveInt | None = None
-    """Updates from one measurement by loss to the next [20 in the first 40, then for 2 % of time: A2C 105, PPO 28]."""
+    """Updates from one measurement by loss to the next [20 in the first 40, then for 2 % of time: A2C 140, PPO 28]."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] | None = None
     """Groups K that a rollout is split into; divides num_envs [the largest divisor from 4 to 16]."""
     unit: Unit = "environment"

@@ -57,7 +57,7 @@ def a2c_terms(policy: ActorCriticPolicy, batch: RolloutBufferSamples, advantages
     Returns:
         The terms of each loss, [B].
     """
-    values, log_prob, entropy = _evaluate(policy, batch)
+    values, log_prob, entropy = evaluated(policy, batch)
     return {
         "policy": -(advantages * log_prob),
         "value": functional.mse_loss(batch.returns, values, reduction="none"),
@@ -84,7 +84,7 @@ def ppo_terms(
     Returns:
         The terms and log ratios of the transitions.
     """
-    values, log_prob, entropy = _evaluate(policy, batch)
+    values, log_prob, entropy = evaluated(policy, batch)
     log_ratio = log_prob - batch.old_log_prob
     ratio = torch.exp(log_ratio)
     unclipped = advantages * ratio
@@ -182,15 +182,16 @@ def rollout_terms(
     model = checked_algorithm(model)
     if model.normalize_advantage and len(advantages) > 1:
         advantages = normalised(advantages, ranks.gather(advantages))
-    policy = model.policy
+    policy, proximal = model.policy, getattr(model, "proximal", None)  # stock PPO has no mean policy
 
     def terms(index: Tensor) -> Terms:
         batch = select(rollout, index)
         if isinstance(model, A2C):
             return a2c_terms(policy, batch, advantages[index])
         clip_range, clip_range_vf = clip_ranges(model)
+        batch, advantage = proximal.seen_from_here(batch, advantages[index]) if proximal else (batch, advantages[index])
         vf = None if clip_range_vf is None else max(clip_range_vf, SMALLEST_CLIP_RANGE)
-        return ppo_terms(policy, batch, advantages[index], max(clip_range, SMALLEST_CLIP_RANGE), vf).terms
+        return ppo_terms(policy, batch, advantage, max(clip_range, SMALLEST_CLIP_RANGE), vf).terms
 
     return terms
 
@@ -257,7 +258,7 @@ def _flat(buffer: RolloutBuffer, array: object, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def _evaluate(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[Tensor, Tensor, Tensor | None]:
+def evaluated(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[Tensor, Tensor, Tensor | None]:
     """V(s), log π(a|s) and, if it has a closed form, H(π(·|s)), [B] each."""
     actions = batch.actions
     if isinstance(policy.action_space, spaces.Discrete):

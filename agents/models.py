@@ -17,6 +17,7 @@ from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.measuring import UPDATES_PER_MEASURED_STEP, UPDATES_PER_MEASURED_UPDATE, RolloutMeasurer
 from rlgns.agents.policies import ImagePolicy, NatureCNNInBfloat16
+from rlgns.agents.proximal import add_proximal_policy, rate_factor
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.runs.arguments import Argument, ArgumentError
@@ -141,16 +142,19 @@ def _a2c(config: ResolvedConfig, common: dict[str, Any]) -> A2C:
 
 
 def _ppo(config: ResolvedConfig, common: dict[str, Any]) -> PPO:
-    return PPO(
+    minibatch = config.batch_size // config.num_minibatches
+    model = PPO(
         **common,
         n_epochs=config.num_epochs,
-        batch_size=config.batch_size // config.num_minibatches,
+        batch_size=minibatch,
         clip_range=_schedule(config.clip_coef, config.anneal_clip_coef),
         policy_kwargs={
             "optimizer_kwargs": {"eps": config.optimizer_eps, "fused": True},
             **_features(config, common["policy"]),
         },
     )
+    add_proximal_policy(model, config.ewma_decay, minibatch, config.ewma_minibatch)
+    return model
 
 
 def _policy(space: spaces.Space[Any]) -> str | type[ActorCriticPolicy]:
@@ -161,7 +165,10 @@ def _policy(space: spaces.Space[Any]) -> str | type[ActorCriticPolicy]:
 
 def _rate_schedule(config: ResolvedConfig) -> float | Schedule:
     """The learning rate, with a stretch of the run in which it is lower where one is asked for."""
-    schedule = _schedule(config.effective_learning_rate, config.anneal_learning_rate)
+    start = config.effective_learning_rate
+    if config.algo == "ppo":
+        start *= rate_factor(config.batch_size // config.num_minibatches, config.ewma_minibatch)
+    schedule = _schedule(start, config.anneal_learning_rate)
     if not config.cooling:
         return schedule
 

@@ -53,7 +53,7 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
     """Layer outputs of the rollout that was collected last, where they are stored for the update."""
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_forwards", "_steps", "step_collector"]
+        return [*super()._excluded_save_params(), "_forwards", "_steps", "step_collector", "proximal"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -11,7 +11,7 @@ from annotated_types import Interval, MaxLen
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.config import ResolvedConfig
-from rlgns.agents.recorder import load_parameters
+from rlgns.agents.restoring import load_parameters
 from rlgns.agents.sb3_zip import read_sb3_zip
 from rlgns.agents.speed_trial import trial_config
 from rlgns.agents.surrogates import FEWEST_FOR_TRIALS

@@ -26,6 +26,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from rlgns.agents.frozen import FrozenCollector
 from rlgns.agents.losses import select
 from rlgns.agents.measuring import RolloutMeasurer, needed_weights
+from rlgns.agents.proximal import load_proximal_state, proximal_state
 from rlgns.agents.surrogates import FEWEST_FOR_TRIALS, Judge, num_held_out_rollouts, rollouts_of
 from rlgns.agents.update_trials import LOSSES, Setting, SettingTrial, UpdateTrials, settings_around
 from rlgns.noise.variances import Float64
@@ -177,11 +178,12 @@ def _taken_back(model: A2C | PPO) -> Iterator[None]:
     """A context after which parameters, buffers and optimiser are as before, bit by bit."""
     policy, optimizer = model.policy, model.policy.optimizer
     before = {name: value.detach().clone() for name, value in policy.state_dict().items()}
-    state = copy.deepcopy(optimizer.state_dict())
+    state, mean = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(proximal_state(model))
     try:
         yield
     finally:
         policy.load_state_dict(before)
+        load_proximal_state(model, mean)
         optimizer.load_state_dict(state)
         policy.zero_grad()
 

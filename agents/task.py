@@ -20,7 +20,8 @@ from rlgns.agents.measuring import LOSSES, RolloutMeasurer
 from rlgns.agents.models import group_updates, make_model
 from rlgns.agents.on_policy import TrainingDivergedError
 from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank
-from rlgns.agents.recorder import Recorder, load_parameters, restore
+from rlgns.agents.recorder import Recorder
+from rlgns.agents.restoring import load_parameters, restore
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.checkpoints import load_checkpoint

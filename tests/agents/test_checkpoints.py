@@ -17,7 +17,7 @@ import rlgns.agents.task
 from rlgns.agents import A2C
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.options import parse
-from rlgns.agents.recorder import restore
+from rlgns.agents.restoring import restore
 from rlgns.runs.checkpoints import (
     FORMAT,
     CheckpointError,
