@@ -22,17 +22,9 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 from typing_extensions import override
 
+from rlgns.agents.flat_rollouts import select
 from rlgns.agents.forwards import Forwards, can_be_stored
-from rlgns.agents.losses import (
-    a2c_terms,
-    clip_ranges,
-    loss_weights,
-    normalised,
-    ppo_terms,
-    select,
-    weighted_terms,
-    whole_rollout,
-)
+from rlgns.agents.losses import a2c_terms, clip_ranges, loss_weights, normalised, ppo_terms, weighted_terms
 from rlgns.agents.on_policy import MeasurableOnPolicyAlgorithm, TrainingDivergedError
 from rlgns.agents.proximal import ProximalPolicy
 from rlgns.gradients.backward import group_backward
@@ -70,7 +62,7 @@ class A2C(MeasurableOnPolicyAlgorithm, stable_baselines3.A2C):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        rollout, size = whole_rollout(self.rollout_buffer, self.device), self.ranks.size
+        rollout, size = self._rollout_of_update(), self.ranks.size
         advantages = rollout.advantages
         if self.normalize_advantage:
             advantages = normalised(advantages, self.ranks.gather(advantages))
@@ -121,9 +113,10 @@ class A2C(MeasurableOnPolicyAlgorithm, stable_baselines3.A2C):
 
     def _groups(self, num_groups: int) -> Tensor:
         """Transition indices of the groups of this rank's environments, [K, b]."""
+        num_steps = self.n_steps * self.rollouts_per_update
         if num_groups == 1:
-            return torch.arange(self.n_envs * self.n_steps)[None]
-        return torch.as_tensor(environment_groups(self.n_steps, self.n_envs, num_groups, num_ranks=self.ranks.size))
+            return torch.arange(self.n_envs * num_steps)[None]
+        return torch.as_tensor(environment_groups(num_steps, self.n_envs, num_groups, num_ranks=self.ranks.size))
 
     def _take_moments(self, grams: GroupGrams | None) -> None:
         try:
@@ -138,7 +131,8 @@ class A2C(MeasurableOnPolicyAlgorithm, stable_baselines3.A2C):
 
     @override
     def _stores_forwards(self) -> bool:
-        return self.keep_forwards and can_be_stored(self.policy, self.n_envs * self.n_steps)
+        is_one = self.rollouts_per_update == 1
+        return is_one and self.keep_forwards and can_be_stored(self.policy, self.n_envs * self.n_steps)
 
 
 class MinibatchStatistics(NamedTuple):
@@ -186,7 +180,7 @@ class PPO(MeasurableOnPolicyAlgorithm, stable_baselines3.PPO):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         ranges = clip_ranges(self)
-        rollout = whole_rollout(self.rollout_buffer, self.device)
+        rollout = self._rollout_of_update()
         advantages = self.ranks.gather(rollout.advantages)
         minibatches: list[MinibatchStatistics] = []
         for index in self._minibatch_indices(len(advantages)):
@@ -211,7 +205,7 @@ class PPO(MeasurableOnPolicyAlgorithm, stable_baselines3.PPO):
             # NumPy's global generator is the one SB3 draws its minibatches from, alike in all ranks
             permutation = torch.as_tensor(np.random.permutation(num_transitions))  # noqa: NPY002
             self._n_updates += 1
-            yield from torch.split(permutation, self.batch_size * self.ranks.size)
+            yield from torch.split(permutation, self.batch_size * self.ranks.size * self.rollouts_per_update)
 
     def _minibatch_loss(
         self,

@@ -69,6 +69,9 @@ class TrainConfig(RunOptions, CoolingOptions):
     num_steps: NumSteps | None = None
     """Transitions of each environment in one rollout [A2C 5, PPO 128: the same]."""
 
+    adaptive_rollouts: Annotated[int, Interval(ge=1, le=1024)] = 1
+    """Most rollouts behind an update; their number doubles and halves as the noise scale asks for [1: never]."""
+
     # The algorithm
     learning_rate: PositiveFloat | None = None
     """Step size [A2C 7e-4, PPO 2.5e-4: Mnih 2016, Schulman 2017]."""
@@ -237,6 +240,8 @@ def resolved(config: TrainConfig) -> ResolvedConfig:
     if config.game is not None and config.env is not None:
         raise ValueError(f"game {config.game} and env {config.env} are two tasks; leave out --game or --env")
     config.check_cooling()
+    if config.adaptive_rollouts > 1 and not config.measure:
+        raise ValueError(f"adaptive_rollouts {config.adaptive_rollouts} follow measurements; leave out --no-measure")
     check_effect(config, TrainConfig(), {"environment": "Atari" if config.is_atari else str(config.env)})
     defaults = A2C_DEFAULTS if config.algo == "a2c" else PPO_DEFAULTS
     options = {option.name: getattr(config, option.name) for option in fields(TrainConfig)}

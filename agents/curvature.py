@@ -20,8 +20,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
+from rlgns.agents.flat_rollouts import select
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import Terms, select
+from rlgns.agents.losses import Terms
 from rlgns.agents.measuring import RolloutMeasurer, needed_weights
 from rlgns.agents.surrogates import (
     AT_ONCE,

@@ -23,8 +23,8 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from rlgns.agents.flat_rollouts import select
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import select
 from rlgns.agents.measuring import RolloutMeasurer, needed_weights
 from rlgns.agents.surrogates import (
     AT_ONCE,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from rlgns.agents.rollouts import DeviceRolloutBuffer
+from rlgns.agents.flat_rollouts import select
 from rlgns.runs.ranks import ALONE, Ranks
 
 Terms = Mapping[str, Tensor]
@@ -210,52 +210,6 @@ def clip_ranges(model: PPO) -> tuple[float, float | None]:
     clip_range, clip_range_vf = model.clip_range, model.clip_range_vf
     assert callable(clip_range), "set up by PPO._setup_model"
     return clip_range(progress), clip_range_vf(progress) if callable(clip_range_vf) else None
-
-
-def whole_rollout(buffer: RolloutBuffer, device: torch.device) -> RolloutBufferSamples:
-    """The collected rollout as flat tensors, grouped by environment; the buffer is not changed.
-
-    Images are channels last in memory, where convolutions are fastest; shapes stay [N·T, C, H, W]. Observations of a
-    `DeviceRolloutBuffer` are gathered when they are selected.
-
-    Args:
-        buffer: A full rollout buffer.
-        device: Where the tensors are wanted.
-
-    Returns:
-        Tensors [N·T, …], of which n·T + t is the transition of environment n at time t.
-    """
-    if isinstance(buffer, DeviceRolloutBuffer):
-        return buffer.samples()
-    observations: Any
-    if isinstance(buffer, DictRolloutBuffer):
-        observations = {key: _flat(buffer, array, device) for key, array in buffer.observations.items()}
-    else:
-        observations = _flat(buffer, buffer.observations, device)
-    names = ("actions", "values", "log_probs", "advantages", "returns")
-    actions, *scalars = (_flat(buffer, getattr(buffer, name), device) for name in names)
-    # float32, as in Stable-Baselines3's samples: torch has no likelihood of int8, the type of MultiBinary
-    return RolloutBufferSamples(observations, actions.float(), *(tensor.flatten() for tensor in scalars))
-
-
-def select(rollout: RolloutBufferSamples, index: Tensor | slice) -> RolloutBufferSamples:
-    """The transitions of a flat rollout at `index`; observations may be a tensor or a dict of tensors."""
-    observations: Any = rollout.observations
-    if isinstance(observations, Mapping):
-        chosen: Any = {key: value[index] for key, value in observations.items()}
-    else:
-        chosen = observations[index]
-    return RolloutBufferSamples(chosen, *(tensor[index] for tensor in rollout[1:]))
-
-
-def _flat(buffer: RolloutBuffer, array: object, device: torch.device) -> Tensor:
-    """An array of a buffer as a tensor [N·T, …], grouped by environment."""
-    tensor = torch.as_tensor(array)
-    if not buffer.generator_ready:  # still [T, N, …]
-        tensor = tensor.transpose(0, 1).flatten(0, 1)
-    if tensor.dim() == 4:
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return tensor.to(device)
 
 
 def evaluated(policy: ActorCriticPolicy, batch: RolloutBufferSamples) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -16,7 +16,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from rlgns.agents.losses import Terms, checked_algorithm, loss_weights, rollout_terms, whole_rollout
+from rlgns.agents.flat_rollouts import whole_rollout
+from rlgns.agents.losses import Terms, checked_algorithm, loss_weights, rollout_terms
 from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
 from rlgns.gradients.groups import check_preconditioner, group_grams

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from rlgns.agents.collecting import collect
+from rlgns.agents.flat_rollouts import joined_rollouts, select, whole_rollout
 from rlgns.agents.forwards import Forwards
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import Step, in_parts
@@ -33,7 +34,10 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
     """The common base of A2C and PPO.
 
     Attributes:
-        num_updates: Rollouts trained on.
+        num_updates: Updates made.
+        num_rollouts: Rollouts trained on.
+        rollouts_per_update: Rollouts of the same policy behind the next update.
+        rate_factor: What the schedule's learning rate is multiplied by.
         num_optimizer_steps: Optimiser steps made.
         ranks: Processes that train together, each with n_envs environments of its own.
         steps_every: Updates from one whose change of the parameters is multiplied with the gradients of its own rollout
@@ -43,19 +47,63 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
     """
 
     num_updates: int = 0
+    num_rollouts: int = 0
+    rollouts_per_update: int = 1
+    rate_factor: float = 1.0
     num_optimizer_steps: int = 0
     ranks: Ranks = ALONE
     steps_every: int | None = None
     step_pair: tuple[float, float] | None = None
     step_collector: StepCollector | None = None
     _steps: StepProducts | None = None
+    _joined: RolloutBufferSamples | None = None
+    """The rollouts of the next update, where it has several."""
     _forwards: Forwards | None = None
     """Layer outputs of the rollout that was collected last, where they are stored for the update."""
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_forwards", "_steps", "step_collector", "proximal"]
+        return [*super()._excluded_save_params(), "_forwards", "_steps", "step_collector", "proximal", "_joined"]
 
     def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Collect the rollouts of one update, one after the other: to the callbacks, each is a rollout of its own.
+
+        Args:
+            env: The environments.
+            callback: Callbacks of training.
+            rollout_buffer: Takes each rollout, and holds the last one afterwards.
+            n_rollout_steps: Time steps T of each.
+
+        Returns:
+            Whether all are complete; False if a callback ended training.
+        """
+        self._joined, parts, number = None, list[RolloutBufferSamples](), 0
+        while number < self.rollouts_per_update:  # a callback may change it as the first rollout starts
+            if not self._collect_rollout(env, callback, rollout_buffer, n_rollout_steps):
+                return False
+            number += 1
+            if self.rollouts_per_update > 1:
+                rollout = whole_rollout(rollout_buffer, self.device)
+                parts.append(select(rollout, torch.arange(len(rollout.advantages), device=self.device)))
+        if parts:
+            self._joined = joined_rollouts(parts, env.num_envs)
+        return True
+
+    def _rollout_of_update(self) -> RolloutBufferSamples:
+        """The transitions of the update to make, flat, grouped by environment; a joined rollout is used once."""
+        joined, self._joined = self._joined, None
+        return joined or whole_rollout(self.rollout_buffer, self.device)
+
+    def _update_learning_rate(self, optimizers: torch.optim.Optimizer | list[torch.optim.Optimizer]) -> None:
+        super()._update_learning_rate(optimizers)
+        if self.rate_factor != 1:
+            rate = self.lr_schedule(self._current_progress_remaining) * self.rate_factor
+            self.logger.record("train/learning_rate", rate)
+            for group in self.policy.optimizer.param_groups:
+                group["lr"] = rate
+
+    def _collect_rollout(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Collect one rollout: in parts into a `DeviceRolloutBuffer`, as Stable-Baselines3 does into its own buffers.
@@ -186,6 +234,7 @@ class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):
         numbers = dict(zip(statistics, values, strict=False))
         self._check_finite(numbers["loss"], numbers["grad_norm"])
         self.num_updates += 1
+        self.num_rollouts += self.rollouts_per_update
         self.step_pair = (values[-2], values[-1]) if pair else None
         if self.step_pair and self.step_collector:
             self.step_collector.add(*self.step_pair)

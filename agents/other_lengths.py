@@ -16,7 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
-from rlgns.agents.losses import select, whole_rollout
+from rlgns.agents.flat_rollouts import select, whole_rollout
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 
 

@@ -158,6 +158,8 @@ def restore(subject: Subject, model: A2C | PPO, path: Path, device: str) -> int:
         return subject.transitions
     state = load_checkpoint(path, device)
     load_parameters(model, state)
-    transitions = int(state["num_updates"]) * subject.base.num_envs * subject.config.num_steps
+    # in checkpoints of earlier versions every update has one rollout
+    num_rollouts: int = state["num_rollouts"] if "num_rollouts" in state else state["num_updates"]
+    transitions = num_rollouts * subject.base.num_envs * subject.config.num_steps
     model._current_progress_remaining = 1 - min(transitions / subject.config.total_transitions, 1.0)
     return transitions

@@ -17,8 +17,9 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from rlgns.agents.flat_rollouts import select, whole_rollout
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import rollout_terms, select, whole_rollout
+from rlgns.agents.losses import rollout_terms
 from rlgns.agents.measuring import LOSSES, RolloutMeasurer, needed_terms, needed_weights
 from rlgns.gradients.group_sums import GroupGradientSums
 from rlgns.noise.frozen import FrozenMoments, relative_half_width

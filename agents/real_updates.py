@@ -23,8 +23,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
+from rlgns.agents.flat_rollouts import select
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import select
 from rlgns.agents.measuring import RolloutMeasurer, needed_weights
 from rlgns.agents.proximal import load_proximal_state, proximal_state
 from rlgns.agents.surrogates import FEWEST_FOR_TRIALS, Judge, num_held_out_rollouts, rollouts_of

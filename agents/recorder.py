@@ -12,6 +12,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlgns.agents.algorithms import A2C, PPO
+from rlgns.agents.batch_controller import BatchController
 from rlgns.agents.callback import NoiseScaleCallback
 from rlgns.agents.measuring import LOSSES
 from rlgns.agents.proximal import proximal_state
@@ -69,6 +70,7 @@ class Recorder(BaseCallback):
         episode_window: int,
         frames_per_transition: int | None,
         resumed: State | None = None,
+        controller: BatchController | None = None,
     ) -> None:
         """Start the records of a run, or go on with those of a resumed run.
 
@@ -79,10 +81,11 @@ class Recorder(BaseCallback):
             episode_window: Finished episodes in the mean return.
             frames_per_transition: Atari frames of a transition; None for other environments.
             resumed: State of the run that is resumed.
+            controller: Changes the number of rollouts behind an update; None: it stays as it is.
         """
         super().__init__()
         self.keeper: RunControl | None = None
-        self._noise = noise
+        self._noise, self._controller = noise, controller
         self._log_every = log_every
         self._frames_per_transition = frames_per_transition
         self._resumed = resumed
@@ -101,7 +104,7 @@ class Recorder(BaseCallback):
     @property
     def transitions(self) -> int:
         """Transitions of all updates made; those of an unfinished rollout do not count."""
-        return self.model.num_updates * self.model.n_envs * self.model.n_steps * self.model.ranks.size
+        return self.model.num_rollouts * self.model.n_envs * self.model.n_steps * self.model.ranks.size
 
     @property
     def seconds(self) -> float:
@@ -198,6 +201,11 @@ class Recorder(BaseCallback):
             self._trained = PooledMoments()
         steps = noise.history.add_steps(self.model.step_collector.take() if self.model.step_collector else StepSums())
         record: dict[str, Any] = {**record_of(measurement), **step_record(steps)}
+        if self._controller:
+            record |= self._controller.record(self.model)
+            loss = TRAINED if self._headline == TRAINED else "total"
+            if loss in measurement:
+                self._controller.see(self.model, PooledMoments.of(noise.history.moments(loss, 1)))
         for name in measurement:
             estimate = noise.noise_scale(name, noise.window)
             assert estimate is not None, "just measured"
@@ -244,6 +252,8 @@ class Recorder(BaseCallback):
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
             "num_updates": model.num_updates,
+            "num_rollouts": model.num_rollouts,
+            **(self._controller.state(model) if self._controller else {}),
             "num_optimizer_steps": model.num_optimizer_steps,
             "n_updates": model._n_updates,
             "goals": {goal: asdict(reached) for goal, reached in self.goals.reached.items()},

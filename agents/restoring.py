@@ -21,10 +21,12 @@ def restore(model: A2C | PPO, state: State) -> None:
     """
     load_parameters(model, state)
     model.num_updates = state["num_updates"]
+    # in checkpoints of earlier versions every update has one rollout
+    model.num_rollouts = state["num_rollouts"] if "num_rollouts" in state else state["num_updates"]
     model.num_optimizer_steps = state["num_optimizer_steps"]
     model._n_updates = state["n_updates"]
     model.load_step_state(state)
-    model.num_timesteps = model.num_updates * model.n_envs * model.n_steps  # this rank's
+    model.num_timesteps = model.num_rollouts * model.n_envs * model.n_steps  # this rank's
     environments = model.get_env()
     if "environments" in state and environments is not None and hasattr(environments, "load_state_dict"):
         stored = state["environments"]

@@ -15,8 +15,9 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor, nn
 
+from rlgns.agents.flat_rollouts import select, whole_rollout
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import clip_ranges, normalised, ppo_terms, select, whole_rollout
+from rlgns.agents.losses import clip_ranges, normalised, ppo_terms
 
 NO_CLIPPING = 1e9
 """Clip range of A2C's surrogate, which has none."""

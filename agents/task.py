@@ -13,6 +13,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from rlgns.agents.atari import find_game
+from rlgns.agents.batch_controller import BatchController
 from rlgns.agents.callback import NoiseScaleCallback
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig
 from rlgns.agents.environments import make_environments
@@ -126,6 +127,7 @@ class Training(Task):
                 load_parameters(self.model, load_checkpoint(config.init_from, device))
             group_updates(self.model, measurer, measure=config.measure)
             self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded all ranks alike
+            self._controller = self._make_controller()
             self.recorder = self._make_recorder(None)
         except BaseException:
             self.close()
@@ -133,6 +135,14 @@ class Training(Task):
 
     def _seed_environments(self, seed: int) -> None:
         self._environments.seed(seed + self.ranks.rank * self._rank_config.num_envs)
+
+    def _make_controller(self) -> BatchController | None:
+        config = self.config
+        if config.adaptive_rollouts == 1 or not config.measure:
+            return None
+        return BatchController(
+            config.adaptive_rollouts, config.batch_size, config.lr_batch_scale, config.lr_batch_exponent
+        )
 
     def _make_recorder(self, state: State | None) -> Recorder:
         config = self.config
@@ -143,6 +153,7 @@ class Training(Task):
             episode_window=config.episode_window,
             frames_per_transition=config.frameskip if config.is_atari else None,
             resumed=state,
+            controller=self._controller,
         )
         recorder.model = self.model
         return recorder
@@ -225,6 +236,8 @@ class Training(Task):
         self._resumed = state
         self._seed_environments(_environment_seed(self.config.seed, state))
         restore(self.model, state)
+        if self._controller:
+            self._controller.load_state(self.model, state)
         self.noise.history = History.from_records(records)
         self.recorder = self._make_recorder(state)
         return "" if "environments" in state else "environments start fresh episodes"

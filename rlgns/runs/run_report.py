@@ -128,7 +128,7 @@ def report_lines(report: RunReport, objective: Objective = "balance") -> list[st
             "The run failed, so there is no advice about its batch; if its numbers were no longer finite, try a smaller"
         )
         return [*lines, *wrapped(f"{failed} --learning-rate{NO_BREAK}(now{NO_BREAK}{run.learning_rate:.2g}).", ""), ""]
-    if run.options.get("adaptive_batch") not in (None, "none"):
+    if run.options.get("adaptive_batch", "none") != "none" or run.options.get("adaptive_rollouts", 1) != 1:
         return [*lines, "The batch changed while training, so that there is no advice about one.", ""]
     directory = typed if (report.folder / CHECKPOINT).exists() else ""
     remedies = remedies_of(run, max(report.history.updates, default=run.steps), directory)

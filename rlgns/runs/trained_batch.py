@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlgns.runs.batch_advice import BatchAdvisor, Flags
+from rlgns.runs.batch_rates import rate_ratio
 from rlgns.runs.json_files import is_number
 from rlgns.runs.saved_run import SavedRun
 
@@ -76,8 +77,7 @@ class TrainedBatch:
             size: B, examples.
             noise_scale: B*, examples.
         """
-        ratio = (1 + noise_scale / self.size) / (1 + noise_scale / size)
-        return float(self.learning_rate * ratio**self.rate_exponent)
+        return self.learning_rate * rate_ratio(self.size, size, noise_scale, self.rate_exponent)
 
     def nearest_count(self, size: float) -> int:
         """The count of units whose batch is nearest to a size: a power of two, or three times one.

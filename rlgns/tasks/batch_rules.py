@@ -15,6 +15,7 @@ import numpy as np
 from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.scale import NoiseScale
+from rlgns.runs.batch_rates import rate_ratio
 from rlgns.runs.records import Record
 from rlgns.tasks.groups import normalised_together
 from rlgns.tasks.learning import Learner
@@ -96,24 +97,6 @@ def wanted_batch_size(scale: NoiseScale | None, ratio: float) -> float | None:
         ratio: r, in the same unit.
     """
     return math.sqrt(ratio * scale.point) if scale and scale.state == "interval" else None
-
-
-def rate_ratio(old: float, new: float, noise_scale: float, exponent: float) -> float:
-    """ε(B₁)/ε(B₀) by the rule ε(B) = ε*/(1 + B*/B)^α of McCandlish et al. 2018.
-
-    Args:
-        old: B₀.
-        new: B₁.
-        noise_scale: B*.
-        exponent: α.
-
-    Examples:
-        Without noise the batch does not matter, and with much of it SGD's rate is proportional to the batch:
-
-        >>> rate_ratio(64, 256, 0, 1), round(rate_ratio(64, 256, 1e9, 1), 4)
-        (1.0, 4.0)
-    """
-    return float(((1 + noise_scale / old) / (1 + noise_scale / new)) ** exponent)
 
 
 def nearest_batch_size(wanted: float, stretch: int, most: int) -> int:

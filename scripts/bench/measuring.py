@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rlgns.agents.atari import AtariVecEnv
 from rlgns.agents.config import TrainConfig, resolved
-from rlgns.agents.losses import a2c_terms, loss_weights, select, weighted_terms, whole_rollout
+from rlgns.agents.flat_rollouts import select, whole_rollout
+from rlgns.agents.losses import a2c_terms, loss_weights, weighted_terms
 from rlgns.agents.models import make_model
 from rlgns.gradients.backward import group_backward
 from rlgns.gradients.groups import Method, group_grams

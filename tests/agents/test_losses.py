@@ -10,7 +10,8 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from support.tolerances import assert_equal_to_rounding
 from torch.nn import functional
 
-from rlgns.agents.losses import a2c_terms, normalised, ppo_terms, rollout_terms, select, weighted_terms, whole_rollout
+from rlgns.agents.flat_rollouts import select, whole_rollout
+from rlgns.agents.losses import a2c_terms, normalised, ppo_terms, rollout_terms, weighted_terms
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 DISCRETE, CONTINUOUS = spaces.Discrete(4), spaces.Box(-1, 1, (2,), np.float32)

@@ -9,8 +9,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
 from rlgns.agents import PPO, DeviceRolloutBuffer
+from rlgns.agents.flat_rollouts import whole_rollout
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import whole_rollout
 from rlgns.agents.other_lengths import advantages_of_length, rollouts_of_length
 
 T, N, GAMMA = 24, 5, 0.97

@@ -13,7 +13,7 @@ from support.tolerances import rounding
 from rlgns.agents import PPO, NoiseScaleCallback
 from rlgns.agents.cli import main
 from rlgns.agents.config import TrainConfig, resolved
-from rlgns.agents.losses import select, whole_rollout
+from rlgns.agents.flat_rollouts import select, whole_rollout
 from rlgns.agents.models import make_model
 from rlgns.agents.proximal import ProximalPolicy, rate_factor, scaled_decay
 from rlgns.runs.checkpoints import load_checkpoint

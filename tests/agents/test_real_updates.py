@@ -10,8 +10,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from support.tolerances import rounding
 
 from rlgns import agents
+from rlgns.agents.flat_rollouts import select, whole_rollout
 from rlgns.agents.frozen import FrozenCollector
-from rlgns.agents.losses import select, whole_rollout
 from rlgns.agents.real_updates import _for_updates, _taken_back, _update, buffer_of, try_updates
 from rlgns.agents.trial_words import update_lines, update_records
 from rlgns.agents.update_trials import Setting, SettingTrial, UpdateTrials, settings_around

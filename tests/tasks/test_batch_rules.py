@@ -11,10 +11,11 @@ import torch
 from rlgns.commands.cli import main
 from rlgns.noise.moments import moments_from_groups
 from rlgns.noise.scale import noise_scale
+from rlgns.runs.batch_rates import rate_ratio
 from rlgns.runs.ranks import ALONE
 from rlgns.runs.records import read_records
 from rlgns.tasks import entry
-from rlgns.tasks.batch_rules import nearest_batch_size, predicted_gain, rate_ratio, wanted_batch_size
+from rlgns.tasks.batch_rules import nearest_batch_size, predicted_gain, wanted_batch_size
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
