@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import version
 
 from rlgns.runs.exit_codes import exit_code_of
 
@@ -15,6 +16,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file on this machine, without a server",
     "probe": "measure the noise scale at the frozen policy of a run's checkpoints, to a wanted precision",
     "branch": "train on from a checkpoint at several batch sizes, and find the largest one that loses nothing",
+    "export": "write an agent's policy as a model that stock Stable-Baselines3 loads",
     "show": "show what a run says about its batch: what to try, what it costs and saves, the noise scale of every loss",
     "plot": "draw the noise scale and the return of several runs over one another",
     "fit": "fit the critical batch size to the runs of a sweep",
@@ -41,13 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in {"-h", "--help"}:
         return exit_code_of(_help, prints_its_result=True)
+    if name in {"-V", "--version"}:
+        return exit_code_of(_version, prints_its_result=True)
     return exit_code_of(lambda: _command(name)(rest), prints_its_result=name in COMMANDS_THAT_PRINT)
 
 
 def _help() -> int:
-    print("usage: rlgns COMMAND …   (rlgns COMMAND --help lists its options)\n")
+    print("usage: rlgns COMMAND …   (rlgns COMMAND --help lists its options; rlgns --version)\n")
     for command, description in COMMANDS.items():
         print(f"  {command:9}{description}")
+    return 0
+
+
+def _version() -> int:
+    print(f"rlgns {version('rlgns')}")
     return 0
 
 

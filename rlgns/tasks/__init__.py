@@ -1,8 +1,9 @@
 """Supervised and synthetic tasks, and the lookup of installed tasks by their entry points.
 
 A package names its tasks in its metadata, so that none is imported before it is run. Group `rlgns.tasks` holds the
-functions that train a task, group `rlgns.benches` those that time it, group `rlgns.probes` those that probe its runs;
-all take the command-line arguments and return an exit code.
+functions that train a task, group `rlgns.benches` those that time it, group `rlgns.probes` those that probe its runs,
+group `rlgns.exports` those that write its policy for other libraries; all take the command-line arguments and return an
+exit code.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib.metadata import entry_points
 from rlgns.runs.options import nearest
 
 TASK_ENTRY_POINTS, BENCH_ENTRY_POINTS, PROBE_ENTRY_POINTS = "rlgns.tasks", "rlgns.benches", "rlgns.probes"
+EXPORT_ENTRY_POINTS = "rlgns.exports"
 """Names of the groups of entry points."""
 
 
