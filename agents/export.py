@@ -29,8 +29,8 @@ from rlgns.runs.kept_checkpoints import chosen_checkpoints
 from rlgns.runs.options import parse_flags
 
 DESCRIPTION = (
-    "Write the policy of a run's checkpoint, and its optimiser, as a model that stock Stable-Baselines3 loads. RUN and\n"
-    "MODEL.zip come first, options after them."
+    "Write the policy of a run's checkpoint, and its optimiser, as a model that stock Stable-Baselines3 loads.\n"
+    "RUN and MODEL.zip come first, options after them."
 )
 
 

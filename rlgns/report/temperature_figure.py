@@ -55,9 +55,11 @@ def temperature_figure(tasks: Sequence[CooledRuns], *, paths: Sequence[Path]) ->
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.6 + 2.3 * len(tasks)), layout="constrained")
-        for axes, task in zip(np.atleast_1d(figure.subplots(len(tasks), 1, sharex=True)), tasks, strict=True):
+        rows = np.atleast_1d(figure.subplots(len(tasks), 1, sharex=True))
+        for axes, task in zip(rows, tasks, strict=True):
             _draw(axes, task)
-        axes.set_xlabel("share of the run")
+        rows[-1].set_xlabel("share of the run")
+        figure.legend(*rows[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         write_figure(figure, paths)
 
 
@@ -86,4 +88,3 @@ def _draw(axes: Axes, task: CooledRuns) -> None:
     readable_ticks(axes.yaxis)
     axes.set_ylabel(f"noise scale in {task.unit}")
     axes.set_title(task.task, fontsize=10, color=INK, loc="left")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
