@@ -110,8 +110,12 @@ def _loss(report: RunReport) -> str:
 
 
 def _rise(step: TemperatureStep) -> tuple[str, str]:
-    if not math.isfinite(step.rise[0]):
+    if math.isnan(step.rise[1]):
         return "unknown", "unknown"
-    point, low, high = step.rise
-    e, e_low, e_high = step.exponent
-    return f"{point:.2g} [{low:.2g}, {high:.2g}]", f"{e:.2f} [{e_low:.2f}, {e_high:.2f}]"
+    return _interval(*step.rise, ".2g"), _interval(*step.exponent, ".2f")
+
+
+def _interval(point: float, low: float, high: float, form: str) -> str:
+    if math.isinf(high):
+        return f"[{low:{form}}, ∞)"
+    return f"{point:{form}} [{low:{form}}, {high:{form}}]"

@@ -35,21 +35,32 @@ class TemperatureStep:
         """The noise scale while cooled over the geometric mean of before and after: point, low, high.
 
         The interval takes each noise scale as log-normal with a standard error of a quarter of its interval, so that it
-        is right to first order; nan where a noise scale has no interval.
+        is right to first order. It has a lower end alone where the noise scale while cooled has one; nan where nothing
+        is known.
         """
-        if any(scale.state != "interval" or not scale.low > 0 for scale in self.scales.values()):
+        cooled = self.scales["cooled"]
+        if cooled.state == "undetermined" or any(
+            self.scales[name].state != "interval" or not self.scales[name].low > 0 for name in ("before", "after")
+        ):
             return math.nan, math.nan, math.nan
-        logs = {name: math.log(scale.point) for name, scale in self.scales.items()}
-        errors = {name: math.log(scale.high / scale.low) / 4 for name, scale in self.scales.items()}
-        point = logs["cooled"] - (logs["before"] + logs["after"]) / 2
-        reach = 2 * math.sqrt(errors["cooled"] ** 2 + (errors["before"] ** 2 + errors["after"] ** 2) / 4)
-        return math.exp(point), math.exp(point - reach), math.exp(point + reach)
+        logs, errors = zip(*(_logarithm(self.scales[name]) for name in ("before", "after")), strict=True)
+        warm, warm_variance = sum(logs) / 2, sum(error**2 for error in errors) / 4
+        if cooled.state != "interval":
+            return math.nan, math.exp(math.log(cooled.low) - warm - 2 * math.sqrt(warm_variance)), math.inf
+        log, error = _logarithm(cooled)
+        reach = 2 * math.sqrt(error**2 + warm_variance)
+        return math.exp(log - warm), math.exp(log - warm - reach), math.exp(log - warm + reach)
 
     @property
     def exponent(self) -> tuple[float, float, float]:
         """e of B_simple ∝ (ε/B)^−e: 1 by the theory; point, low, high."""
-        low, *ends = (math.log(value) / math.log(self.factor) for value in self.rise)
-        return low, ends[0], ends[1]
+        point, low, high = (math.log(value) / math.log(self.factor) for value in self.rise)
+        return point, low, high
+
+
+def _logarithm(scale: NoiseScale) -> tuple[float, float]:
+    """Logarithm of a noise scale, and its standard error."""
+    return math.log(scale.point), math.log(scale.high / scale.low) / 4
 
 
 def temperature_step(
