@@ -11,7 +11,7 @@ from typing import Any
 from rlgns.commands import sweep
 from rlgns.noise.history import TRAINED
 from rlgns.report.temperature_figure import CooledRuns, temperature_figure
-from rlgns.runs.directory import SUMMARY
+from rlgns.runs.packed import run_folders
 from rlgns.runs.run_report import RunReport, read_report
 from rlgns.runs.text_tables import table_lines
 from rlgns.study.temperature import STRETCHES, TemperatureStep, temperature_step
@@ -43,7 +43,7 @@ def report(folders: Sequence[Path], figure: Path) -> int:
     """Print the table of several sweeps with a cooled stretch, and draw them.
 
     Args:
-        folders: Directories of the sweeps, one task each.
+        folders: Directories of the sweeps or packed files, one task each.
         figure: The figure to write.
 
     Returns:
@@ -54,7 +54,7 @@ def report(folders: Sequence[Path], figure: Path) -> int:
     """
     rows, drawn = [], []
     for folder in folders:
-        reports = [read_report(path.parent) for path in sorted(folder.glob(f"*/{SUMMARY}"))]
+        reports = [read_report(run) for run in run_folders(folder, print)]
         step = cooled_step(reports) if reports else None
         if step is None:
             continue

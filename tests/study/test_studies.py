@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from rlgns.commands.temperature import cooled_step
 from rlgns.runs.packed import run_folders
+from rlgns.runs.run_report import read_report, report_lines
 from rlgns.study.comparison import as_mapping as comparison_as_mapping
 from rlgns.study.comparison import comparison_rows, noise_scale_courses
 from rlgns.study.outcomes import read_outcomes
@@ -67,7 +69,7 @@ def study(name: str) -> Study:
 
 def test_every_study_of_a_sweep_keeps_its_numbers():
     swept = {path.parent.name for path in STUDIES.glob("*/runs.zip")}
-    assert swept == {*FITTED, "first_look", "goyal"}
+    assert swept == {*FITTED, "first_look", "goyal", "first_command"}
     assert len(FITTED) == 8
 
 
@@ -101,6 +103,31 @@ def test_returns_and_noise_scales_of_the_first_look_follow_from_its_records():
     runs = run_folders(STUDIES / "first_look", refuse)
     computed = {run.name: draw.numbers_of(draw.records_of(run)) for run in runs}
     agree(computed, STUDIES / "first_look" / "numbers.json", 100)
+
+
+def test_noise_scales_of_cooled_runs_follow_from_their_records():
+    computed = {}
+    for task in ("digits", "cartpole"):
+        step = cooled_step(
+            [read_report(run) for run in run_folders(STUDIES / "theory" / f"temperature_{task}.zip", refuse)]
+        )
+        computed[task] = {
+            name: {
+                "point": scale.point if scale.state == "interval" else None,
+                "low": scale.low,
+                "high": scale.high if scale.state == "interval" else None,
+            }
+            for name, scale in step.scales.items()
+        }
+    agree(computed, STUDIES / "theory" / "numbers.json", 14)
+
+
+def test_what_the_first_command_says_follows_from_its_records():
+    (run,) = run_folders(STUDIES / "first_command" / "runs.zip", refuse)
+    said = "\n".join(report_lines(read_report(run)))
+    for text in (STUDIES / "first_command" / "README.md", STUDIES.parents[1] / "README.md"):
+        (box,) = re.findall(r"(Your batch, 16.*?confidence)", text.read_text(), re.DOTALL)
+        assert box in said
 
 
 @pytest.mark.parametrize("readme", sorted(STUDIES.glob("**/README.md")), ids=lambda path: path.parent.name)

@@ -5,7 +5,6 @@ python scripts/studies/breakout_a2c/costs.py --out costs.png
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from rlgns.noise.history import TRAINED, History
+from rlgns.noise.history import TRAINED
 from rlgns.noise.scale import noise_scale
 from rlgns.report.hero_figure import batch_costs_figure
 from rlgns.report.page_figure import PageFigure
 from rlgns.runs.packed import run_folders
-from rlgns.runs.records import read_records
+from rlgns.runs.run_report import read_report
 from rlgns.runs.saved_run import records_path
 
 HERE = Path(__file__).parent
@@ -58,11 +57,10 @@ def figure_of(runs: Path, name: str) -> PageFigure:
     path = records_path(run) if run else None
     if run is None or path is None:
         raise ValueError(f"{runs} has no run {name} with records; name another --run")
-    options = json.loads((run / "config.json").read_text())["options"]
+    report = read_report(run)
+    options, advice = report.run.options, report.recommendation()
     num_envs, num_steps = options["num_envs"], options["num_steps"]
-    scale = noise_scale(History.from_records(read_records(path)).second_half(TRAINED))
-    aim = scale.point if scale.state == "interval" else scale.low
-    recommended = min((2**n for n in range(2, 13)), key=lambda n: max(n * num_steps / aim, aim / (n * num_steps)))
+    scale, recommended = noise_scale(report.history.second_half(TRAINED)), advice.count
     title = f"{options['algo'].upper()} on {options['game'].capitalize()}: what more environments buy"
     return batch_costs_figure(scale, (num_envs, num_steps), recommended, title=title)
 
