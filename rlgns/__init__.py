@@ -23,6 +23,7 @@ from rlgns.noise.pooled import PooledMoments
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.runs.extras import remedy_for
 from rlgns.runs.records import read_records
+from rlgns.runs.tables import read_runs
 
 if TYPE_CHECKING:
     from rlgns.gradients.backward import group_backward
@@ -42,6 +43,7 @@ __all__ = [
     "moments_from_groups",
     "noise_scale",
     "read_records",
+    "read_runs",
     "transition_groups",
 ]
 

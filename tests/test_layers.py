@@ -41,7 +41,7 @@ ROOMS = {
         }
         | {"tokenizers", "torch"},
     ),
-    "commands": Room({"runs", "study", "sweeps", "report", "tasks"}, {"annotated_types"}),
+    "commands": Room({"noise", "runs", "study", "sweeps", "report", "tasks"}, {"annotated_types", "yaml"}),
     "agents": Room(
         {"noise", "runs", "gradients", "report"},
         {"annotated_types", "ale_py", "gymnasium", "numpy", "rich", "stable_baselines3", "torch", "typing_extensions"},

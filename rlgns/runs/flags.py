@@ -167,11 +167,23 @@ def help_texts(kind: Any) -> dict[str, str]:
     return texts
 
 
+OTHER_NAMES = {
+    "--n-envs": "--num-envs",
+    "--n-steps": "--num-steps",
+    "--total-timesteps": "--total-transitions",
+    "--env-id": "--env",
+    "--update-epochs": "--num-epochs",
+    "--track": "--wandb=online",
+    "--no-track": "--wandb=disabled",
+}
+"""Names of flags in Stable-Baselines3's zoo and in CleanRL, where the options have the ones that they stand for."""
+
+
 def _in_one_spelling(kind: type[Any], arguments: Sequence[str]) -> list[str]:
     """Normalise the spelling of flags.
 
-    Names get hyphens, `--x=False` becomes `--no-x`, and a space in front of negative numbers keeps argparse from taking
-    them for flags.
+    Names get hyphens, other libraries' names become ours, `--x=False` becomes `--no-x`, and a space in front of
+    negative numbers keeps argparse from taking them for flags.
     """
     switches = {flag(name) for name, declared in types_of(kind).items() if plain_types_of(declared) == {bool}}
     known = {flag(name) for name in types_of(kind)} | {name.replace("--", "--no-") for name in switches}
@@ -179,6 +191,9 @@ def _in_one_spelling(kind: type[Any], arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         name = name.replace("_", "-")
+        meant, has_value, fixed = OTHER_NAMES.get(name, name).partition("=")
+        if meant in known:
+            name, equals, value = meant, equals or has_value, value or fixed
         if equals and name in switches:
             if value not in {"True", "true", "False", "false"}:
                 raise ValueError(

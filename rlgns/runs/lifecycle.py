@@ -25,6 +25,7 @@ from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory, check_unused
 from rlgns.runs.exit_codes import error_in_words
 from rlgns.runs.files import write_json
 from rlgns.runs.kept_checkpoints import KeptCheckpoints
+from rlgns.runs.machine import busy_words
 from rlgns.runs.opening import (
     SUBJECT,
     check_unchanged,
@@ -234,8 +235,9 @@ class Run:
             self.display.say(f"{self.task.title} → {self.directory.path}")
             if self._resumed_at is not None:
                 self.display.say(f"resuming after update {self._resumed_at:,}{remark and '; '}{remark}")
-            if self.task.caveat:
-                self.display.say(self.task.caveat)
+            for words in (self.task.caveat, busy_words()):
+                if words:
+                    self.display.say(words)
 
     def _train(self) -> str | None:
         """Make all updates and write the last checkpoint.

@@ -6,6 +6,7 @@ Where a library is not present (macOS, musl, another OpenMP) these functions do 
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from pathlib import Path
 
@@ -48,3 +49,26 @@ def _openmp() -> ctypes.CDLL | None:
     except OSError:
         return None
     return library if hasattr(library, "omp_pause_resource_all") else None
+
+
+BUSY = 2.0
+"""Programs that compute for each core, from which on a machine is called busy."""
+
+
+def busy_words() -> str:
+    """A sentence for a machine on which others compute more than its cores can; empty otherwise.
+
+    The load is the mean over the last minute. Two programs that compute on all cores take turns, and with spinning
+    threads training can fall to a tenth of its speed.
+    """
+    try:
+        load = os.getloadavg()[0]
+    except OSError:  # where the system does not know it
+        return ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if load < BUSY * cores:
+        return ""
+    return (
+        f"note: other programs already compute on this machine (load {load:.1f} on {cores} cores); training may be "
+        "several times slower than alone, less so with OMP_WAIT_POLICY=PASSIVE"
+    )
