@@ -45,13 +45,12 @@ SHORT = {
     "scripts/train_atari.py": "--num-envs 4 --num-steps 5 --total-transitions 60 --wandb disabled",
     "rlgns train digits": "--max-steps 5 --wandb disabled",
     "rlgns probe": "--num-envs 4 --max-transitions 2000",
-    "rlgns branch": "--batch-sizes 32 64 --seeds 1 --examples 64 --workers 1",
     "rlgns sweep": "--dry-run",
     "rlgns compare": "--out page",
 }
 """Flags that make a command of the READMEs a matter of seconds; the later flag wins."""
 
-ELSEWHERE = ("rlgns demo", "rlgns train mnist", "torchrun", "srun")
+ELSEWHERE = ("rlgns demo", "rlgns branch", "rlgns train mnist", "torchrun", "srun")
 """Commands that other tests run: they take minutes, data or several processes."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,10 @@ def main(arguments: Sequence[str]) -> int:
     results = read_results(out, report.run.measure)
     base = min(sizes, key=lambda size: abs(math.log(size / report.run.batch_size)))
     if not results.get(base):
+        print(
+            f"no branch with the base batch {base:,} has a result; give more --examples than {examples:,}",
+            file=sys.stderr,
+        )
         return code or 1
     rises = report.run.measure == RETURN
     level = abs(sum(results[base].values()) / len(results[base]))
