@@ -1,7 +1,7 @@
 """The gradient noise scale of a training run, estimated without bias and with an interval.
 
-The estimators need NumPy and SciPy only. `group_moments` and `group_backward` measure PyTorch models; torch is imported
-when one of them is first used.
+The estimators need NumPy and SciPy only. `group_moments` and `group_backward` measure PyTorch models, and `read_runs`
+reads directories of runs; what these need is imported when one of them is first used.
 
 Examples:
     Gradients of 8 groups of 32 examples in each of 20 rollouts, with a true noise scale of 100 examples:
@@ -23,11 +23,11 @@ from rlgns.noise.pooled import PooledMoments
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.runs.extras import remedy_for
 from rlgns.runs.records import read_records
-from rlgns.runs.tables import read_runs
 
 if TYPE_CHECKING:
     from rlgns.gradients.backward import group_backward
     from rlgns.gradients.groups import group_moments
+    from rlgns.runs.tables import read_runs
 
 __version__ = "0.2.0"
 
@@ -47,14 +47,19 @@ __all__ = [
     "transition_groups",
 ]
 
-_WITH_TORCH = {"group_backward": "rlgns.gradients.backward", "group_moments": "rlgns.gradients.groups"}
+_WHEN_USED = {
+    "group_backward": "rlgns.gradients.backward",
+    "group_moments": "rlgns.gradients.groups",
+    "read_runs": "rlgns.runs.tables",
+}
+"""What needs more than NumPy and SciPy, by the module that has it."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WITH_TORCH:
+    if name not in _WHEN_USED:
         raise AttributeError(f"module 'rlgns' has no attribute '{name}'")
     try:
-        return getattr(import_module(_WITH_TORCH[name]), name)
+        return getattr(import_module(_WHEN_USED[name]), name)
     except ModuleNotFoundError as error:
         raise ImportError(remedy_for(error) or str(error)) from error
 

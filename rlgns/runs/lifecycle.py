@@ -235,9 +235,9 @@ class Run:
             self.display.say(f"{self.task.title} → {self.directory.path}")
             if self._resumed_at is not None:
                 self.display.say(f"resuming after update {self._resumed_at:,}{remark and '; '}{remark}")
-            for words in (self.task.caveat, busy_words()):
-                if words:
-                    self.display.say(words)
+            notes = self.task.caveat, busy_words() if sys.stderr.isatty() else ""
+            for note in filter(None, notes):
+                self.display.say(note)
 
     def _train(self) -> str | None:
         """Make all updates and write the last checkpoint.

@@ -51,7 +51,7 @@ def _openmp() -> ctypes.CDLL | None:
     return library if hasattr(library, "omp_pause_resource_all") else None
 
 
-BUSY = 2.0
+BUSY = 3.0
 """Programs that compute for each core, from which on a machine is called busy."""
 
 

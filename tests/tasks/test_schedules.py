@@ -36,4 +36,4 @@ def test_a_linear_decay_ends_at_zero_and_stays_there():
 
 
 def test_the_example_in_the_documentation_gives_what_it_says():
-    assert doctest.testmod(rlgns.tasks.schedules) == (0, 2)
+    assert doctest.testmod(rlgns.tasks.schedules) == (0, 3)
