@@ -104,8 +104,11 @@ def checked_terms(terms: Terms, num_examples: int) -> Terms:
         num_examples: n.
 
     Raises:
+        TypeError: They are no mapping.
         ValueError: The terms of a loss do not have shape [n].
     """
+    if not isinstance(terms, Mapping):
+        raise TypeError(f"terms returned a {type(terms).__name__}; return a mapping, as in {{'loss': tensor}}")
     for loss, term in terms.items():
         if term.shape != (num_examples,):
             raise ValueError(

@@ -4,8 +4,7 @@
     → summary.json → figures → W&B finished → closing words → exit code
 
 Killing the process at any point loses the work since the last checkpoint and blocks nothing. A run that has used up its
-budget but has no summary yet is completed when it is started again, whether with `--resume`, by a launcher, by torchrun
-or by Slurm.
+budget but has no summary yet is completed when it is started again, by `--resume`, a launcher, torchrun or Slurm.
 
 A task implements the methods of `rlgns.runs.task.Task` and nothing else; `tests/support/small_task.py` is an example.
 """
@@ -235,8 +234,7 @@ class Run:
             self.display.say(f"{self.task.title} → {self.directory.path}")
             if self._resumed_at is not None:
                 self.display.say(f"resuming after update {self._resumed_at:,}{remark and '; '}{remark}")
-            notes = self.task.caveat, busy_words() if sys.stderr.isatty() else ""
-            for note in filter(None, notes):
+            for note in filter(None, (self.task.caveat, busy_words() if sys.stderr.isatty() else "")):
                 self.display.say(note)
 
     def _train(self) -> str | None:

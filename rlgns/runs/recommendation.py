@@ -35,7 +35,6 @@ GOOD_WIDTH, FAIR_WIDTH = 3.0, 10.0
 GOOD_MEASUREMENTS = 60
 """Fewest measurements for good confidence; below, intervals cover the truth less often than they claim."""
 
-
 MORE_MINIBATCHES = 4
 """Factor by which the number of minibatches grows at most: later minibatches of a pass meet another policy."""
 
@@ -93,12 +92,8 @@ class Recommendation:
     @property
     def is_choosable(self) -> bool:
         """Whether the noise scale is known well enough to choose a batch for the least time or the fewest examples."""
-        return (
-            self.updates is not None
-            and self.scale is not None
-            and self.scale.state == "interval"
-            and (not self.is_unsafe)
-        )
+        is_known = self.updates is not None and self.scale is not None and self.scale.state == "interval"
+        return is_known and not self.is_unsafe
 
     @property
     def is_unsafe(self) -> bool:

@@ -62,7 +62,8 @@ def box_lines(
     lines += _labelled("Try", _flags(advice)) if advice.count != advice.batch.count else []
     lines += _labelled("Expect", [expectation(advice)])
     lines += _labelled("Because", [reason(advice)])
-    lines += _labelled("", _probed(advice))
+    if advice.probed:
+        lines += _labelled("", [f"at the last policy alone a probe found {advice.probed} {advice.batch.examples}"])
     if advice.scale.state != "interval":
         lines += _labelled("", [remedies.missing(advice.scale, history.moments(advice.loss), known=True)])
     lines += _labelled("Minibatches", _minibatches(advice))
@@ -143,11 +144,7 @@ def _flags(advice: Recommendation) -> list[str]:
 
 
 def expectation(advice: Recommendation) -> str:
-    """What the recommended batch saves and costs; the noise scale must be known.
-
-    Args:
-        advice: The recommendation.
-    """
+    """What the recommended batch of `advice` saves and costs; the noise scale must be known."""
     updates, examples, scale = advice.updates, advice.examples, advice.scale
     assert updates and examples and scale, "the caller has checked that the noise scale is known"
     unit = advice.batch.examples
@@ -165,11 +162,7 @@ def expectation(advice: Recommendation) -> str:
 
 
 def reason(advice: Recommendation) -> str:
-    """The noise scale behind the recommendation, and the confidence in it; it must be known.
-
-    Args:
-        advice: The recommendation.
-    """
+    """The noise scale behind the recommendation `advice`, which must be known, and the confidence in it."""
     scale = advice.scale
     assert scale, "the caller has checked that the noise scale is known"
     number = f"{scale.num_measurements:,} measurements"
@@ -177,13 +170,6 @@ def reason(advice: Recommendation) -> str:
         number = f"probed at the last policy, {_count(scale.num_measurements, 'rollout')}"
     loss = "loss" if advice.loss == "loss" else f"{advice.loss} loss"
     return f"noise scale of the {loss} {scale} {advice.batch.examples}, {number}: {advice.confidence} confidence"
-
-
-def _probed(advice: Recommendation) -> list[str]:
-    """What a probe of the last policy found, where training decides."""
-    if advice.probed is None:
-        return []
-    return [f"at the last policy alone a probe found {advice.probed} {advice.batch.examples}"]
 
 
 def _minibatches(advice: Recommendation) -> list[str]:

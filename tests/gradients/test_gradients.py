@@ -9,6 +9,7 @@ from support.tolerances import rounded
 from torch import Tensor, nn
 from torch.nn import functional
 
+import rlgns
 from rlgns import moments_from_groups
 from rlgns.gradients import grams, micro_batches
 from rlgns.gradients import groups as gradients
@@ -561,6 +562,12 @@ def test_terms_that_are_not_one_per_example_are_refused(method, change):
     terms = wrong if method == "micro_batches" else values_only
     with pytest.raises(ValueError, match=rf"loss 'value' have shape .*; expected \[{B // K}\], one per example"):
         group_grams(problem.model, terms, GROUPS, method=method)
+
+
+def test_a_function_that_returns_a_tensor_is_told_to_return_a_mapping():
+    problem = small_mlp()
+    with pytest.raises(TypeError, match=r"terms returned a Tensor; return a mapping, as in \{'loss': tensor\}"):
+        rlgns.group_moments(problem.model, lambda index: problem.terms(index)["policy"], GROUPS)
 
 
 def test_groups_that_are_not_a_matrix_of_indices_are_refused():
