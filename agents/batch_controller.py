@@ -28,8 +28,6 @@ APART = 2.0
 class Batched(Protocol):
     """What the controller needs of a model."""
 
-    n_envs: int
-    n_steps: int
     rollouts_per_update: int
     rate_factor: float
 

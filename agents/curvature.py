@@ -44,7 +44,7 @@ STEPS_BETWEEN = 64
 LARGEST_NUM_GROUPS = 32
 
 NUM_HESSIANS = 8
-"""Parts of the held-out environments, each of which tells the Hessian anew."""
+"""Parts of the held-out environments; each gives an estimate of the Hessian of its own."""
 
 Loss = str
 

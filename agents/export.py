@@ -68,20 +68,25 @@ def _export(arguments: Sequence[str]) -> int:
     if saved.get("num_envs") is None or saved.get("num_steps") is None:
         raise ValueError(f"{run} is no run of an agent; name a directory that rlgns train atari has made")
     ((_, path),) = chosen_checkpoints(run, options.checkpoint).items()
-    model = stock_model(trial_config(saved, MIN_NUM_GROUPS, run), path, saved["num_envs"])
+    minibatches = saved["num_minibatches"] if saved["algo"] == "ppo" else 1
+    # four environments tell the spaces, and their rollout need not divide into the run's minibatches
+    whole = {"num_minibatches": 1} if saved["algo"] == "ppo" else {}
+    config = trial_config({**saved, **whole}, MIN_NUM_GROUPS, run)
+    model = stock_model(config, path, saved["num_envs"], minibatches)
     with replacing(file) as temporary:
         model.save(temporary)
     print(f"{file}: stable_baselines3.{type(model).__name__}.load('{file}') reads it")
     return 0
 
 
-def stock_model(config: ResolvedConfig, checkpoint: Path, num_envs: int) -> OnPolicyAlgorithm:
+def stock_model(config: ResolvedConfig, checkpoint: Path, num_envs: int, num_minibatches: int) -> OnPolicyAlgorithm:
     """A model of stock Stable-Baselines3 with the policy and the optimiser of a checkpoint.
 
     Args:
         config: Options of the run, with any number of environments.
         checkpoint: The checkpoint.
         num_envs: Number of environments of the run.
+        num_minibatches: Number of minibatches of the run; 1 for A2C.
 
     Raises:
         ValueError: The checkpoint is damaged, or belongs to another configuration.
@@ -97,7 +102,7 @@ def stock_model(config: ResolvedConfig, checkpoint: Path, num_envs: int) -> OnPo
         num_rollouts = state["num_rollouts"] if "num_rollouts" in state else state["num_updates"]
         stock.n_envs, stock.num_timesteps = num_envs, num_rollouts * num_envs * config.num_steps
         if isinstance(stock, stable_baselines3.PPO):
-            stock.batch_size = num_envs * config.num_steps // config.num_minibatches
+            stock.batch_size = num_envs * config.num_steps // num_minibatches
     finally:
         environments.close()
     return stock
@@ -128,6 +133,7 @@ def _stock(config: ResolvedConfig, environments: VecEnv) -> OnPolicyAlgorithm:
     return stable_baselines3.PPO(
         **common,
         n_epochs=config.num_epochs,
+        batch_size=config.batch_size,
         clip_range=config.clip_coef,
         policy_kwargs={"optimizer_kwargs": {"eps": config.optimizer_eps}},
     )

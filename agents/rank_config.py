@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from rlgns.agents.config import ResolvedConfig
+from rlgns.agents.proximal import rate_factor, scaled_decay
 from rlgns.runs.ranks import Ranks
 
 
@@ -20,7 +21,7 @@ def num_envs_per_rank(config: ResolvedConfig, ranks: Ranks) -> int:
 
 
 def config_of_rank(config: ResolvedConfig, num_envs: int, device: str) -> ResolvedConfig:
-    """The options of one rank, whose learning rate is that of all ranks' batch.
+    """The options of one rank, whose learning rate, and decay of PPO-EWMA, are those of all ranks' batch.
 
     Args:
         config: Options of the whole run.
@@ -30,12 +31,15 @@ def config_of_rank(config: ResolvedConfig, num_envs: int, device: str) -> Resolv
     Returns:
         The options of the rank.
     """
+    minibatch, reference = config.batch_size // config.num_minibatches, config.ewma_minibatch
     return replace(
         config,
         num_envs=num_envs,
         num_parts=config.num_parts or _num_parts(num_envs, device),
-        learning_rate=config.effective_learning_rate,
+        learning_rate=config.effective_learning_rate * (rate_factor(minibatch, reference) if reference else 1.0),
         lr_batch_scale=0.0,
+        ewma_decay=scaled_decay(config.ewma_decay, reference / minibatch) if reference else config.ewma_decay,
+        ewma_minibatch=None,
     )
 
 

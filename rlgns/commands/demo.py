@@ -17,7 +17,7 @@ from rlgns.runs.options import nearest, parse_flags
 DEMOS = {
     "cartpole": "A2C on CartPole, 36 runs; about three minutes on two cores",
     "quadratic": "a noisy quadratic, whose critical batch size is known, 108 runs; about two minutes",
-    "temperature": "runs of three tasks whose learning rate is lowered 16 times for a while; about five minutes",
+    "temperature": "runs of three tasks whose learning rate is lowered 16 times for a while; some minutes",
 }
 """Descriptions of the demos, by name; the sweep file is demos/NAME.yaml of this package."""
 

@@ -84,7 +84,32 @@ def sgd_share(epoch: float, center: float, period: float) -> float:
     return min(0.5 + (epoch - center) / period, 1.0)
 
 
-class RMSpropWarmup(torch.optim.Optimizer):
+class _ByGroup(torch.optim.Optimizer):
+    """An optimiser that updates one parameter group after the other."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters from their gradients.
+
+        Args:
+            closure: Recomputes the loss and the gradients, as for torch's own optimisers.
+
+        Returns:
+            The loss that the closure returns; None without a closure.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._update_group(group)
+        return loss
+
+    def _update_group(self, group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class RMSpropWarmup(_ByGroup):
     """RMSprop that turns into SGD with momentum: Δ ← μΔ − (α_SGD + α_RMSprop/(√m + ε))·g, w ← w + ηΔ.
 
     m is the running mean of g², and α_RMSprop = (1 − α_SGD)·η_RMSprop/η, so that the rates of the two are chosen apart
@@ -111,25 +136,10 @@ class RMSpropWarmup(torch.optim.Optimizer):
         self.sgd_share = 0.0
         self._rmsprop_rate, self._momentum, self._smoothing, self._eps = rmsprop_rate, momentum, smoothing, eps
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters from their gradients.
-
-        Args:
-            closure: Recomputes the loss and the gradients, as for torch's own optimisers.
-
-        Returns:
-            The loss that the closure returns; None without a closure.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
+    def _update_group(self, group: dict[str, Any]) -> None:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                self._update(parameter, parameter.grad, group)
 
     def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         gradient = gradient.add(parameter, alpha=group["weight_decay"])
@@ -142,7 +152,7 @@ class RMSpropWarmup(torch.optim.Optimizer):
         parameter.add_(change, alpha=group["lr"])
 
 
-class AbsorbedMomentum(torch.optim.Optimizer):
+class AbsorbedMomentum(_ByGroup):
     """SGD with momentum that absorbs the learning rate: v ← mv + ηg, w ← w − v, as in Caffe.
 
     After a change of η the velocity v still carries the old rate. With `correction` it is multiplied by η_new/η_old,
@@ -160,24 +170,6 @@ class AbsorbedMomentum(torch.optim.Optimizer):
         """
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
         self.correction = correction
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters from their gradients.
-
-        Args:
-            closure: Recomputes the loss and the gradients, as for torch's own optimisers.
-
-        Returns:
-            The loss that the closure returns; None without a closure.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            self._update_group(group)
-        return loss
 
     def _update_group(self, group: dict[str, Any]) -> None:
         rate, last_rate = group["lr"], group.get("last_lr", group["lr"])

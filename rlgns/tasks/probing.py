@@ -29,7 +29,7 @@ from rlgns.noise.step_fits import GainFit
 from rlgns.tasks.frozen import FrozenLearner
 
 NUM_HESSIANS = 8
-"""Parts of the held-out examples, each of which tells the Hessian anew."""
+"""Parts of the held-out examples; each gives an estimate of the Hessian of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,14 @@ def test_stock_stable_baselines3_loads_the_policy_with_its_optimiser_and_trains_
     model.learn(model.n_envs * model.n_steps, reset_num_timesteps=False)
 
 
+def test_minibatches_that_four_environments_do_not_divide_into_are_kept(tmp_path):
+    run, file = tmp_path / "run", tmp_path / "model.zip"
+    flags = ("--env", "CartPole-v1", "--algo", "ppo", "--num-envs", "8", "--num-steps", "5", "--num-minibatches", "8")
+    assert train([*flags, "--total-transitions", "80", *QUIET, "--out", str(run)]) == 0
+    assert main(["export", str(run), str(file)]) == 0
+    assert stable_baselines3.PPO.load(file, device="cpu").batch_size == 5
+
+
 def test_a_policy_of_pong_acts_alike_in_a_process_without_rlgns(tmp_path):
     run, file = tmp_path / "run", tmp_path / "model.zip"
     flags = ("--game", "pong", "--num-envs", "4", "--num-steps", "5", "--total-transitions", "40")

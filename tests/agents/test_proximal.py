@@ -16,6 +16,7 @@ from rlgns.agents.config import TrainConfig, resolved
 from rlgns.agents.flat_rollouts import select, whole_rollout
 from rlgns.agents.models import make_model
 from rlgns.agents.proximal import ProximalPolicy, rate_factor, scaled_decay
+from rlgns.agents.rank_config import config_of_rank
 from rlgns.runs.checkpoints import load_checkpoint
 
 FLAGS = (
@@ -106,6 +107,18 @@ def test_options_reach_the_model():
     environments = make_vec_env("CartPole-v1", n_envs=4, seed=1)
     model = make_model(config, environments, "cpu")
     assert model.proximal.decay == pytest.approx(scaled_decay(0.889, 4))
+    assert model.lr_schedule(1.0) == pytest.approx(1e-3 / 2)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_decay_and_rate_of_a_rank_are_those_of_the_whole_minibatch(num_ranks):
+    config = resolved(TrainConfig(
+        env="CartPole-v1", algo="ppo", num_envs=8, num_steps=16, num_minibatches=4, ewma_decay=0.889,
+        ewma_minibatch=128, learning_rate=1e-3,
+    ))  # fmt: skip
+    of_rank = config_of_rank(config, 8 // num_ranks, "cpu")
+    model = make_model(of_rank, make_vec_env("CartPole-v1", n_envs=8 // num_ranks, seed=1), "cpu")
+    assert model.proximal.decay == pytest.approx(scaled_decay(0.889, 4))  # minibatches of 32 instead of 128
     assert model.lr_schedule(1.0) == pytest.approx(1e-3 / 2)
 
 
