@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib as mpl
 
+from rlgns.report.adaptive_figure import adaptive
 from rlgns.report.cost_figures import clock, efficiency, pareto
 from rlgns.report.noise_figures import critical
 from rlgns.report.page_figure import PageFigure
@@ -12,7 +13,7 @@ from rlgns.report.training_figures import returns, updates
 from rlgns.report.tuning_figures import rates, shapes
 from rlgns.study.study import Study
 
-FIGURE_FUNCTIONS = (pareto, critical, efficiency, returns, updates, rates, clock, shapes)
+FIGURE_FUNCTIONS = (pareto, critical, efficiency, returns, updates, rates, clock, shapes, adaptive)
 """Functions that draw the figures, in the order in which they are read; each gives None where there is nothing to draw.
 """
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.goals import format_goal
+from rlgns.study.adaptive import AdaptiveFront, adaptive_front, changes_batch
+from rlgns.study.adaptive import sentence as adaptive_sentence
 from rlgns.study.answer import Answer, answer_of
 from rlgns.study.batch_shapes import shape_effect
 from rlgns.study.default_batch import DefaultBatch, Defaults, default_batch
@@ -61,6 +63,7 @@ class Study:
         shapes: By goal, the best runs at every batch size in every shape.
         warnings: What to know about the runs as a whole.
         default: The batch that the task trains with by default, where it is known.
+        fronts: By goal, batches that followed the noise scale beside the fixed ones, where some did.
     """
 
     task: str
@@ -72,6 +75,7 @@ class Study:
     shapes: dict[float, tuple[Point, ...]]
     warnings: tuple[str, ...]
     default: DefaultBatch | None = None
+    fronts: dict[float, AdaptiveFront] = field(default_factory=dict)
 
     @property
     def answer(self) -> Answer:
@@ -81,7 +85,9 @@ class Study:
     @property
     def sentences(self) -> list[str]:
         """What is known at each goal, in lines of one or two sentences."""
-        return goal_sentences(self.fits, self.predictions, self.effects)
+        unit = self.outcomes[0].unit if self.outcomes else "examples"
+        fronts = [adaptive_sentence(front, unit) for front in self.fronts.values()]
+        return [*goal_sentences(self.fits, self.predictions, self.effects), *fronts]
 
 
 def fit_study(
@@ -108,7 +114,10 @@ def fit_study(
             had no goals at all.
     """
     of_task = select_task(outcomes, task)
-    runs, duplicates = without_duplicates(of_task)
+    fixed = [run for run in of_task if not changes_batch(run.options)]
+    if not fixed:
+        raise ValueError("the batch of every run changes while it trains; add runs with fixed batches to fit")
+    runs, duplicates = without_duplicates(fixed)
     fitted = easiest_first(runs, goals or {goal for run in runs for goal in run.goals})
     if not fitted:
         goals_of_runs = Argument.of("goals")
@@ -116,6 +125,7 @@ def fit_study(
     fits = [fit for goal in fitted for fit in fit_goals(runs, by, goal, confidence)]
     rates = {goal: _rate(runs, goal) for goal in fitted}
     effects = {goal: shape_effect(runs, goal, confidence) for goal in fitted}
+    fronts = {goal: adaptive_front(of_task, goal, best_points(runs, goal), confidence) for goal in fitted}
     return Study(
         task=of_task[0].task,
         outcomes=tuple(run for run in runs if run.steps > 0),
@@ -124,8 +134,9 @@ def fit_study(
         rates={goal: rate for goal, rate in rates.items() if rate},
         effects={goal: effect for goal, effect in effects.items() if effect},
         shapes={goal: tuple(best_points(runs, goal)) for goal in fitted},
-        warnings=(*duplicates, *_state_warnings(runs)),
-        default=default_batch(of_task[0], defaults or {}),
+        warnings=(*duplicates, *_state_warnings(runs), *_changing(len(of_task) - len(fixed))),
+        default=default_batch(fixed[0], defaults or {}),
+        fronts={goal: front for goal, front in fronts.items() if front},
     )
 
 
@@ -153,6 +164,11 @@ def _state_warnings(runs: Sequence[Outcome]) -> list[str]:
     return warnings + ([f"{num_empty} of {len(runs)} runs left no update and are left out"] if num_empty else [])
 
 
+def _changing(count: int) -> list[str]:
+    """How many runs stand on no curve, as they have no one batch size."""
+    return [f"the batch of {count} more runs changes while they train; no curve goes through them"] if count else []
+
+
 def as_mapping(study: Study) -> dict[str, Any]:
     """The study in plain values for JSON; what is unbounded or unknown is None."""
     return {
@@ -163,6 +179,7 @@ def as_mapping(study: Study) -> dict[str, Any]:
         "noise_scales": [_prediction_mapping(prediction) for prediction in study.predictions],
         "learning_rates": {format_goal(goal): _rate_mapping(rate) for goal, rate in study.rates.items()},
         "shape_effects": {format_goal(goal): _estimate_mapping(effect) for goal, effect in study.effects.items()},
+        **({"adaptive": [_front_mapping(front) for front in study.fronts.values()]} if study.fronts else {}),
         "warnings": list(study.warnings),
         "recommendation": _answer_mapping(study),
         "sentences": study.sentences,
@@ -227,6 +244,26 @@ def _prediction_mapping(prediction: Prediction) -> dict[str, Any]:
         "batch_size": prediction.batch_size,
         "learning_rate": prediction.learning_rate,
         "num_runs": prediction.num_runs,
+    }
+
+
+def _front_mapping(front: AdaptiveFront) -> dict[str, Any]:
+    return {
+        "goal": front.goal,
+        "gain": _estimate_mapping(front.fit.gain) if front.fit else None,
+        "predicted_gain": _estimate_mapping(front.predicted) if front.predicted else None,
+        "min_steps": front.fit.min_steps if front.fit else None,
+        "min_examples": front.fit.min_examples if front.fit else None,
+        "points": [
+            {
+                "ratio": point.ratio,
+                "learning_rate": point.learning_rate,
+                "steps": list(point.steps),
+                "examples": list(point.examples),
+                "mean_batch_size": point.mean_batch_size,
+            }
+            for point in front.points
+        ],
     }
 
 

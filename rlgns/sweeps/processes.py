@@ -33,7 +33,7 @@ def start_guarded(
         command: The program and its arguments.
         log: File that the output is appended to.
         cores: Cores to run on; empty for all of them.
-        threads: Number of threads of the numerical libraries.
+        threads: Number of threads of the numerical libraries, where the environment does not set another.
         restart_count: Number of earlier starts, if the run is to resume from its checkpoint.
         lifeline: Reading end of a pipe that is closed when the launcher ends.
         claim: Descriptor of the run's lock, which the processes inherit.
@@ -41,7 +41,7 @@ def start_guarded(
     Raises:
         OSError: No process can be started.
     """
-    environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
+    environment = {**dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)), **os.environ}
     environment.pop(RESTART_COUNT, None)
     if restart_count is not None:
         environment[RESTART_COUNT] = str(restart_count)

@@ -1,4 +1,4 @@
-"""Batches that change while training, and what that can gain.
+"""Batches that change while training; `rlgns.study.adaptive` tells what that gains.
 
 McCandlish et al. 2018 (arXiv:1812.06162, appendix D) follow B(s) = √(r·B_simple(s)), where r is the number of examples
 that one update is worth. Seesaw (arXiv:2510.14717) changes the batch where the rate would fall: instead of dividing the
@@ -8,9 +8,6 @@ rate by f, it divides it by √f and multiplies the batch by f.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
 
 from rlgns.noise.grouping import MIN_NUM_GROUPS
 from rlgns.noise.history import TRAINED, History
@@ -115,29 +112,3 @@ def nearest_batch_size(wanted: float, stretch: int, most: int) -> int:
     choices = [int(stretch * factor * 2**k) for k in range(2, 31) for factor in (1, 1.5)]
     allowed = [choice for choice in choices if fewest <= choice <= most] or [fewest]
     return min(allowed, key=lambda choice: abs(math.log(choice / wanted)))
-
-
-def predicted_gain(steps: Sequence[float], noise_scales: Sequence[float]) -> float:
-    """γ = (∫√B ds)²/(∫ds · ∫B ds): what the examples of a fixed batch become where the batch follows the noise scale.
-
-    With it, S/S_min − 1 = γ/(E/E_min − 1) is the best exchange of updates S and examples E; a fixed batch has γ = 1.
-
-    Source: McCandlish et al. 2018, arXiv:1812.06162, appendix D.
-
-    Args:
-        steps: Updates at which the noise scale is known, rising.
-        noise_scales: The noise scale there.
-
-    Returns:
-        γ, at most 1.
-
-    Examples:
-        A noise scale that grows as the root of the updates:
-
-        >>> s = np.linspace(0, 1, 100_001)
-        >>> round(predicted_gain(s, np.sqrt(s)), 4) == round(24 / 25, 4)
-        True
-    """
-    s, B = np.asarray(steps, float), np.asarray(noise_scales, float)
-    root, whole = np.trapezoid(np.sqrt(B), s), np.trapezoid(B, s)
-    return float(root**2 / ((s[-1] - s[0]) * whole))

@@ -55,10 +55,20 @@ def test_workers_share_the_cores(tmp_path, monkeypatch):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("a single core cannot be shared")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     sweep(path, "--workers=2")
     half = len(cores) // 2
     logs = {log.read_text() for log in (tmp_path / "out/logs").iterdir()}
     assert logs == {f"{cores[:half]} {half}\n", f"{cores[half:]} {len(cores) - half}\n"}
+
+
+def test_a_number_of_threads_in_the_environment_holds_for_the_runs(tmp_path, monkeypatch):
+    script = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    path = sweep_file(tmp_path, {"seed": {"value": 0}}, command=["${interpreter}", "-c", script, "${args}"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "17")
+    sweep(path, "--workers=1")
+    (log,) = (tmp_path / "out/logs").iterdir()
+    assert log.read_text() == "17\n"
 
 
 def test_a_failed_run_is_retried_and_then_given_up(tmp_path, capsys, monkeypatch):

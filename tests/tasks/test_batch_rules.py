@@ -15,7 +15,7 @@ from rlgns.runs.batch_rates import rate_ratio
 from rlgns.runs.ranks import ALONE
 from rlgns.runs.records import read_records
 from rlgns.tasks import entry
-from rlgns.tasks.batch_rules import nearest_batch_size, predicted_gain, wanted_batch_size
+from rlgns.tasks.batch_rules import nearest_batch_size, wanted_batch_size
 from rlgns.tasks.catalogue import TASKS
 from rlgns.tasks.config import DEFAULTS
 from rlgns.tasks.learning import Learner
@@ -56,14 +56,6 @@ def test_batches_are_powers_of_two_or_three_times_one(wanted, stretch, most, siz
 def test_the_rate_follows_the_rule_of_the_paper():
     assert rate_ratio(32, 128, 64, 1) == pytest.approx((1 / (1 + 64 / 128)) / (1 / (1 + 64 / 32)))
     assert rate_ratio(32, 128, 64, 0.5) == pytest.approx(math.sqrt(rate_ratio(32, 128, 64, 1)))
-
-
-@pytest.mark.parametrize(("power", "gain"), [(0.0, 1.0), (0.5, 24 / 25), (1.0, 8 / 9)])
-def test_the_predicted_gain_of_power_laws_is_known(power, gain):
-    # ∫√(s^p) = 2/(p + 2) and ∫s^p = 1/(p + 1), so that γ = 4(p + 1)/(p + 2)²
-    s = np.linspace(0, 1, 200_001)
-    assert predicted_gain(s, s**power) == pytest.approx(gain, rel=1e-4)
-    assert gain == pytest.approx(4 * (power + 1) / (power + 2) ** 2)
 
 
 def test_a_run_follows_its_noise_scale_and_says_so(tmp_path, capsys):
