@@ -1,4 +1,4 @@
-"""A callback that measures the noise scale while A2C or PPO trains, those of this package or of Stable-Baselines3."""
+"""A callback that measures the noise scale while an agent of Stable-Baselines3, sb3-contrib or this package trains."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rlgns.agents.cadence import Cadence, updates_per_measurement
+from rlgns.agents.contrib import measurable
 from rlgns.agents.copy_detector import CopyDetector
-from rlgns.agents.losses import checked_algorithm
 from rlgns.agents.measuring import LOSSES, RolloutMeasurer
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit
 from rlgns.noise.history import History
@@ -169,7 +169,7 @@ class NoiseScaleCallback(BaseCallback):
         """The batch of an update."""
         if getattr(self, "model", None) is None:
             raise ValueError("the callback has not been part of a training yet; pass it to learn()")
-        model = checked_algorithm(self.model)
+        model = measurable(self.model)
         is_sgd = isinstance(model.policy.optimizer, torch.optim.SGD)
         return TrainedBatch(
             count=model.n_envs,
@@ -183,15 +183,15 @@ class NoiseScaleCallback(BaseCallback):
             learning_rate=float(model.policy.optimizer.param_groups[0]["lr"]),
             rate_exponent=1.0 if is_sgd else 0.5,
             scales_rate=False,
-            num_minibatches=model.n_envs * model.n_steps // model.batch_size if isinstance(model, PPO) else None,
+            num_minibatches=_num_minibatches(model),
             vf_coef=model.vf_coef,
         )
 
     def _on_training_start(self) -> None:
-        model = checked_algorithm(self.model)
+        model = measurable(self.model)
         self.measurer.check_model(model)
         self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
-        num_epochs = model.n_epochs if isinstance(model, PPO) else 1
+        num_epochs = getattr(model, "n_epochs", 1)
         affordable = updates_per_measurement(num_epochs, getattr(model, "measure_updates", False))
         self.cadence = Cadence(self.measure_every, affordable)
 
@@ -200,7 +200,7 @@ class NoiseScaleCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        model = checked_algorithm(self.model)
+        model = measurable(self.model)
         self.latest = None
         update = model.num_timesteps // (model.n_envs * model.n_steps)
         position = self.cadence.position(update)
@@ -217,6 +217,14 @@ class NoiseScaleCallback(BaseCallback):
             assert estimate is not None, "just measured"
             for key, value in noise_scale_record(loss, estimate).items():
                 self.logger.record(key, value, exclude="tensorboard" if isinstance(value, str) else None)
+
+
+def _num_minibatches(model: OnPolicyAlgorithm) -> int | None:
+    """Minibatches of a pass; None where an update is one gradient of the whole rollout."""
+    if not hasattr(model, "n_epochs"):
+        return None
+    batch_size: int = model.batch_size  # type: ignore[attr-defined]
+    return max(model.n_envs * model.n_steps // batch_size, 1)
 
 
 def _sentence(words: str) -> str:

@@ -32,6 +32,9 @@ from rlgns.runs.ranks import ALONE, Ranks
 Terms = Mapping[str, Tensor]
 """Per-transition terms [B] of the losses "policy", "value" and "entropy"; training minimises their weighted mean."""
 
+Evaluate = Callable[[Any, RolloutBufferSamples], tuple[Tensor, Tensor, Tensor | None]]
+"""Maps a policy and B transitions to V(s), log π(a|s) and, if it has a closed form, H(π(·|s)), [B] each."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyEvaluation:
@@ -71,6 +74,7 @@ def ppo_terms(
     advantages: Tensor,
     clip_range: float,
     clip_range_vf: float | None = None,
+    evaluate: Evaluate | None = None,
 ) -> PolicyEvaluation:
     """PPO's terms of each transition: −min(ρA, clip(ρ, 1 ± ε)A) with ρ = π/π_old, (R − V(s))², and −H(π(·|s)).
 
@@ -80,11 +84,12 @@ def ppo_terms(
         advantages: A, [B]; the caller normalises them if they are to be, since normalising couples transitions.
         clip_range: ε.
         clip_range_vf: Largest difference of V from its value at collection; None: not clipped.
+        evaluate: Evaluates the transitions, for policies that need more than observations and actions.
 
     Returns:
         The terms and log ratios of the transitions.
     """
-    values, log_prob, entropy = evaluated(policy, batch)
+    values, log_prob, entropy = (evaluate or evaluated)(policy, batch)
     log_ratio = log_prob - batch.old_log_prob
     ratio = torch.exp(log_ratio)
     unclipped = advantages * ratio
@@ -133,10 +138,12 @@ def checked_algorithm(model: object) -> A2C | PPO:
         The same object.
 
     Raises:
-        TypeError: For other algorithms, such as TRPO, off-policy algorithms, and those with action masks or recurrent
-            policies.
+        TypeError: For other algorithms, such as off-policy ones, and those with action masks or recurrent policies.
     """
-    known = "the losses of A2C and PPO are known, those of stable_baselines3 or rlgns.agents"
+    known = (
+        "the losses of A2C and PPO are known, those of stable_baselines3 or rlgns.agents, and of sb3-contrib's "
+        "RecurrentPPO, MaskablePPO and TRPO"
+    )
     if not isinstance(model, A2C | PPO):
         raise TypeError(f"{type(model).__name__} cannot be measured; {known}")
     if not isinstance(model.policy, ActorCriticPolicy) or not _takes_transitions(model.policy):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
+from rlgns.agents.contrib import contrib_name, contrib_terms, is_recurrent, measurable
 from rlgns.agents.flat_rollouts import whole_rollout
-from rlgns.agents.losses import Terms, checked_algorithm, loss_weights, rollout_terms
+from rlgns.agents.losses import Terms, loss_weights, rollout_terms
 from rlgns.gradients.additivity import refuse_batch_normalisation
 from rlgns.gradients.grams import GroupGrams
 from rlgns.gradients.groups import check_preconditioner, group_grams
@@ -97,10 +98,15 @@ class RolloutMeasurer:
             model: The model.
 
         Raises:
-            TypeError: If its algorithm is neither A2C nor PPO.
+            TypeError: If its algorithm is neither A2C nor PPO, nor one of sb3-contrib that is known.
             ValueError: If its network couples transitions, or its optimiser has no known scaling.
         """
-        policy = checked_algorithm(model).policy
+        policy = measurable(model).policy
+        if is_recurrent(model) and self.unit != "environment":
+            raise ArgumentError(
+                "the transitions of a recurrent policy depend on one another; use ",
+                Argument('unit="environment"', "--unit environment"),
+            )
         with unchanged(policy):
             policy.set_training_mode(True)
             refuse_batch_normalisation(policy)
@@ -119,9 +125,9 @@ class RolloutMeasurer:
         The model is not changed: parameters, `.grad`, buffers, rollout and random generators are as before.
 
         Args:
-            model: A2C or PPO with a full rollout buffer.
+            model: A2C or PPO, or an algorithm of sb3-contrib, with a full rollout buffer.
             other_unit: Whether to split the rollout at random as well, as "policy/by_transition" and so on, for the
-                design effect.
+                design effect; a recurrent policy's cannot be.
             rng: Draws the random splits; by default it is seeded by the number of transitions seen.
 
         Returns:
@@ -130,9 +136,9 @@ class RolloutMeasurer:
         """
         rng = rng or np.random.default_rng(model.num_timesteps)
         ranks: Ranks = getattr(model, "ranks", ALONE)
-        rollout = whole_rollout(model.rollout_buffer, model.device)
-        terms = needed_terms(rollout_terms(model, rollout, ranks), needed_weights(model))
-        shape = model.n_envs, model.n_steps
+        recurrent = is_recurrent(model)
+        terms = needed_terms(self._terms(model, ranks), needed_weights(model))
+        shape = model.n_envs, 1 if recurrent else model.n_steps
         with unchanged(model.policy):
             model.policy.set_training_mode(True)  # the loss that is trained
             groups = self._groups(self.unit, *shape, ranks, rng)
@@ -145,10 +151,16 @@ class RolloutMeasurer:
             if self.preconditioned and model.policy.optimizer.state:
                 scaled = self._grams(model, terms, groups, model.policy.optimizer)
                 moments |= {f"{loss}/preconditioned": scaled.moments(loss) for loss in LOSSES}
-            if other_unit and self.unit == "environment":
+            if other_unit and self.unit == "environment" and not recurrent:
                 at_random = self._grams(model, terms, self._groups("transition", *shape, ranks, rng))
                 moments |= {f"{loss}/{BY_TRANSITION}": at_random.moments(loss) for loss in LOSSES}
         return moments
+
+    def _terms(self, model: OnPolicyAlgorithm, ranks: Ranks) -> Callable[[Tensor], Terms]:
+        """The terms of transitions, or of whole environments where the policy is recurrent."""
+        if contrib_name(model):
+            return contrib_terms(model)
+        return rollout_terms(model, whole_rollout(model.rollout_buffer, model.device), ranks)
 
     def _grams(
         self,
@@ -158,7 +170,7 @@ class RolloutMeasurer:
         optimizer: torch.optim.Optimizer | None = None,
     ) -> GroupGrams:
         """Products of the group gradients, preconditioned if an optimiser is given."""
-        return group_grams(
+        grams = group_grams(
             model.policy,
             terms,
             groups.to(model.device, non_blocking=True),
@@ -166,6 +178,7 @@ class RolloutMeasurer:
             optimizer=optimizer,
             ranks=getattr(model, "ranks", ALONE),
         )
+        return replace(grams, group_size=grams.group_size * model.n_steps) if is_recurrent(model) else grams
 
     def _groups(self, unit: Unit, num_envs: int, num_steps: int, ranks: Ranks, rng: np.random.Generator) -> Tensor:
         """Transition indices of this rank's groups, [K, b]."""

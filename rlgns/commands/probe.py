@@ -25,5 +25,8 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: The arguments are wrong, or the run cannot be probed.
     """
     run = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
-    is_supervised = run is not None and run.is_dir() and read_config(run)["options"].get("num_envs") is None
+    config = read_config(run) if run is not None and run.is_dir() else None
+    is_supervised = config is not None and config["options"].get("num_envs") is None
+    if config is not None and not is_supervised and "algo" not in config["options"]:
+        raise ValueError(f"{run} is a run of {config.get('task')}, which keeps no policy to probe; name another run")
     return find_task(PROBE_ENTRY_POINTS, [SUPERVISED if is_supervised else AGENTS, *arguments])()

@@ -18,7 +18,7 @@ EXTRAS = {
         "wandb",
         "yaml",
     },
-    "agents": {"ale_py", "gymnasium", "stable_baselines3"},
+    "agents": {"ale_py", "gymnasium", "sb3_contrib", "stable_baselines3"},
     "tasks": {"PIL", "cv2", "datasets", "pytorch_optimizer", "sklearn", "tokenizers"},
 }
 """Top-level modules that each extra installs."""

@@ -34,6 +34,7 @@ def box_lines(
     speeds: Speeds | None = None,
     objective: Objective = "balance",
     copies: str = "",
+    can_probe: bool = True,
 ) -> list[str]:
     """The recommendation in lines.
 
@@ -45,6 +46,7 @@ def box_lines(
         speeds: Speeds on this machine; None if they have not been measured.
         objective: What the batch was chosen for.
         copies: A sentence that names environments that are copies of one another; empty if none are.
+        can_probe: Whether `rlgns probe` can tell more about the run.
 
     Returns:
         The lines, without line ends.
@@ -57,7 +59,7 @@ def box_lines(
     if advice.updates is None or advice.examples is None or advice.scale is None:
         lines += _labelled("Because", [remedies.missing(advice.scale, history.moments(advice.loss))])
         lines += _labelled("Mind", [copies] if copies else [])
-        lines += _labelled("Or", _probe(advice, run))
+        lines += _labelled("Or", _probe(advice, run) if can_probe else [])
         return lines + _labelled("Learning rate", _learning_rate(advice, history))
     lines += _labelled("Try", _flags(advice)) if advice.count != advice.batch.count else []
     lines += _labelled("Expect", [expectation(advice)])
@@ -75,7 +77,7 @@ def box_lines(
     else:
         why = "the value loss dominates the noise scale" if advice.is_unsafe else "the noise scale has no upper bound"
         lines += _labelled("", [f"no batch is known to be the one for {_aim_words(advice, objective)}: {why}"])
-    return lines + _labelled("Not known", _probe(advice, run))
+    return lines + _labelled("Not known", _probe(advice, run) if can_probe else [])
 
 
 def shape_words(advice: Recommendation) -> str:

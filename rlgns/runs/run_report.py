@@ -140,6 +140,7 @@ def report_lines(report: RunReport, objective: Objective = "balance") -> list[st
         speeds=report.speeds,
         objective=objective,
         copies=report.copies,
+        can_probe=(report.folder / CHECKPOINT).exists(),
     )
     return [*lines, *box, ""]
 

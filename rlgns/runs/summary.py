@@ -95,7 +95,8 @@ def goal_lines(goals: Mapping[float, GoalCost | None], examples: str = "transiti
     for goal, reached in goals.items():
         cost = "not reached"
         if reached is not None:
-            cost = f"{reached.steps:,} updates, {reached.examples:,} {examples}, {in_minutes(reached.seconds)}"
+            updates = "update" if reached.steps == 1 else "updates"
+            cost = f"{reached.steps:,} {updates}, {reached.examples:,} {examples}, {in_minutes(reached.seconds)}"
         lines.append(f"  goal {goal:g}: {cost}")
     return lines
 

@@ -41,7 +41,8 @@ def start_guarded(
     Raises:
         OSError: No process can be started.
     """
-    environment = {**dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)), **os.environ}
+    own_threads = os.environ.get("OMP_NUM_THREADS", str(threads))
+    environment = {"MKL_NUM_THREADS": own_threads, **os.environ, "OMP_NUM_THREADS": own_threads}
     environment.pop(RESTART_COUNT, None)
     if restart_count is not None:
         environment[RESTART_COUNT] = str(restart_count)
