@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from rlgns.agents.callback import NoiseScaleCallback
 from rlgns.agents.measuring import LOSSES
 from rlgns.agents.self_play import SelfPlayPong, mean_return
-from rlgns.agents.self_play_task import SelfPlayConfig
+from rlgns.agents.self_play_options import SelfPlayConfig
 from rlgns.noise.moment_records import noise_scale_record, record_of
 from rlgns.runs.goals import RETURN, GoalTracker
 from rlgns.runs.progress import Status

@@ -44,7 +44,17 @@ ROOMS = {
     "commands": Room({"noise", "runs", "study", "sweeps", "report", "tasks"}, {"annotated_types", "yaml"}),
     "agents": Room(
         {"noise", "runs", "gradients", "report"},
-        {"annotated_types", "ale_py", "gymnasium", "numpy", "rich", "stable_baselines3", "torch", "typing_extensions"},
+        {
+            "annotated_types",
+            "ale_py",
+            "gymnasium",
+            "numpy",
+            "rich",
+            "sb3_contrib",
+            "stable_baselines3",
+            "torch",
+            "typing_extensions",
+        },
     ),
     "": Room({"noise", "runs", "gradients", "commands"}, set()),  # rlgns/__init__.py and __main__.py
 }
@@ -140,7 +150,7 @@ def test_mathematics_and_study_never_import_torch_or_a_plotting_library(room):
 
 
 def test_importing_rlgns_or_its_mathematics_loads_no_torch_wandb_or_matplotlib():
-    heavy = ("torch", "wandb", "matplotlib", "stable_baselines3", "gymnasium")
+    heavy = ("torch", "wandb", "matplotlib", "sb3_contrib", "stable_baselines3", "gymnasium")
     code = f"import sys, {', '.join(INSTANT)}; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) in {(0, ""), (1, "")}, done.stderr

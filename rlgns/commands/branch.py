@@ -34,7 +34,8 @@ from rlgns.sweeps.programs import flags_of
 DESCRIPTION = (
     "From one checkpoint of RUN, train the same number of examples at several batch sizes, and find the largest one\n"
     "that loses nothing (Merrill et al. 2025, arXiv:2505.23971). The learning rate follows the batch by the run's\n"
-    "noise scale. RUN comes first, options after it. After an interruption the same command goes on."
+    "noise scale, or by --batch-scale. RUN comes first, options after it. After an interruption the same command goes\n"
+    "on."
 )
 
 FACTORS = (0.5, 1, 2, 4, 8, 16)
@@ -56,6 +57,8 @@ class BranchOptions:
     """Examples of every branch [a quarter of those before the checkpoint, at least 20 updates of the largest batch]."""
     seeds: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Branches at each batch size, with seeds of their own."""
+    batch_scale: PositiveFloat | None = None
+    """B* of the rate's rule in examples, as B_noise of `rlgns probe --curvature` [the run's noise scale]."""
     tolerance: PositiveFloat = 0.02
     """What a batch may lose, as a share of the base batch's result."""
     workers: Annotated[int, Interval(ge=1, le=1024)] = os.cpu_count() or 1
@@ -159,7 +162,7 @@ def _parameters(
         for name, value in run.options.items()
         if value is not None and name not in DROPPED and not name.startswith("wandb") and name in known
     }
-    noise = _scaled_by(scale, 16 * max(sizes)) / batch.length
+    noise = (options.batch_scale or _scaled_by(scale, 16 * max(sizes))) / batch.length
     if run.shape:
         noise *= batch.length  # agents count the rule's batch in transitions
     own = batch.count if not run.shape else batch.size

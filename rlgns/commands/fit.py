@@ -165,7 +165,8 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     else:
         r_squared = "" if fit.r_squared is None else f", R² {fit.r_squared:.3f} in log S"
         lines += [
-            f"  B_crit {fit.critical_batch_size}, E_min {fit.min_examples} {unit}; S_min {fit.min_steps} updates",
+            f"  B_crit {fit.critical_batch_size}{goal.mark}, E_min {fit.min_examples} {unit}; "
+            f"S_min {fit.min_steps} updates",
             f"  {fit.level:.0%} intervals, {fit.num_runs} runs, scatter {fit.residual_deviation:.0%}{r_squared}",
         ]
     if goal.by == "batch_size" and (rate := study.rates.get(goal.goal)):
@@ -174,7 +175,9 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     predictions = [p for p in study.predictions if (p.goal, p.fixed) == (goal.goal, goal.fixed)]
     if predictions:
         first = predictions[0]
-        lines.append(f"  noise scale before the goal, {first.num_runs} runs of {first.batch_size:,} {unit}:")
-        rows = [(p.loss, str(p.late or "not measured"), f"whole way {p.whole}") for p in predictions]
+        lines.append(
+            f"  noise scale, mean on the way to the goal, {first.num_runs} runs of {first.batch_size:,} {unit}:"
+        )
+        rows = [(p.loss, str(p.whole), f"just before it {p.late or 'not measured'}") for p in predictions]
         lines += [f"    {line}" for line in table_lines(("", "", ""), rows, justify=["left"] * 3)[1:]]
     return lines

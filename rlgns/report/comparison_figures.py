@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from rlgns.noise.scale import NoiseScale
 from rlgns.report.page_figure import PageFigure
@@ -24,6 +25,13 @@ MARKERS = "os^Dvp*hX<>"
 
 TALLEST_BAR = 50
 """A bar ends at this many times its point, where its interval reaches further."""
+
+
+WIDEST_LABEL = 34
+"""Characters of a label, of which two still fit beside each other."""
+
+LABEL_HEIGHT = 0.22
+"""Inches that a line of the legend takes."""
 
 
 def comparison_figures(rows: Sequence[ComparisonRow], courses: Sequence[Course]) -> list[PageFigure]:
@@ -48,7 +56,7 @@ def prediction(rows: Sequence[ComparisonRow]) -> PageFigure:
             axes.plot([], [], marker, color=colour, label=f"{row.task}, {row.unit}")
     logarithmic(axes, "noise scale B_simple, examples", "critical batch size B_crit, examples")
     _draw_diagonal(axes)
-    legend_above(axes, 2)
+    _legend_above(figure, axes)
     return PageFigure(
         "prediction",
         "Critical batch size against noise scale",
@@ -57,6 +65,15 @@ def prediction(rows: Sequence[ComparisonRow]) -> PageFigure:
         "either way.",
         figure,
     )
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """Draw the legend in two columns, or where long names do not fit, in one column of a taller figure."""
+    labels = axes.get_legend_handles_labels()[1]
+    is_long = max(map(len, labels)) > WIDEST_LABEL
+    legend_above(axes, 1 if is_long else 2)
+    if is_long:
+        figure.set_figheight(figure.get_figheight() + LABEL_HEIGHT * (len(labels) // 2))
 
 
 def _draw_diagonal(axes: Axes) -> None:
@@ -82,7 +99,7 @@ def training(courses: Sequence[Course]) -> PageFigure | None:
     logarithmic(axes, "", "noise scale B_simple, examples", x_too=False)
     axes.set_xlabel("share of the records on the way to the last goal, by progress")
     axes.set_xlim(0, 1)
-    legend_above(axes, 2)
+    _legend_above(figure, axes)
     return PageFigure(
         "training",
         "Noise scale over training",

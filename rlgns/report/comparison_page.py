@@ -30,6 +30,7 @@ from rlgns.study.comparison import (
 )
 from rlgns.study.default_batch import Defaults
 from rlgns.study.estimates import Estimate, rounded
+from rlgns.study.goal_fits import MISFIT_MARK
 from rlgns.study.paper import PAPER, Bounds, PaperRow
 from rlgns.study.study import Study
 
@@ -68,6 +69,7 @@ def write_comparison(
             rows=[_cells(row) for row in rows],
             words=words_of(rows),
             stand_ins=_stand_ins(rows),
+            misfits=_misfits(rows),
             paper=[_paper_cells(row) for row in PAPER],
             drawings=[drawing_of(figure) for figure in figures],
             notes=[f"{study.task}: {warning}" for study in studies for warning in study.warnings],
@@ -88,12 +90,30 @@ def lines_of(rows: Sequence[ComparisonRow]) -> list[str]:
     names = ("B_crit start", "B_crit average", "B_simple start", "B_simple average")  # of ESTIMATES
     table = Table("task", "unit", *names, "ratio", "seeds", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
-        estimates = (_words(getattr(row, name)) for name in ESTIMATES)
+        estimates = (_marked(row, name) for name in ESTIMATES)
         table.add_row(row.task, row.unit, *estimates, _ratio(row.ratio), str(row.num_seeds))
     console = Console(width=MAX_WIDTH, markup=False, emoji=False, highlight=False, no_color=True)
     with console.capture() as capture:
         console.print(table)
-    return [line.rstrip() for line in capture.get().splitlines()]
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return lines + [f"{MISFIT_MARK.strip()} {sentence}" for sentence in _misfits(rows)]
+
+
+def _marked(row: ComparisonRow, name: str) -> str:
+    """An estimate in words, with a mark where its curve has the wrong shape."""
+    misfit = {"critical_start": row.misfit_start, "critical_average": row.misfit}.get(name, "")
+    return _words(getattr(row, name)) + (MISFIT_MARK if misfit else "")
+
+
+def _misfits(rows: Sequence[ComparisonRow]) -> list[str]:
+    """What is wrong with the shapes of curves, whose B_crit is marked."""
+    return [
+        f"{row.task}, goal {goal}: {misfit}."
+        for row in rows
+        if row.unit != "frames"
+        for goal, misfit in zip(row.goals, (row.misfit_start, row.misfit), strict=True)
+        if misfit
+    ]
 
 
 def words_of(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -153,7 +173,7 @@ def _cells(row: ComparisonRow) -> dict[str, str]:
         "task": row.task,
         "unit": row.unit,
         "goals": " … ".join(dict.fromkeys(row.goals)),
-        **{name: _words(getattr(row, name)) for name in ESTIMATES},
+        **{name: _marked(row, name) for name in ESTIMATES},
         "ratio": _ratio(row.ratio),
         "runs": f"{row.num_runs}, {row.num_seeds}",
         "data": data + (" (stands in)" if row.stands_in_for else ""),

@@ -41,7 +41,8 @@ def pareto(study: Study) -> PageFigure | None:
         f"Updates against {unit}",
         "Each large dot is a batch size at its best learning rate (mean over its seeds, the small dots), labelled at "
         "the first goal. Curves are the fits of (S/S_min − 1)(E/E_min − 1) = 1 with their bands; stars mark "
-        "B_crit = E_min/S_min, where a run takes twice the least of both. Arrows are runs that did not reach the goal.",
+        "B_crit = E_min/S_min, where a run takes twice the least of both. Arrows are runs that did not reach the goal; "
+        "≁ marks a curve of the wrong shape.",
         figure,
     )
 
@@ -51,7 +52,7 @@ def _draw_goal(axes: Axes, fit: GoalFit, colour: str) -> None:
     label = f"goal {format_goal(fit.goal)}"
     if fit.fit and 0 < fit.fit.critical_batch_size.point < math.inf:
         _draw_curve(axes, fit.fit, fit.points, colour)
-        label += f": B_crit {rounded(fit.fit.critical_batch_size)}"
+        label += f": B_crit {rounded(fit.fit.critical_batch_size)}{fit.mark}"
     for point in fit.points:
         _draw_runs(axes, point, colour)
     reached = [point for point in fit.points if not any(point.censored)]

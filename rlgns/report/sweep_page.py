@@ -113,7 +113,7 @@ def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
     rows = zip(as_table([fit]), fit.points, strict=True)
     return {
         "goal": format_goal(fit.goal),
-        "fit": _fit(fit.fit) if fit.fit else None,
+        "fit": _fit(fit.fit, fit.mark) if fit.fit else None,
         "reason": fit.reason,
         "warnings": fit.warnings,
         "noise": [_noise(fit, prediction) for prediction in predictions],
@@ -122,9 +122,9 @@ def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
     }
 
 
-def _fit(fit: CriticalBatchSize) -> dict[str, str]:
+def _fit(fit: CriticalBatchSize, mark: str) -> dict[str, str]:
     return {
-        "critical": _words(fit.critical_batch_size),
+        "critical": f"{_words(fit.critical_batch_size)}{mark}",
         "examples": _words(fit.min_examples),
         "steps": _words(fit.min_steps),
         "scatter": f"{fit.residual_deviation:.0%}",
@@ -138,7 +138,7 @@ def _noise(fit: GoalFit, prediction: Prediction) -> dict[str, str]:
         "loss": prediction.loss,
         "late": _words(prediction.late),
         "whole": _words(prediction.whole),
-        "ratio": _ratio(fit, prediction.best_known),
+        "ratio": _ratio(fit, prediction.whole),
     }
 
 
@@ -148,7 +148,7 @@ def _words(estimate: Estimate | NoiseScale | None) -> str:
     return "undetermined" if estimate.state == "undetermined" else rounded(estimate)
 
 
-def _ratio(fit: GoalFit, scale: NoiseScale | Estimate) -> str:
+def _ratio(fit: GoalFit, scale: Estimate) -> str:
     """B_simple over B_crit, where both have two-sided intervals."""
     if fit.fit is None or fit.fit.state != "interval" or scale.state != "interval":
         return "–"

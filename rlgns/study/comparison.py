@@ -47,6 +47,8 @@ class ComparisonRow:
         num_train: Number of training examples; None in reinforcement learning.
         stands_in_for: The paper's data, where ours is another.
         changed: Options that differ from the task's defaults and change the task: name, value, default.
+        misfit_start: What is wrong with the shape of the curve at the easiest goal; empty if nothing is.
+        misfit: The same at the last goal.
     """
 
     task: str
@@ -63,6 +65,8 @@ class ComparisonRow:
     num_train: int | None
     stands_in_for: str | None
     changed: tuple[tuple[str, Any, Any], ...] = ()
+    misfit_start: str = ""
+    misfit: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -144,6 +148,8 @@ def _row(study: Study, defaults: Defaults) -> ComparisonRow:
         num_train=run.facts.get("num_train"),
         stands_in_for=_stands_in_for(study),
         changed=_changed(run.options, defaults.get(study.task, {})),
+        misfit_start=first.misfit,
+        misfit=last.misfit,
     )
 
 
@@ -157,13 +163,14 @@ def _paper_row(study: Study) -> PaperRow | None:
 
 def _stands_in_for(study: Study) -> str | None:
     """The data of the paper's row, where ours is another."""
-    paper, data = _paper_row(study), study.outcomes[0].facts.get("data")
-    return paper.data if paper and data and paper.data not in data.lower() else None
+    paper, data = _paper_row(study), study.outcomes[0].facts.get("data") or study.task
+    return paper.data if paper and paper.data not in data.lower() else None
 
 
 def _name(study: Study) -> str:
     """Name of the task, with its data where that only stands in for the paper's."""
-    return f"{study.task} on {study.outcomes[0].facts['data']}" if _stands_in_for(study) else study.task
+    data = study.outcomes[0].facts.get("data")
+    return f"{study.task} on {data}" if data and _stands_in_for(study) else study.task
 
 
 def _changed(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
@@ -200,6 +207,8 @@ def _cells(row: ComparisonRow) -> dict[str, Any]:
             cells[f"{name}_{end}"] = None if estimate is None else finite(getattr(estimate, end))
         cells[f"{name}_state"] = None if estimate is None else estimate.state
     cells |= {
+        "misfit_start": row.misfit_start or None,
+        "misfit": row.misfit or None,
         "ratio": row.ratio,
         "num_runs": row.num_runs,
         "num_seeds": row.num_seeds,

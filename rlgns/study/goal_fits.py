@@ -13,12 +13,16 @@ from typing import Literal, get_args
 
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.goals import format_goal
+from rlgns.study.exponents import ExponentTest, exponent_test
 from rlgns.study.fits import LACK_OF_FIT, CriticalBatchSize, fit_critical_batch_size
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point, best_points, best_shapes
 
 Dimension = Literal["batch_size", "num_envs", "num_steps"]
 """What varies along a curve: the batch size in any shape, or one of its dimensions while the other is fixed."""
+
+MISFIT_MARK = " ≁"
+"""Stands behind a B_crit whose curve has the wrong shape."""
 
 FEW_SEEDS = 3
 """With fewer seeds than this at a batch size, little is known of the noise."""
@@ -36,6 +40,7 @@ class GoalFit:
         fit: The curve, with B_crit in examples; None where it cannot be fitted.
         reason: Why there is no fit; None where there is one.
         warnings: What to know before the fit is believed.
+        shape: Whether the curve has the right shape; None where too few batch sizes reached the goal to tell.
     """
 
     goal: float
@@ -45,6 +50,17 @@ class GoalFit:
     fit: CriticalBatchSize | None
     reason: str | None
     warnings: tuple[str, ...]
+    shape: ExponentTest | None = None
+
+    @property
+    def misfit(self) -> str:
+        """What is wrong with the shape of the curve, which B_crit's interval does not cover; empty if nothing is."""
+        return self.shape.reason if self.fit and self.shape else ""
+
+    @property
+    def mark(self) -> str:
+        """What stands behind B_crit in tables: a mark where the curve has the wrong shape."""
+        return MISFIT_MARK if self.misfit else ""
 
 
 def fit_goals(
@@ -105,7 +121,9 @@ def _fit(goal: float, by: Dimension, fixed: int | None, points: Sequence[Point],
         fit, reason = fit_critical_batch_size(B, S, confidence, censored=censored), None
     except ValueError as error:
         fit, reason = None, str(error)
-    return GoalFit(goal, by, fixed, tuple(points), fit, reason, tuple(_warnings(points, fit)))
+    shape = exponent_test(B, S, confidence, censored=censored) if fit else None
+    misfit = [f"{shape.reason}; the interval of B_crit does not cover that"] if shape and shape.is_misfit else []
+    return GoalFit(goal, by, fixed, tuple(points), fit, reason, (*misfit, *_warnings(points, fit)), shape)
 
 
 def _warnings(points: Sequence[Point], fit: CriticalBatchSize | None) -> Iterator[str]:

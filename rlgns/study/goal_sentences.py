@@ -63,7 +63,8 @@ def _critical_clause(fit: GoalFit) -> str:
     match fit.fit.state:
         case "interval":
             in_dimension = f", {fit.by} {rounded(B_crit.scaled(1 / fit.fixed))}" if fit.fixed else ""
-            return f"B_crit is {rounded(B_crit)} {unit}{in_dimension}"
+            misfit = " (misfit: see the notes)" if fit.misfit else ""
+            return f"B_crit is {rounded(B_crit)} {unit}{in_dimension}{misfit}"
         case "lower bound":
             return f"B_crit is {two_digits(B_crit.low)} {unit} or more; the runs give no upper bound"
         case "upper bound":
@@ -73,13 +74,12 @@ def _critical_clause(fit: GoalFit) -> str:
 
 
 def _predicted_clause(prediction: Prediction) -> str:
-    scale = prediction.best_known
-    when = "" if scale is prediction.late else ", over the whole of the runs"
+    scale = prediction.whole
     if scale.state == "undetermined":
         return f"; B_simple ({prediction.loss} loss) is undetermined, because too few gradients were measured"
     if scale.state == "lower bound":
-        return f"; B_simple ({prediction.loss} loss) predicted {two_digits(scale.low)} or more{when}"
-    return f"; B_simple ({prediction.loss} loss) predicted {rounded(scale)}{when}"
+        return f"; B_simple ({prediction.loss} loss) predicted {two_digits(scale.low)} or more"
+    return f"; B_simple ({prediction.loss} loss) predicted {rounded(scale)}"
 
 
 def _cost_sentence(fit: GoalFit) -> str | None:

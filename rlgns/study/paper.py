@@ -48,7 +48,7 @@ PAPER = (
     PaperRow("VAE", "svhn", "images", _one(10), _one(200), _one(10), _one(10)),
     PaperRow("Billion Word", "billion", "tokens", _one(700), _one(100_000), _one(1000), _one(150_000)),
     PaperRow("Atari, 7 games", "", "frames", (100, 1000), (400, 8000), (100, 1000), (1000, 20_000)),
-    PaperRow("Dota 1v1", "", "frames", _one(50_000), _one(3_000_000), _one(100_000), _one(300_000)),
+    PaperRow("Dota 1v1", "dota", "frames", _one(50_000), _one(3_000_000), _one(100_000), _one(300_000)),
     PaperRow("Dota 5v5", "", "frames", None, None, _one(100_000), _one(24_000_000)),
 )
 """Table 1 of the paper. It estimates that B_crit of Dota 5v5 is above 8 million, and does not measure it."""
@@ -60,6 +60,7 @@ PAPER_TASKS = {
     "imagenet": "ImageNet",
     "autoencoder": "autoencoder",
     "vae": "VAE",
+    "recurrent PPO on two-player Pong": "Dota 1v1",
     "billion_word": "Billion Word",
 }
 """The paper's name of each of our tasks that it measured too."""

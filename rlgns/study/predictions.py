@@ -2,8 +2,8 @@
 
 The paper predicts from one well-tuned run. Here the runs are those at the best learning rate of the batch size nearest
 to the geometric middle of those tried, with their seeds pooled: the most typical ones of the tuned runs. As the noise
-scale grows while a run learns, it is estimated over the second half of the updates that led to the goal and, beside
-that, as the mean over all of them.
+scale grows while a run learns, what predicts B_crit is its mean over all updates that led to the goal; its value over
+the second half of them, which is where the next updates start from, stands beside it.
 """
 
 from __future__ import annotations
@@ -52,11 +52,6 @@ class Prediction:
     shape: tuple[int, int] | None
     learning_rate: float
     num_runs: int
-
-    @property
-    def best_known(self) -> NoiseScale | Estimate:
-        """The late noise scale, or that of the whole way where the late one is undetermined."""
-        return self.late if self.late and self.late.state != "undetermined" else self.whole
 
 
 @dataclass(frozen=True, slots=True)

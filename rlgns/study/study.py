@@ -228,6 +228,10 @@ def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
             "degrees_of_freedom": fit.degrees_of_freedom,
             "r_squared": fit.r_squared,
             "lack_of_fit_p_value": fit.lack_of_fit.p_value if fit.lack_of_fit else None,
+            "exponent": _estimate_mapping(goal.shape.exponent) if goal.shape else None,
+            "exponent_p_value": goal.shape.p_value if goal.shape else None,
+            "largest_batch_p_value": goal.shape.largest_p_value if goal.shape else None,
+            "misfit": goal.misfit,
             "num_runs": fit.num_runs,
             "num_censored": fit.num_censored,
         }

@@ -42,7 +42,7 @@ def test_the_critical_batch_size_of_a_sweep_is_printed(sweep, capsys):
         assert int(low.replace(",", "")) < truth < int(high.replace(",", ""))
     assert "256 × 10 = 2,560" in printed.out
     assert "At goal 20, B_crit is" in printed.out
-    assert "noise scale before the goal, 3 runs of 640 transitions" in printed.out
+    assert "noise scale, mean on the way to the goal, 3 runs of 640 transitions" in printed.out
 
 
 def test_a_closed_pipe_ends_the_command_without_an_error(sweep):
