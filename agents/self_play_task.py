@@ -1,7 +1,7 @@
 """Recurrent PPO learns two-player Pong against itself: `rlgns train self_play`.
 
 A stand-in, small enough for any machine, for the largest batches of McCandlish et al. 2018 (arXiv:1812.06162), those of
-an LSTM that learns Dota by self-play: the same kind of agent, and a game of two numbers instead of 20,000.
+an LSTM that learns Dota by self-play: the same kind of agent, and a game of four numbers instead of 20,000.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from rlgns.commands.temperature import cooled_step, report
 from rlgns.noise.intervals import t_quantile
 from rlgns.report.adaptive_figure import adaptive
 from rlgns.report.page_figure import write_figure
-from rlgns.report.style import STYLE, batch_colours
+from rlgns.report.style import STYLE, batch_colours, colour_at
 from rlgns.runs.packed import run_folders
 from rlgns.runs.run_report import read_report
 from rlgns.study.outcomes import Outcome, read_outcomes
@@ -55,8 +55,8 @@ def main(options: Options) -> None:
     with mpl.rc_context(STYLE):
         _draw_ewma(options.out / "ppo_ewma.png")
         for game in ("cartpole", "breakout"):
-            if (HERE / f"adaptive_{game}.zip").exists():
-                _draw_rollouts(game, options.out / f"adaptive_{game}.png")
+            _draw_rollouts(game, options.out / f"adaptive_{game}.png")
+        _draw_recipes(options.out / "recipes.png")
         figure = adaptive(fit_study(mnist_outcomes()))
         assert figure, "the records hold adaptive batches"
         figure.save(options.out / "adaptive_mnist.png")
@@ -76,7 +76,9 @@ def numbers() -> dict[str, Any]:
         "adaptive_rollouts": {
             game: {name: means(curves) for name, curves in rollout_curves(game).items()}
             for game in ("cartpole", "breakout")
-            if (HERE / f"adaptive_{game}.zip").exists()
+        },
+        "recipes": {
+            name: [run.records()[-1].get("eval/test_error") for run in runs] for name, runs in recipes().items()
         },
     }
 
@@ -111,6 +113,20 @@ def seesaw() -> dict[str, Any]:
             f"{run.options['adaptive_batch']}, {run.batch_size}", {"updates": run.steps, "loss": []}
         )
         cell["loss"].append(run.records()[-1]["eval/train_loss"])
+    return found
+
+
+def recipes() -> dict[str, list[Outcome]]:
+    """Runs of large batches on CIFAR-10 by recipe."""
+    found: dict[str, list[Outcome]] = {}
+    for run in read_outcomes([HERE / "recipes_goyal.zip", HERE / "recipes_akiba.zip"]):
+        o = run.options
+        if o["optimizer"] == "rmsprop_warmup":
+            normalisation = "last batch's statistics" if o["bn_statistics"] == "last" else "moving means"
+            name = f"{run.batch_size:,}, RMSprop warmup and slow start, {normalisation}"
+        else:
+            name = f"{run.batch_size:,}, {'linear rate' if o['warmup'] == 'none' else 'linear rate, gradual warmup'}"
+        found.setdefault(name, []).append(run)
     return found
 
 
@@ -193,6 +209,23 @@ def _draw_rollouts(game: str, path: Path) -> None:
         axes.set_xlabel(label)
     panels[0].set_ylabel("mean return")
     panels[0].legend(title="batch", fontsize=8)
+    write_figure(figure, [path])
+
+
+def _draw_recipes(path: Path) -> None:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, runs) in enumerate(recipes().items()):
+        for number, run in enumerate(runs):
+            rows = [record for record in run.records() if record.get("eval/train_loss") is not None]
+            axes.plot(
+                [row["progress/epochs"] for row in rows], [row["eval/train_loss"] for row in rows],
+                color=colour_at(place), linewidth=1.5, label=None if number else name,
+            )  # fmt: skip
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("training loss")
+    axes.set_ylim(0, 2.6)
+    figure.legend(loc="outside upper center", fontsize=8)
     write_figure(figure, [path])
 
 
