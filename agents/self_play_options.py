@@ -29,7 +29,7 @@ class SelfPlayConfig(OutputOptions):
     """Games of an evaluation."""
     past_every: PositiveInt = 100_000
     """Transitions after which the present self joins the past ones; a fifth of the games are against those."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 3e-3
     """Adam's learning rate; with lr_batch_scale its limit for large batches."""
     lr_batch_scale: Annotated[float, Interval(ge=0)] = 0.0
     """B* in learning_rate/(1 + B*/B)^α; 0: the same rate at every batch size."""
