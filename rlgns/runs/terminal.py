@@ -19,7 +19,8 @@ from typing import Any, TextIO, cast
 
 REPLACEMENTS = {
     "×": "x", "–": "-", "—": "-", "−": "-", "∞": "inf", "≥": ">=", "≤": "<=", "≈": "~", "≁": "(misfit)",
-    "→": "->", "…": "...", "·": "*", "Σ": "Sigma", "²": "^2", "½": "1/2", "ε": "eps", "α": "alpha", "λ": "lambda", "µ": "u", "ḡ": "g",
+    "→": "->", "…": "...", "·": "*", "Σ": "Sigma", "²": "^2", "½": "1/2", "ε": "eps",
+    "α": "alpha", "λ": "lambda", "µ": "u", "ḡ": "g",
     "\N{NO-BREAK SPACE}": " ", "’": "'", "“": '"', "”": '"',
 }  # fmt: skip
 """ASCII text for characters of this project's output that a terminal's encoding may lack."""
