@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.style import PALETTE, legend_above, logarithmic, new_axes
-from rlgns.study.adaptive import AdaptivePoint, GainFit, gain_words
+from rlgns.study.adaptive import AdaptivePoint, gain_words
+from rlgns.study.gains import GainFit
 from rlgns.study.points import Point, geometric_mean
 from rlgns.study.study import Study
 from rlgns.study.tables import unit_of

@@ -8,7 +8,8 @@ import pytest
 from support.synthetic_runs import growing_moments, moments_of, write_run
 
 from rlgns.commands.cli import main
-from rlgns.study.adaptive import adaptive_front, changes_batch, fit_gain, predicted_gain
+from rlgns.study.adaptive import adaptive_front, changes_batch
+from rlgns.study.gains import fit_gain, predicted_gain
 from rlgns.study.outcomes import read_outcomes
 from rlgns.study.points import best_points
 from rlgns.study.study import fit_study
