@@ -221,10 +221,8 @@ class NoiseScaleCallback(BaseCallback):
 
 def _num_minibatches(model: OnPolicyAlgorithm) -> int | None:
     """Minibatches of a pass; None where an update is one gradient of the whole rollout."""
-    if not hasattr(model, "n_epochs"):
-        return None
-    batch_size: int = model.batch_size  # type: ignore[attr-defined]
-    return max(model.n_envs * model.n_steps // batch_size, 1)
+    batch_size = getattr(model, "batch_size", None) if hasattr(model, "n_epochs") else None  # TRPO's is the critic's
+    return max(model.n_envs * model.n_steps // batch_size, 1) if batch_size else None
 
 
 def _sentence(words: str) -> str:

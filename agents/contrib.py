@@ -22,6 +22,7 @@ from rlgns.agents.flat_rollouts import select, whole_rollout
 from rlgns.agents.losses import SMALLEST_CLIP_RANGE, Terms, checked_algorithm, clip_ranges, normalised, ppo_terms
 
 NO_CLIPPING = 1e9
+"""A clip range that TRPO's ratio of probabilities, which is 1 where it is measured, does not reach."""
 
 NAMES = ("RecurrentPPO", "MaskablePPO", "TRPO")
 
@@ -48,7 +49,9 @@ def measurable(model: object) -> OnPolicyAlgorithm:
     Raises:
         TypeError: The losses are not known.
     """
-    return model if contrib_name(model) else checked_algorithm(model)  # type: ignore[return-value]
+    if isinstance(model, OnPolicyAlgorithm) and contrib_name(model):
+        return model
+    return checked_algorithm(model)
 
 
 def is_recurrent(model: object) -> bool:

@@ -117,7 +117,7 @@ def action_probabilities(
         states: Hidden and cell states [layers, n, H], cleared where a game begins.
     """
     distribution, (hidden, cell) = policy.get_distribution(seen, states, torch.zeros(len(seen)))
-    probabilities: Tensor = distribution.distribution.probs  # type: ignore[union-attr]
+    probabilities: Tensor = distribution.distribution.probs  # type: ignore[union-attr]  # of discrete actions, one
     return probabilities, (hidden, cell)
 
 
@@ -138,7 +138,7 @@ class SelfPlayPong(VecEnv):
         """
         super().__init__(num_games, spaces.Box(-1, 1, (NUM_SEEN,), np.float32), spaces.Discrete(NUM_ACTIONS))
         self.game, self.opponents = TwoPlayerPong(num_games, seed), Opponents(num_games, seed + 1)
-        self._returns, self._actions = torch.zeros(num_games), torch.zeros(num_games, dtype=torch.long)
+        self._actions = torch.zeros(num_games, dtype=torch.long)
 
     def reset(self) -> NDArray[np.float32]:
         """What the first players see, [N, 4]; the games go on."""

@@ -66,7 +66,7 @@ class SelfPlay(Task):
         self.noise = NoiseScaleCallback(config.measure_every)
         self.goals = GoalTracker(config.goals, rises=True)
         self.mean_return = self._evaluated()
-        self._steps, self._seconds, self._started = 0, 0.0, time.monotonic()
+        self._steps, self._started = 0, time.monotonic()
         self._evaluations = 1
 
     @property
@@ -135,8 +135,8 @@ class SelfPlay(Task):
 
     @property
     def _policy(self) -> RecurrentActorCriticPolicy:
-        policy: Any = self.model.policy
-        return policy  # type: ignore[no-any-return]
+        assert isinstance(self.model.policy, RecurrentActorCriticPolicy), "made as MlpLstmPolicy"
+        return self.model.policy
 
     def _evaluated(self) -> float:
         return mean_return(self._policy, self.config.eval_episodes, self.config.seed)

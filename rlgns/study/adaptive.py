@@ -135,8 +135,8 @@ def sentence(front: AdaptiveFront, unit: str) -> str:
     if front.fit is None:
         batches = ", ".join(two_digits(point.mean_batch_size) for point in front.points)
         return f"{goal} and are {batches} {unit} on average: too few points for γ{foreseen}."
-    found = f"(S/S_min − 1)(E/E_min − 1) = γ with γ = {gain_words(front.fit.gain)}, where a fixed batch has 1"
-    return f"{goal}: {found}{foreseen}."
+    exchange = f"(S/S_min − 1)(E/E_min − 1) = γ with γ = {gain_words(front.fit.gain)}, where a fixed batch has 1"
+    return f"{goal}: {exchange}{foreseen}."
 
 
 def gain_words(gain: Estimate) -> str:

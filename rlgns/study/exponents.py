@@ -112,8 +112,8 @@ def exponent_test(
     tried = [profile.misfit(log) for log in logs]
     i = int(np.argmin(tried))
     ends = logs[max(i - 1, 0)], logs[min(i + 1, len(logs) - 1)]
-    found = optimize.minimize_scalar(profile.misfit, bounds=ends, method="bounded", options={"xatol": 1e-6})
-    best, least = min((float(found.x), float(found.fun)), (float(logs[i]), tried[i]), key=lambda pair: pair[1])
+    refined = optimize.minimize_scalar(profile.misfit, bounds=ends, method="bounded", options={"xatol": 1e-6})
+    best, least = min((float(refined.x), float(refined.fun)), (float(logs[i]), tried[i]), key=lambda pair: pair[1])
     mean_square, degrees_of_freedom = _scatter(x, runs, least)
     if mean_square <= 0:
         return None
@@ -151,11 +151,11 @@ class _Profile:
         i = int(np.argmin(tried))
         if i in (0, len(grid) - 1):
             return float(tried[i]), float(grid[i])
-        found = optimize.minimize_scalar(
+        refined = optimize.minimize_scalar(
             lambda v: float(of(np.array([v]))[0]), bounds=(grid[i - 1], grid[i + 1]), method="bounded",
             options={"xatol": 1e-6},
         )  # fmt: skip
-        return min((float(found.fun), float(found.x)), (float(tried[i]), float(grid[i])))
+        return min((float(refined.fun), float(refined.x)), (float(tried[i]), float(grid[i])))
 
 
 def _largest(x: Float64, runs: Runs, profile: _Profile) -> tuple[float, float]:

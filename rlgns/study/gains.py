@@ -146,7 +146,7 @@ def _misfit(log_gain: float, x: Float64, y: Float64, adapts: NDArray[np.bool_]) 
     grid = np.linspace(x.min() - math.log(FARTHEST), x.max() + math.log(FARTHEST), 200)
     i = int(np.argmin(residuals(grid).var(axis=1)))
     ends = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
-    found = optimize.minimize_scalar(
+    refined = optimize.minimize_scalar(
         lambda u: float(residuals(u).var()), bounds=ends, method="bounded", options={"xatol": 1e-10}
     )
-    return len(x) * float(found.fun), float(found.x), float(residuals(found.x).mean())
+    return len(x) * float(refined.fun), float(refined.x), float(residuals(refined.x).mean())
