@@ -18,7 +18,10 @@ EXTRAS = {
         "wandb",
         "yaml",
     },
-    "agents": {"ale_py", "gymnasium", "sb3_contrib", "stable_baselines3"},
+    "agents": {"ale_py", "gymnasium", "imageio", "sb3_contrib", "stable_baselines3"},
+    "hub": {"huggingface_hub"},
+    "slurm": {"submitit"},
+    "tensorboard": {"tensorboard"},
     "tasks": {"PIL", "cv2", "datasets", "pytorch_optimizer", "sklearn", "tokenizers"},
 }
 """Top-level modules that each extra installs."""
