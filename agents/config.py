@@ -218,7 +218,7 @@ PPO_DEFAULTS: Mapping[str, Any] = {
 
 CHANGEABLE_ON_RESUME = frozenset(
     {"resume", "out", "total_transitions", "log_every", "checkpoint_seconds", "keep_checkpoints", "device"}
-    | {"num_threads", "num_torch_threads", "num_parts"}
+    | {"num_threads", "num_torch_threads", "num_parts", "tensorboard"}
     | {f.name for f in fields(TrainConfig) if f.name.startswith("wandb")}
 )
 """Options of where and how long a run runs; all others define the run."""

@@ -21,7 +21,7 @@ class Room(NamedTuple):
 
 ROOMS = {
     "noise": Room(set(), {"numpy", "scipy"}),
-    "runs": Room({"noise"}, {"annotated_types", "numpy", "pydantic", "rich", "torch", "wandb", "yaml"}),
+    "runs": Room({"noise"}, {"annotated_types", "numpy", "pydantic", "rich", "tensorboard", "torch", "wandb", "yaml"}),
     "gradients": Room({"noise", "runs"}, {"numpy", "torch"}),
     "study": Room({"noise", "runs"}, {"numpy", "scipy"}),
     "sweeps": Room({"runs", "study"}, {"sweeps"}),

@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from rlgns.noise.moments import NotFiniteError
-from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory, check_unused
+from rlgns.runs.destinations import open_sinks
+from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory
 from rlgns.runs.exit_codes import error_in_words
 from rlgns.runs.files import write_json
 from rlgns.runs.kept_checkpoints import KeptCheckpoints
 from rlgns.runs.machine import busy_words
 from rlgns.runs.opening import (
     SUBJECT,
-    check_unchanged,
+    checked_directory,
     has_ended_well,
     open_directory,
-    open_sinks,
     read_state,
     records_of,
     restore_task,
@@ -69,7 +69,7 @@ def execute_run(plan: Plan, build: Callable[[], Task]) -> int:
     if is_restarted:
         plan = replace(plan, options={**plan.options, "resume": str(plan.out), "out": None})
     with ExitStack() as stack:
-        directory = _checked_directory(plan, stack)
+        directory = checked_directory(plan, stack)
         state = read_state(plan.resume / CHECKPOINT) if plan.resume else None
         task = build()
         stack.callback(task.close)
@@ -83,20 +83,6 @@ def execute_run(plan: Plan, build: Callable[[], Task]) -> int:
 
             stack.enter_context(plan.ranks.joined(torch.device(plan.device)))
         return Run(plan, task, directory, is_resumed=state is not None).execute(remark)
-
-
-def _checked_directory(plan: Plan, stack: ExitStack) -> RunDirectory | None:
-    """Check the requested directory before the data are loaded, which may take a while.
-
-    Returns:
-        The locked directory of a resumed run; None for a new run, and on ranks that write no files.
-    """
-    if plan.resume:
-        check_unchanged(plan.resume, plan.options, plan.task, plan.changeable)
-        return stack.enter_context(RunDirectory(plan.resume, resume=True)) if plan.is_first else None
-    if plan.out and plan.is_first:
-        check_unused(plan.out)
-    return None
 
 
 def _already_complete(plan: Plan, task: Task, is_restarted: bool) -> int:

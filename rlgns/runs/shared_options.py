@@ -23,6 +23,8 @@ class OutputOptions:
 
     out: Path | None = None
     """Run directory [a fresh one under runs/]."""
+    tensorboard: bool = False
+    """Write the records for TensorBoard as well, into the folder tensorboard of the run directory."""
     wandb: Mode = "online"
     """Weights & Biases; without a key or a network a run goes offline by itself."""
     wandb_project: Name = "rlgns"

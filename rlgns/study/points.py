@@ -24,6 +24,7 @@ Edge = Literal["lowest", "highest", "only"]
 
 PLACE_OPTIONS = (
     "out", "resume", "config", "wandb", "device", "num_threads", "num_torch_threads", "num_parts", "keep_checkpoints",
+    "tensorboard",
 )  # fmt: skip
 """Prefixes of options that say where a run is executed, not what is trained."""
 

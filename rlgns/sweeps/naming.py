@@ -21,7 +21,7 @@ MAX_BYTES = 200
 """Length limit of a name: file systems allow 255 bytes, and log files add an ending."""
 
 MACHINE_PARAMETERS = frozenset(
-    {"checkpoint_seconds", "keep_checkpoints", "device", "num_threads", "num_torch_threads", "num_parts"}
+    {"checkpoint_seconds", "keep_checkpoints", "device", "num_threads", "num_torch_threads", "num_parts", "tensorboard"}
 )
 
 

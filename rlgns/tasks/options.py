@@ -42,6 +42,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "device",
         "num_torch_threads",
         "data_dir",
+        "tensorboard",
     }
     | {f.name for f in fields(SupervisedConfig) if f.name.startswith("wandb")}
 )

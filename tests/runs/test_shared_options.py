@@ -48,6 +48,7 @@ def test_inherited_flags_stand_once_under_the_headings_of_the_task(capsys):
     assert flags["Optimisation"] == ["--learning-rate"]
     assert flags["Run"] == [
         "--out",
+        "--tensorboard",
         "--resume",
         "--init-from",
         "--checkpoint-seconds",
@@ -78,4 +79,4 @@ def test_every_trained_task_has_the_shared_options_with_the_same_types_and_defau
 
 def test_every_shared_option_has_a_help():
     assert set(help_texts(RunOptions)) == {field.name for field in fields(RunOptions)}
-    assert {field.name for field in fields(OutputOptions)} == {"out", "wandb", "wandb_project"}
+    assert {field.name for field in fields(OutputOptions)} == {"out", "tensorboard", "wandb", "wandb_project"}

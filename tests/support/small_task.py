@@ -59,10 +59,18 @@ class LogisticRegression(Task):
         return [f"mean confidence {float(logsigmoid((self.inputs @ self.weights).abs()).exp().mean()):.3f} Σ"]
 
 
-def run(out: Path | None, max_steps: int = 40, *, resume: Path | None = None, seed: int = 0, seconds: float = 0) -> int:
-    options = {"out": out and str(out), "resume": resume and str(resume), "seed": seed, "max_steps": max_steps, **WANDB}
+def run(
+    out: Path | None,
+    max_steps: int = 40,
+    *,
+    resume: Path | None = None,
+    seed: int = 0,
+    seconds: float = 0,
+    **options: Any,
+) -> int:
+    options |= {"out": out and str(out), "resume": resume and str(resume), "seed": seed, "max_steps": max_steps}
     plan = Plan(
-        options={**options, "checkpoint_seconds": 1e-9}, task="logistic regression", name="logistic",
+        options={**WANDB, **options, "checkpoint_seconds": 1e-9}, task="logistic regression", name="logistic",
         group="logistic", changeable=("max_steps", "checkpoint_seconds"),
     )  # fmt: skip
     return exit_code_of(lambda: execute_run(plan, lambda: LogisticRegression(seed, max_steps, seconds)))
