@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rlgns.agents.cadence import Cadence, updates_per_measurement
-from rlgns.agents.contrib import measurable
+from rlgns.agents.contrib import is_recurrent, measurable
 from rlgns.agents.copy_detector import CopyDetector
 from rlgns.agents.measuring import LOSSES, RolloutMeasurer
+from rlgns.agents.next_arguments import next_arguments, recommendation_text
 from rlgns.noise.grouping import MIN_NUM_GROUPS, Unit
 from rlgns.noise.history import History
 from rlgns.noise.moment_records import Measurement, noise_scale_record, record_of
@@ -23,14 +25,18 @@ from rlgns.noise.scale import NoiseScale
 from rlgns.runs.goals import RETURN
 from rlgns.runs.ranks import ALONE
 from rlgns.runs.recommendation import Recommendation, recommend
-from rlgns.runs.recommendation_words import expectation, headline, reason, wrapped
 from rlgns.runs.records import Record
-from rlgns.runs.summary_numbers import MIN_MEASUREMENTS
+from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.trained_batch import TrainedBatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class NoiseScaleCallback(BaseCallback):
     """Measures the noise scale while an agent trains, and logs it; training is bitwise the same as without.
+
+    All arguments but `measurer` are plain strings and numbers, so that a YAML file can hold them.
 
     Attributes:
         measure_every: Updates from one measurement to the next; None: few enough to take about 2 % of the time.
@@ -59,7 +65,8 @@ class NoiseScaleCallback(BaseCallback):
 
         Args:
             measure_every: Updates from one measurement to the next; None: 20 in the first 40 updates and then fewer, so
-                that measuring costs 2 % of the time of all but short runs (`rlgns.agents.cadence`).
+                that measuring costs 2 % of the time of all but short runs (`rlgns.agents.cadence`); about half as many
+                with sb3-contrib's RecurrentPPO, of which one measurement takes as long as an update.
             measurer: How a rollout is measured, in place of the four arguments at the end, of which it is made.
             window: Measurements that the logged noise scale is pooled over.
             design_effect_every: Measurements from one that also splits the rollout by transition to the next; 0: none.
@@ -70,11 +77,14 @@ class NoiseScaleCallback(BaseCallback):
             preconditioned: Whether to take the moments of gradients scaled as RMSprop or Adam scales them as well.
 
         Raises:
-            ValueError: measure_every is not positive, or both a measurer and an argument of it are given.
+            ValueError: measure_every is not positive, the unit is unknown, or both a measurer and an argument of it are
+                given.
         """
         super().__init__(verbose)
         if measure_every is not None and measure_every < 1:
             raise ValueError(f"measure_every {measure_every} is not positive; use for instance 10")
+        if unit not in get_args(Unit):
+            raise ValueError(f'unit {unit!r} is not known; use "environment" or "transition"')
         plain = RolloutMeasurer(num_groups, unit, by_layer, preconditioned)
         if measurer is not None and plain != RolloutMeasurer():
             raise ValueError(f"{plain} and measurer={measurer} are both given; leave one of them out")
@@ -102,8 +112,8 @@ class NoiseScaleCallback(BaseCallback):
         """
         return self.history.noise_scale(loss, last, level)
 
-    def recommendation(self) -> Recommendation:
-        """Which number of environments to train with, from the second half of the measurements, in numbers.
+    def advice(self) -> Recommendation:
+        """Which number of environments to train with, from the second half of the measurements, as an object.
 
         The learning rate is the one that the optimiser has at the moment, scaled to the recommended batch.
 
@@ -112,37 +122,40 @@ class NoiseScaleCallback(BaseCallback):
         """
         return recommend(self.history, self._batch())
 
-    def summary(self) -> str:
-        """The noise scale of every loss, and the recommendation, as text of at most 80 columns.
+    def recommendation(self) -> str:
+        """What to pass to the next training, by Stable-Baselines3's names of arguments, and why, in at most 80 columns.
 
         Raises:
             ValueError: The callback has not been part of a training yet.
         """
-        advice = self.recommendation()
-        lines = [f"{'loss':8}noise scale in transitions"]
-        lines += [f"{loss:8}{self.noise_scale(loss)}" for loss in LOSSES if self.history.moments(loss)]
-        lines += ["", *wrapped(headline(advice, "balance"), "")]
-        if advice.updates is None or advice.scale is None:
-            lines += wrapped(
-                f"Advice takes {MIN_MEASUREMENTS} measurements in the second half of training, which has "
-                f"{len(self.history.second_half('total'))}; train longer, or measure more often (measure_every).",
-                "",
-            )
-            return "\n".join(lines)
-        arguments = [f"n_envs={advice.count}", f"n_steps={advice.batch.length}"]
-        if advice.num_minibatches:
-            arguments.append(f"batch_size={advice.size // advice.num_minibatches}")
-        if advice.count != advice.batch.count:
-            arguments.append(f"learning_rate={advice.learning_rate:.2g}")
-        if advice.count != advice.batch.count or advice.num_minibatches not in (None, advice.batch.num_minibatches):
-            lines += wrapped(f"Try {', '.join(arguments)}.", "")
-        return "\n".join([*lines, *wrapped(f"{_sentence(expectation(advice))} {_sentence(reason(advice))}", "")])
+        return recommendation_text(self.advice(), self.history)
 
-    def plot(self, path: str | Path) -> None:
+    def summary(self) -> dict[str, float | None]:
+        """The noise scales and the recommendation as numbers, for a log, a table or a search of hyperparameters.
+
+        Returns:
+            Numbers by key: `noise/num_measurements`; `noise/<loss>/late/noise_scale`, `…_low`, `…_high` and so on, as
+            in a run's `summary.json`; `recommendation/n_envs`, `…/n_steps`, `…/batch_size` and `…/learning_rate`. None
+            where a number is unbounded, not known, or no argument of the algorithm.
+
+        Raises:
+            ValueError: The callback has not been part of a training yet.
+        """
+        advice = self.advice()
+        losses = [loss for loss in LOSSES if self.history.moments(loss)]
+        numbers = summary_numbers(self.history, losses, advice.batch.size) if losses else {"noise/num_measurements": 0}
+        return {key: value for key, value in numbers.items() if not isinstance(value, str)} | {
+            f"recommendation/{name}": value for name, value in next_arguments(advice).items()
+        }
+
+    def plot(self, path: str | Path | None = None) -> Figure:
         """Draw the noise scale of every loss and the mean return over training.
 
         Args:
-            path: The file; its ending chooses the format (.png, .svg, .pdf).
+            path: The file to write; its ending chooses the format (.png, .svg, .pdf). None: no file.
+
+        Returns:
+            The figure, of matplotlib; a notebook shows it.
 
         Raises:
             ValueError: Nothing was measured.
@@ -156,13 +169,13 @@ class NoiseScaleCallback(BaseCallback):
             {"progress/examples": transitions, RETURN: mean_return, **record_of(measurement)}
             for transitions, mean_return, measurement in self._seen
         ]
-        noise_scale_figure(
+        return noise_scale_figure(
             records,
             LOSSES,
             title=type(self.model).__name__,
             measure=RETURN,
             batch_size=self._batch().size,
-            paths=[Path(path)],
+            paths=[] if path is None else [Path(path)],
         )
 
     def _batch(self) -> TrainedBatch:
@@ -192,7 +205,9 @@ class NoiseScaleCallback(BaseCallback):
         self.measurer.check_model(model)
         self.measurer.check(model.n_envs, model.n_steps, getattr(model, "ranks", ALONE))
         num_epochs = getattr(model, "n_epochs", 1)
-        affordable = updates_per_measurement(num_epochs, getattr(model, "measure_updates", False))
+        affordable = updates_per_measurement(
+            num_epochs, getattr(model, "measure_updates", False), is_recurrent=is_recurrent(model)
+        )
         self.cadence = Cadence(self.measure_every, affordable)
 
     def _on_step(self) -> bool:
@@ -223,7 +238,3 @@ def _num_minibatches(model: OnPolicyAlgorithm) -> int | None:
     """Minibatches of a pass; None where an update is one gradient of the whole rollout."""
     batch_size = getattr(model, "batch_size", None) if hasattr(model, "n_epochs") else None  # TRPO's is the critic's
     return max(model.n_envs * model.n_steps // batch_size, 1) if batch_size else None
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."

@@ -71,11 +71,12 @@ class RolloutMeasurer:
         """
         if self.unit == "environment" and num_envs * ranks.size < MIN_NUM_GROUPS:
             raise ArgumentError(
-                f"num_envs {num_envs * ranks.size} is too few to measure by environment, which needs at least "
-                f"{MIN_NUM_GROUPS} independent environments; use ",
-                Argument(f"n_envs={MIN_NUM_GROUPS}", f"--num-envs {MIN_NUM_GROUPS}"),
+                Argument("n_envs", "num_envs"),
+                f" {num_envs * ranks.size} is too few to measure by environment, which needs at least {MIN_NUM_GROUPS} "
+                "independent environments; use ",
+                Argument(f"make_vec_env(…, n_envs={MIN_NUM_GROUPS})", f"--num-envs {MIN_NUM_GROUPS}"),
                 ", or ",
-                Argument('unit="transition"', "--unit transition"),
+                Argument('NoiseScaleCallback(unit="transition")', "--unit transition"),
                 ", which takes transitions as independent and understates the noise",
             )
         if num_envs * num_steps < MIN_NUM_GROUPS:

@@ -46,8 +46,8 @@ def noise_scale_figure(
     batch_size: int,
     unit: str = "transitions",
     paths: Sequence[Path],
-) -> None:
-    """Write a figure of the noise scale in consecutive windows over training, and of the measure of progress.
+) -> Figure:
+    """Draw the noise scale in consecutive windows over training, and the measure of progress.
 
     An interval without an upper bound is drawn as an arrow from its lower bound, without its point; a window in which
     the noise scale is undetermined is left out.
@@ -61,12 +61,16 @@ def noise_scale_figure(
         unit: What an example is called, in the plural.
         paths: Files to write; their endings choose the formats (.png, .svg).
 
+    Returns:
+        The figure.
+
     Raises:
         OSError: If a file cannot be written.
     """
     with mpl.rc_context(STYLE):
         figure = _figure(records, losses, title=title, measure=measure, batch_size=batch_size, unit=unit)
     write_figure(figure, paths)
+    return figure
 
 
 def _figure(

@@ -1,5 +1,7 @@
 """sb3-contrib's RecurrentPPO, MaskablePPO and TRPO are measured exactly, and trained as without."""
 
+import math
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch.nn import functional
 
 from rlgns.agents import NoiseScaleCallback
+from rlgns.agents.cadence import MEASUREMENT_COST, RECURRENT_MEASUREMENT_COST
 from rlgns.agents.measuring import RolloutMeasurer
 from rlgns.noise.moments import moments_from_groups
 
@@ -137,10 +140,17 @@ def test_training_is_bitwise_as_without(kind):
         trained.append([p.detach().clone() for p in model.policy.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
     assert len(callback.history.measurements) == 3
-    said = callback.summary()
-    assert "noise scale in transitions" in said
+    assert callback.summary()["noise/num_measurements"] == 3
+    assert "Advice takes 20 measurements" in callback.recommendation()
     design_effects = [m for m in callback.history.measurements if "policy/by_transition" in m]
     assert len(design_effects) == (0 if kind is RecurrentPPO else 1)  # every fourth
+
+
+def test_by_default_a_recurrent_policy_is_measured_half_as_often():
+    for kind, cost in ((RecurrentPPO, RECURRENT_MEASUREMENT_COST), (MaskablePPO, MEASUREMENT_COST)):
+        noise = NoiseScaleCallback()
+        environment_ppo(kind, n_epochs=4).learn(NUM_ENVS * NUM_STEPS, callback=noise)
+        assert noise.cadence.updates_per_measurement == math.ceil(cost / (0.02 * 5))
 
 
 def test_transitions_of_a_recurrent_policy_are_no_units():

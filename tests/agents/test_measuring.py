@@ -1,4 +1,6 @@
 import copy
+import importlib
+import json
 import random
 
 import gymnasium
@@ -6,6 +8,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
+import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -16,6 +19,7 @@ from torch.nn import functional
 from rlgns.agents import A2C, PPO, AtariVecEnv, NoiseScaleCallback, RolloutMeasurer
 from rlgns.agents.cadence import updates_per_measurement
 from rlgns.agents.measuring import LOSSES
+from rlgns.agents.next_arguments import NAMES
 from rlgns.runs.records import columns
 
 SMALL_PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
@@ -338,7 +342,7 @@ def test_other_algorithms_are_refused():
 
 def test_one_environment_is_refused_with_the_remedy_and_measured_by_transition():
     model = stable_baselines3.A2C("MlpPolicy", RandomWalks(1, seed=0), n_steps=16, device="cpu")
-    with pytest.raises(ValueError, match=r'num_envs 1 is too few .* n_envs=4, or unit="transition"'):
+    with pytest.raises(ValueError, match=r'n_envs 1 is too few .*\(…, n_envs=4\), or NoiseScaleCallback\(unit="t'):
         model.learn(16, callback=NoiseScaleCallback())
     noise = NoiseScaleCallback(1, unit="transition")
     model.learn(48, callback=noise)
@@ -351,7 +355,7 @@ def test_one_environment_is_refused_with_the_remedy_and_measured_by_transition()
     [
         (RolloutMeasurer(num_groups=4), (6, 5), r"num_envs 6 is not divisible into 4 groups; use one of \[2, 3, 6\]"),
         (RolloutMeasurer(num_groups=2), (4, 5), "num_groups 2 is too few for an interval; use at least 3"),
-        (RolloutMeasurer(), (3, 5), "num_envs 3 is too few to measure by environment"),
+        (RolloutMeasurer(), (3, 5), "n_envs 3 is too few to measure by environment"),
         (RolloutMeasurer(unit="transition", num_groups=8), (1, 5), "5 transitions cannot be split into 8 groups"),
     ],
 )
@@ -363,26 +367,71 @@ def test_a_rollout_that_cannot_be_split_is_refused_before_training(measurer, sha
 @pytest.mark.parametrize("kind", [stable_baselines3.A2C, stable_baselines3.PPO])
 def test_the_callback_says_what_to_pass_to_the_next_training(kind, tmp_path):
     noise = NoiseScaleCallback(1)
-    with pytest.raises(ValueError, match="has not been part of a training yet"):
-        noise.summary()
+    for unanswered in (noise.summary, noise.recommendation):
+        with pytest.raises(ValueError, match="has not been part of a training yet"):
+            unanswered()
     with pytest.raises(ValueError, match="nothing was measured"):
         noise.plot(tmp_path / "figure.png")
     extra = {} if kind is stable_baselines3.A2C else {"batch_size": 64, "n_epochs": 1}
     environments = make_vec_env("CartPole-v1", n_envs=4, seed=1)
     model = kind("MlpPolicy", environments, n_steps=16, seed=1, device="cpu", **extra)
     model.learn(4 * 16 * 20, callback=noise)
-    assert "Advice takes 20 measurements in the second half of training, which has 10" in " ".join(
-        noise.summary().split()
-    )
+    words = " ".join(noise.recommendation().split())
+    assert "Advice takes 20 measurements in the second half of training, which has 10" in words
+    assert {noise.summary()[f"recommendation/{name}"] for name in NAMES} == {None}
     model.learn(4 * 16 * 100, callback=noise)
-    advice, text = noise.recommendation(), noise.summary()
+    advice, text, numbers = noise.advice(), noise.recommendation(), noise.summary()
     assert (advice.batch.count, advice.batch.length) == (4, 16)
     assert max(map(len, text.splitlines())) <= 80
-    assert all(f"{loss:8}{noise.noise_scale(loss)}" in text for loss in ("policy", "value", "total"))
+    assert numbers["recommendation/n_envs"] == advice.count
+    assert numbers["recommendation/n_steps"] == 16
+    assert numbers["noise/policy/whole/noise_scale"] == noise.noise_scale("policy").point
+    assert json.loads(json.dumps(numbers)) == numbers
+    assert all(value is None or isinstance(value, int | float) for value in numbers.values())
     if advice.count != 4:
         assert f"Try n_envs={advice.count}, n_steps=16" in text
-    noise.plot(tmp_path / "figure.png")
+        assert f"learning_rate={numbers['recommendation/learning_rate']:.2g}." in text
+    noise.plot(tmp_path / "figure.png").savefig(tmp_path / "again.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert (tmp_path / "again.png").stat().st_size > 10_000
+    files = set(tmp_path.iterdir())
+    assert noise.plot().axes
+    assert set(tmp_path.iterdir()) == files
+
+
+def test_many_measurements_without_an_upper_bound_are_not_said_to_be_too_few():
+    noise = NoiseScaleCallback(1, num_groups=4)
+    model = stable_baselines3.A2C("MlpPolicy", ConstantRewards(4, 0.0), n_steps=4, learning_rate=0.0, device="cpu")
+    model.learn(4 * 4 * 60, callback=noise)
+    assert noise.advice().updates is None
+    words = " ".join(noise.recommendation().split())
+    assert "Advice takes" not in words
+    assert f"The noise scale of the total loss, {noise.advice().scale} transitions, is not known well enough" in words
+
+
+ZOO_YAML = """
+CartPole-v1:
+  callback:
+    - rlgns.agents.NoiseScaleCallback:
+        measure_every: 2
+        unit: transition
+        num_groups: 8
+"""
+
+
+def test_the_yaml_of_rl_baselines3_zoo_can_name_the_callback():
+    (named,) = yaml.safe_load(ZOO_YAML)["CartPole-v1"]["callback"]
+    ((path, arguments),) = named.items()
+    module, _, name = path.rpartition(".")
+    callback = getattr(importlib.import_module(module), name)(**arguments)  # as get_callback_list of rl_zoo3 does
+    model = stable_baselines3.A2C("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=16, device="cpu")
+    model.learn(16 * 4, callback=callback)
+    assert [measured["policy"].num_groups for measured in callback.history.measurements] == [8, 8]
+
+
+def test_a_unit_that_is_not_known_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match='unit \'transitions\' is not known; use "environment" or "transition"'):
+        NoiseScaleCallback(unit="transitions")
 
 
 def test_arguments_of_the_measurer_can_be_given_to_the_callback():

@@ -77,9 +77,9 @@ SMALL = ["--env=CartPole-v1", "--num-envs=2", "--num-steps=8", "--total-transiti
 
 def test_too_few_environments_are_refused_by_arguments_in_a_script_and_by_flags_at_the_command_line(capsys, tmp_path):
     model = stable_baselines3.A2C("MlpPolicy", RandomWalks(2, seed=0), device="cpu")
-    with pytest.raises(ValueError, match="num_envs 2 is too few") as error:
+    with pytest.raises(ValueError, match="n_envs 2 is too few") as error:
         model.learn(10, callback=NoiseScaleCallback())
-    assert 'use n_envs=4, or unit="transition", which' in str(error.value)
+    assert 'use make_vec_env(…, n_envs=4), or NoiseScaleCallback(unit="transition"), which' in str(error.value)
     assert not FLAG.search(str(error.value))
     assert train([*SMALL, f"--out={tmp_path / 'run'}"]) == 2
     line = capsys.readouterr().err
