@@ -48,6 +48,7 @@ ROOMS = {
             "annotated_types",
             "ale_py",
             "gymnasium",
+            "matplotlib",  # the type of the figure that NoiseScaleCallback.plot returns
             "numpy",
             "rich",
             "sb3_contrib",
