@@ -54,6 +54,8 @@ class TrainConfig(RunOptions, CoolingOptions):
     """Any other Gymnasium environment by id (CartPole-v1), instead of a game."""
     algo: Literal["a2c", "ppo"] = "a2c"
     """Algorithm: a2c (Mnih et al. 2016, arXiv:1602.01783), ppo (Schulman et al. 2017, arXiv:1707.06347)."""
+    preset: Name | None = None
+    """Options of another project: zoo-ppo, zoo-a2c (tuned), cleanrl-ppo, sb3-ppo, sb3-a2c; what is given wins."""
     total_transitions: PositiveInt = 300_000
     """Transitions to train for (decisions of one environment; 4 frames each on Atari); published runs: 10 million."""
     goals: Goals = ()

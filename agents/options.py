@@ -1,7 +1,7 @@
 """The configuration of a run from flags, a YAML file and a saved run.
 
-Options come from four places, of which the later take precedence: published defaults of the algorithm, the run that is
-resumed, a YAML file, flags. Torch is not imported.
+Options come from several places, of which the later take precedence: published defaults of the algorithm, the run that
+is resumed or a preset, a file, flags. Torch is not imported.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig, TrainConfig, resolved
-from rlgns.runs.options import parse_run
+from rlgns.agents.presets import check_algorithm, preset_options
+from rlgns.runs.options import parse_run, repeated_run
 
 DESCRIPTION = (
     "Train A2C or PPO on many environments and measure the gradient noise scale while training.\n"
     "Defaults in brackets depend on other options.\n"
-    "--allow-env-module lets a run that is resumed import the module that its environment's name begins with."
+    "--allow-env-module lets a run that is resumed or repeated import the module that its environment's name names."
 )
 
 ALLOW_ENV_MODULE = "--allow-env-module"
@@ -38,10 +39,18 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
     is_allowed = ALLOW_ENV_MODULE in arguments
     arguments = [argument for argument in arguments if argument != ALLOW_ENV_MODULE]
     config = resolved(
-        parse_run(arguments, default=TrainConfig(), changeable=CHANGEABLE_ON_RESUME, description=DESCRIPTION)
+        parse_run(
+            arguments,
+            default=TrainConfig(),
+            changeable=CHANGEABLE_ON_RESUME,
+            description=DESCRIPTION,
+            program="rlgns train atari",
+            presets=preset_options,
+        )
     )
+    check_algorithm(config.preset, config.algo)
     if not is_allowed:
-        _check_env_module(config.env, config.resume, arguments)
+        _check_env_module(config.env, config.resume or repeated_run(arguments), arguments)
     return config
 
 

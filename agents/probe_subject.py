@@ -5,42 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from annotated_types import Interval, MaxLen
+from typing import Any
 
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.config import ResolvedConfig
+from rlgns.agents.probe_options import AgentProbeOptions
 from rlgns.agents.restoring import load_parameters
 from rlgns.agents.sb3_zip import read_sb3_zip
 from rlgns.agents.speed_trial import trial_config
 from rlgns.agents.surrogates import FEWEST_FOR_TRIALS
 from rlgns.agents.update_trials import Setting
 from rlgns.runs.arguments import Argument, ArgumentError
-from rlgns.runs.bounds import MAX_COUNT, Name, NumEnvs
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
 from rlgns.runs.kept_checkpoints import chosen_checkpoints
-from rlgns.runs.probe_command import Place, ProbeOptions
+from rlgns.runs.probe_command import Place
 from rlgns.runs.probes import LAST
-
-
-@dataclass(frozen=True, kw_only=True)
-class AgentProbeOptions(ProbeOptions):
-    """Options of `rlgns probe` for agents."""
-
-    max_transitions: Annotated[int, Interval(ge=1, le=MAX_COUNT)] = 200_000
-    """Transitions at which probing ends in any case."""
-    surface: bool = False
-    """Measure environments against rollout length as well, on as many transitions again, and draw them."""
-    updates: bool = False
-    """Make sequences of real updates as well, by environments, epochs and minibatches, and take them back (minutes)."""
-    num_envs: NumEnvs | None = None
-    """Environments to act in [128 for rollouts of up to 16 steps, else 32, and at least those of the run]."""
-    game: Name | None = None
-    """Atari game that a model of Stable-Baselines3 plays, where a MODEL.zip is probed."""
-    env: Annotated[str, MaxLen(256)] | None = None
-    """Gymnasium environment that it acts in instead, by its id."""
 
 
 @dataclass(frozen=True, slots=True)

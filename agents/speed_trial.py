@@ -6,7 +6,6 @@ run, where `rlgns show` and the closing words of a resumed run find them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from rlgns.runs.directory import read_config
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import from_mapping
 from rlgns.runs.speeds import Speeds, write_speeds
+from rlgns.runs.verbosity import remark
 
 TRIAL_SECONDS = 3.0
 """Seconds for which each number of environments is timed, after its start."""
@@ -50,7 +50,7 @@ def time_beside(run: Path, counts: Sequence[int]) -> int:
         try:
             speeds[count] = _speed(trial_config(options, count, run))
         except ValueError as error:
-            print(f"note: {count} environments are left out ({error})", file=sys.stderr)
+            remark(f"note: {count} environments are left out ({error})")
         else:
             print(f"{count} × {options['num_steps']}: {speeds[count]:,.0f} transitions/s", flush=True)
     if not speeds:

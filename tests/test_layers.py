@@ -41,7 +41,7 @@ ROOMS = {
         }
         | {"tokenizers", "torch"},
     ),
-    "commands": Room({"noise", "runs", "study", "sweeps", "report", "tasks"}, {"annotated_types", "yaml"}),
+    "commands": Room({"noise", "runs", "study", "sweeps", "report", "tasks"}, {"annotated_types", "shtab", "yaml"}),
     "agents": Room(
         {"noise", "runs", "gradients", "report"},
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlgns.commands.task_list import print_tasks
 from rlgns.tasks import BENCH_ENTRY_POINTS, find_task
 
 
@@ -19,4 +20,6 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: There is no task of that name, or the task refuses its flags.
     """
+    if arguments and arguments[0] in {"-h", "--help"}:
+        return print_tasks("bench", BENCH_ENTRY_POINTS)
     return find_task(BENCH_ENTRY_POINTS, arguments)()

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from rlgns.runs.exit_codes import exit_code_of
+from rlgns.runs.word_lists import wrapped_list
 
 COMMANDS = {
     "train": "train a task and measure its gradient noise scale",
@@ -23,11 +24,12 @@ COMMANDS = {
     "report": "write a page of figures and tables about the runs of a sweep",
     "compare": "compare critical batch sizes and noise scales of several tasks with the paper's",
     "pack": "put the runs of a sweep into one file, which fit, report and compare read as a directory",
+    "completion": "print the script that completes commands, flags and values in bash, zsh or fish",
     "demo": "run a small sweep, fit it and write its page, in a few minutes",
 }
 """What each command does, by its name; its module is rlgns.commands.NAME."""
 
-COMMANDS_THAT_PRINT = {"bench", "probe", "branch", "show", "fit", "report", "compare"}
+COMMANDS_THAT_PRINT = {"bench", "probe", "branch", "show", "fit", "report", "compare", "completion"}
 """Commands whose result is their output, so that they fail if it cannot be written; the others' result is files."""
 
 
@@ -50,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _help() -> int:
     print("usage: rlgns COMMAND …   (rlgns COMMAND --help lists its options; rlgns --version)\n")
-    for command, description in COMMANDS.items():
-        print(f"  {command:9}{description}")
+    for line in wrapped_list(COMMANDS):
+        print(line)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -13,6 +12,7 @@ from rlgns.runs.bounds import Confidence, Goals
 from rlgns.runs.files import write_json
 from rlgns.runs.options import parse_flags
 from rlgns.runs.text_tables import table_lines
+from rlgns.runs.verbosity import remark
 
 if TYPE_CHECKING:
     from rlgns.study.outcomes import Outcome
@@ -98,7 +98,7 @@ def load_outcomes(folders: Sequence[Path], wandb: str | None, command: str) -> l
         raise ValueError(f"which runs? name their directories, as in {command} runs, or --wandb ENTITY/PROJECT/SWEEP")
 
     def say(line: str) -> None:
-        print(f"note: {line}", file=sys.stderr)
+        remark(f"note: {line}")
 
     outcomes = read_outcomes(folders, say)
     if wandb is not None:

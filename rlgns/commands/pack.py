@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlgns.commands.fit import split_folders
 from rlgns.runs.options import parse_flags
+from rlgns.runs.verbosity import remark
 
 DESCRIPTION = (
     "Write the options, records and summaries of the runs in and below DIR… to one compressed file, which rlgns fit,\n"
@@ -59,4 +59,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr)
+    remark(f"note: {line}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rlgns.runs.options import parse_flags
 from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.run_report import RunReport, detail_lines, read_report, report_lines, report_mapping
 from rlgns.runs.speeds import Objective, counts_to_try
+from rlgns.runs.verbosity import remark
 from rlgns.tasks import BENCH_ENTRY_POINTS, find_task
 
 DESCRIPTION = (
@@ -110,4 +110,4 @@ def _timed(report: RunReport) -> RunReport:
 
 
 def _say(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr)
+    remark(f"note: {line}")

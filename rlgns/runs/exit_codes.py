@@ -23,6 +23,7 @@ from pathlib import Path
 from rlgns.runs.arguments import in_flags
 from rlgns.runs.extras import remedy_for
 from rlgns.runs.terminal import TolerantStream, tolerant_output
+from rlgns.runs.verbosity import own_verbosity
 
 LONGEST_LINE = 1500
 """Largest number of characters of an error message."""
@@ -38,7 +39,7 @@ def exit_code_of(work: Callable[[], int], *, prints_its_result: bool = False) ->
     Returns:
         The exit code, one of those listed at the head of this module.
     """
-    with tolerant_output() as output:
+    with own_verbosity(), tolerant_output() as output:
         try:
             code, prints = work(), prints_its_result
         except SystemExit as end:  # --help has been printed

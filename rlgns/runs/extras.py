@@ -12,6 +12,7 @@ EXTRAS = {
         "matplotlib",
         "pydantic",
         "rich",
+        "shtab",
         "sweeps",
         "torch",
         "tyro",

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import inspect
+import io
 import shutil
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import fields
 from functools import cache
 from itertools import pairwise
@@ -23,7 +26,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from rlgns.runs.flag_spelling import OTHER_NAMES, as_option, in_one_spelling
 from rlgns.runs.values import flag, is_applicable, is_list, plain_types_of, shown, types_of
+from rlgns.runs.verbosity import Level, set_verbosity
 
 CONFIG_FILE = "config"
 """The flag that names a YAML file with options."""
@@ -58,7 +63,7 @@ def read_flags(
         ValueError: With one line, if a flag is unknown or its value is missing.
         SystemExit: With code 0, after the help was printed.
     """
-    parser = _Parser(
+    parser = FlagParser(
         prog=program,
         usage="%(prog)s [FLAGS]",
         description=description,
@@ -68,11 +73,53 @@ def read_flags(
         add_help=False,
     )
     _add_flags(parser, kind, defaults, circumstances or {}, config_file)
-    given, unknown = parser.parse_known_args(_in_one_spelling(kind, arguments))
+    if _is_asked_for.get():
+        raise _FoundParser(parser)
+    given, unknown = parser.parse_known_args(in_one_spelling(kind, arguments))
     if unknown:
         names = {field.name for field in fields(kind)} | ({CONFIG_FILE} if config_file else set())
         raise ValueError(_unknown(unknown[0], names))
-    return {name: _as_option(kind, name, value) for name, value in vars(given).items()}
+    values = vars(given)
+    if level := values.pop(VERBOSITY, None):
+        set_verbosity(level)
+    return {name: value if name == CONFIG_FILE else as_option(kind, name, value) for name, value in values.items()}
+
+
+VERBOSITY = "verbosity"
+"""Where the parser keeps `--quiet` and `--verbose`."""
+
+_is_asked_for: ContextVar[bool] = ContextVar("parser_is_asked_for", default=False)
+
+
+class _FoundParser(BaseException):
+    """Carries a command's parser past the handlers of errors between the command and whoever has asked for it."""
+
+    def __init__(self, parser: FlagParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def parser_of(command: Callable[[Sequence[str]], object], arguments: Sequence[str] = ()) -> FlagParser | None:
+    """The parser with which a command reads its flags, for shell completion and lists of tasks.
+
+    Args:
+        command: A command, which is called with `--help` and stopped at the parser.
+        arguments: What the command needs before its flags.
+
+    Returns:
+        The parser; None for a command that reads its flags in another way, as a task of another package may.
+    """
+    token = _is_asked_for.set(True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            command([*arguments, "--help"])
+    except _FoundParser as found:
+        return found.parser
+    except SystemExit:
+        return None
+    finally:
+        _is_asked_for.reset(token)
+    return None
 
 
 def nearest(name: str, names: Collection[str]) -> str | None:
@@ -80,10 +127,21 @@ def nearest(name: str, names: Collection[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name[:100], sorted(names), n=1)), None)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Argument parser that raises its errors instead of printing them."""
+class FlagParser(argparse.ArgumentParser):
+    """Argument parser that raises its errors instead of printing them.
+
+    Attributes:
+        values: The values that an option may have, by option name, where they are few.
+        paths: Names of the options that are paths.
+    """
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.values: dict[str, list[str]] = {}
+        self.paths: set[str] = set()
 
     def error(self, message: str) -> NoReturn:
+        """Raise a ValueError in place of argparse's two lines and exit."""
         if message.endswith("expected one argument"):
             name = message.split()[1].rstrip(":")
             raise ValueError(f"{name} needs a value, as in {name} {_example_value(name)}; --help lists the options")
@@ -96,6 +154,10 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36, width=max(60, min(120, shutil.get_terminal_size().columns)))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Lines of the help of a flag, which break at spaces alone: `--total-timesteps` stays whole."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def _example_value(name: str) -> str:
@@ -112,7 +174,7 @@ def _unknown(argument: str, names: set[str]) -> str:
 
 
 def _add_flags(
-    parser: argparse.ArgumentParser, kind: type[Any], defaults: Any, circumstances: Mapping[str, str], config_file: bool
+    parser: FlagParser, kind: type[Any], defaults: Any, circumstances: Mapping[str, str], config_file: bool
 ) -> None:
     key: Any = kind
     texts, types = help_texts(key), types_of(kind)
@@ -123,8 +185,11 @@ def _add_flags(
     for name, declared in types.items():
         group = in_groups.get(headings.get(name, ""), group)
         visible = is_applicable(declared, circumstances)
-        words = _help_of(texts.get(name, ""), getattr(defaults, name)) if visible else argparse.SUPPRESS
+        words = _help_of(name, texts.get(name, ""), getattr(defaults, name)) if visible else argparse.SUPPRESS
         keywords: dict[str, Any] = {"dest": name, "help": words}
+        parser.values[name] = _choices(declared)
+        if Path in plain_types_of(declared):
+            parser.paths.add(name)
         if plain_types_of(declared) == {bool}:
             group.add_argument(flag(name), **keywords, action=argparse.BooleanOptionalAction)
         else:
@@ -132,7 +197,16 @@ def _add_flags(
             group.add_argument(flag(name), **keywords, nargs="*" if is_list(declared) else None)
     last = in_groups.get("Run", group)
     if config_file:
-        last.add_argument(flag(CONFIG_FILE), metavar="FILE", help="YAML file with the same options by name; flags win.")
+        words = "YAML file with the same options by name, or a run's directory or config.json to repeat; flags win."
+        last.add_argument(flag(CONFIG_FILE), metavar="FILE", help=words)
+        parser.paths.add(CONFIG_FILE)
+    levels: dict[Level, str] = {
+        "quiet": "Print errors and results alone.",
+        "verbose": "Print options, versions and every checkpoint as well.",
+    }
+    either = last.add_mutually_exclusive_group()
+    for level, words in levels.items():
+        either.add_argument(f"-{level[0]}", f"--{level}", dest=VERBOSITY, action="store_const", const=level, help=words)
     last.add_argument("-h", "--help", action="help", help="Show this help.")
 
 
@@ -140,19 +214,26 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
-def _help_of(text: str, default: object) -> str:
+def _help_of(name: str, text: str, default: object) -> str:
     words = " ".join(text.split())
+    others = [other for other, meant in OTHER_NAMES.items() if meant == flag(name)]
+    if others:
+        words = f"{words} Also {', '.join(others)}."
     if default not in (None, ()):  # where the default is None, the help names the actual value in brackets
         shown_default = " ".join(map(str, default)) if isinstance(default, tuple) else default
         words = f"{words} (default: {shown_default})"
     return words.replace("%", "%%")
 
 
+def _choices(declared: Any) -> list[str]:
+    members = plain_types_of(declared)
+    return [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
+
+
 def _metavar(declared: Any) -> str:
     members = plain_types_of(declared) - {NoneType}
-    choices = [str(choice) for member in members if get_origin(member) is Literal for choice in get_args(member)]
     names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "True|False"}
-    return "|".join([name for member, name in names.items() if member in members] + choices)
+    return "|".join([name for member, name in names.items() if member in members] + _choices(declared))
 
 
 @cache
@@ -165,75 +246,3 @@ def help_texts(kind: Any) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 texts[ast.unparse(field.target)] = str(text.value.value)
     return texts
-
-
-OTHER_NAMES = {
-    "--n-envs": "--num-envs",
-    "--n-steps": "--num-steps",
-    "--total-timesteps": "--total-transitions",
-    "--env-id": "--env",
-    "--update-epochs": "--num-epochs",
-    "--track": "--wandb=online",
-    "--no-track": "--wandb=disabled",
-}
-"""Names of flags in Stable-Baselines3's zoo and in CleanRL, where the options have the ones that they stand for."""
-
-
-def _in_one_spelling(kind: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Normalise the spelling of flags.
-
-    Names get hyphens, other libraries' names become ours, `--x=False` becomes `--no-x`, and a space in front of
-    negative numbers keeps argparse from taking them for flags.
-    """
-    switches = {flag(name) for name, declared in types_of(kind).items() if plain_types_of(declared) == {bool}}
-    known = {flag(name) for name in types_of(kind)} | {name.replace("--", "--no-") for name in switches}
-    spelt = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        name = name.replace("_", "-")
-        meant, has_value, fixed = OTHER_NAMES.get(name, name).partition("=")
-        if meant in known:
-            name, equals, value = meant, equals or has_value, value or fixed
-        if equals and name in switches:
-            if value not in {"True", "true", "False", "false"}:
-                raise ValueError(
-                    f"{name} {shown(value)} is neither True nor False; give {name} or {name.replace('--', '--no-', 1)}"
-                )
-            spelt.append(name if value.lower() == "true" else name.replace("--", "--no-", 1))
-        elif name in known:
-            spelt.append(f"{name}{equals}{value}")
-        else:
-            spelt.append(f" {argument}" if _is_number(argument) else argument)
-    return spelt
-
-
-def _is_number(argument: str) -> bool:
-    try:
-        float(argument)
-    except ValueError:
-        return False
-    return argument.startswith("-")
-
-
-def _as_option(kind: type[Any], name: str, value: str | list[str] | None) -> Any:
-    """The text of an option, with None and lists as W&B's agents print them replaced by None and tuples."""
-    if name == CONFIG_FILE or value is None:
-        return value
-    members = plain_types_of(types_of(kind)[name])
-    if isinstance(value, list):
-        items = _list_items(name, value[0]) if len(value) == 1 and value[0].startswith("[") else tuple(value)
-        return tuple(item.strip() for item in items) if members & {int, float} else items
-    if value == "None" and NoneType in members:
-        return None
-    return value.strip() if members & {int, float} else value
-
-
-def _list_items(name: str, text: str) -> tuple[str, ...]:
-    """The items of a list in Python's notation."""
-    try:
-        items = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError(f"{flag(name)}={shown(text)} is not a list; give {flag(name)} a b") from None
-    if not isinstance(items, list):
-        raise ValueError(f"{flag(name)}={shown(text)} is not a list; give {flag(name)} a b")
-    return tuple(str(item) for item in items)

@@ -24,8 +24,8 @@ from rlgns.runs.destinations import open_sinks
 from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory
 from rlgns.runs.exit_codes import error_in_words
 from rlgns.runs.files import write_json
+from rlgns.runs.introduction import introduction
 from rlgns.runs.kept_checkpoints import KeptCheckpoints
-from rlgns.runs.machine import busy_words
 from rlgns.runs.opening import (
     SUBJECT,
     checked_directory,
@@ -43,6 +43,7 @@ from rlgns.runs.run_report import closing_lines
 from rlgns.runs.sinks import Sink
 from rlgns.runs.stopping import StopRequest
 from rlgns.runs.task import DivergenceError, Task
+from rlgns.runs.verbosity import is_verbose
 
 SHOW_SECONDS = 0.25
 """Seconds from one update of the live line to the next."""
@@ -185,6 +186,8 @@ class Run:
 
             path.parent.mkdir(exist_ok=True)
             save_checkpoint(path, {SUBJECT: self.task.subject, **state})
+            if is_verbose():
+                self.say(f"checkpoint after update {self.task.steps:,}: {path}")
         return state is not None
 
     def execute(self, remark: str) -> int:
@@ -217,11 +220,8 @@ class Run:
 
     def _introduce(self, remark: str) -> None:
         if self.directory:
-            self.display.say(f"{self.task.title} → {self.directory.path}")
-            if self._resumed_at is not None:
-                self.display.say(f"resuming after update {self._resumed_at:,}{remark and '; '}{remark}")
-            for note in filter(None, (self.task.caveat, busy_words() if sys.stderr.isatty() else "")):
-                self.display.say(note)
+            for line in introduction(self.plan, self.task, self.directory.path, self._resumed_at, remark):
+                self.display.say(line)
 
     def _train(self) -> str | None:
         """Make all updates and write the last checkpoint.

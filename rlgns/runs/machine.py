@@ -51,8 +51,13 @@ def _openmp() -> ctypes.CDLL | None:
     return library if hasattr(library, "omp_pause_resource_all") else None
 
 
-BUSY = 3.0
-"""Programs that compute for each core, from which on a machine is called busy."""
+BUSY, VERY_BUSY = 1.25, 3.0
+"""Programs that compute for each core, from which on a machine is called busy; the mean over a minute lags behind."""
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_words() -> str:
@@ -65,10 +70,11 @@ def busy_words() -> str:
         load = os.getloadavg()[0]
     except OSError:  # where the system does not know it
         return ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     if load < BUSY * cores:
         return ""
+    slower = "several times slower" if load >= VERY_BUSY * cores else "slower"
     return (
         f"note: other programs already compute on this machine (load {load:.1f} on {cores} cores); training may be "
-        "several times slower than alone, less so with OMP_WAIT_POLICY=PASSIVE"
+        f"{slower} than alone, less so with OMP_WAIT_POLICY=PASSIVE"
     )

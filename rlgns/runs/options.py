@@ -6,22 +6,44 @@ declares the allowed values. Values from every source pass the same check (`rlgn
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlgns.runs.directory import CONFIG, read_config
+from rlgns.runs.flag_spelling import in_our_names
 from rlgns.runs.flags import CONFIG_FILE, nearest, read_flags
-from rlgns.runs.values import checked_path, checked_value, flag, shown
+from rlgns.runs.values import checked_path, checked_value, flag, shown, types_of
 from rlgns.runs.yaml_files import read_options
 
 T = TypeVar("T")
 
-__all__ = ["as_mapping", "flag", "from_mapping", "nearest", "parse_flags", "parse_run"]
+Presets = Callable[[str], Mapping[str, Any]]
+"""The options of a preset, by its name."""
+
+__all__ = [
+    "Presets",
+    "as_mapping",
+    "file_options",
+    "flag",
+    "from_mapping",
+    "nearest",
+    "parse_flags",
+    "parse_run",
+    "repeated_run",
+]
 
 
 def parse_flags(
-    kind: type[T], arguments: Sequence[str], *, description: str, default: T | None = None, program: str | None = None
+    kind: type[T],
+    arguments: Sequence[str],
+    *,
+    description: str,
+    default: T | None = None,
+    program: str | None = None,
+    presets: Presets | None = None,
 ) -> T:
     """Read options from flags.
 
@@ -31,6 +53,7 @@ def parse_flags(
         description: The first lines of the help.
         default: Options that are used where there is no flag [the defaults of the class].
         program: Name of the command in the help.
+        presets: The options of a preset, where the dataclass has a field `preset`.
 
     Returns:
         The options.
@@ -41,7 +64,8 @@ def parse_flags(
     """
     base = kind() if default is None else default
     flags = read_flags(kind, arguments, defaults=base, description=description, program=program)
-    return _with(base, _checked_values(kind, flags, ""))
+    changes = _checked_values(kind, flags, "")
+    return _with(base, {**_of_preset(kind, presets, changes), **changes})
 
 
 def parse_run(
@@ -52,8 +76,9 @@ def parse_run(
     description: str,
     program: str | None = None,
     circumstances: Mapping[str, str] | None = None,
+    presets: Presets | None = None,
 ) -> T:
-    """Read the options of a run from four sources: `default`, the run that is resumed, a YAML file, and flags.
+    """Read the options of a run from its sources: `default`, the run that is resumed, a preset, a file, and flags.
 
     Later sources in this order take precedence.
 
@@ -65,6 +90,7 @@ def parse_run(
         program: Name of the command in the help.
         circumstances: Circumstances by name, such as the task; options that `OnlyWith` binds to other circumstances are
             left out of the help.
+        presets: The options of a preset, where the dataclass has a field `preset`.
 
     Returns:
         The options.
@@ -79,17 +105,54 @@ def parse_run(
         config_file=True,
     )  # fmt: skip
     file = flags.pop(CONFIG_FILE, None)
-    from_file = {} if file is None else _checked_values(kind, read_options(checked_path(file, flag(CONFIG_FILE))), file)
+    from_file = {} if file is None else _checked_values(kind, file_options(kind, file), file)
     changes = {**from_file, **_checked_values(kind, flags, "")}
     if (resume := changes.get("resume", getattr(default, "resume"))) is None:  # noqa: B009  # T has it by contract
-        return _with(default, changes)
+        return _with(default, {**_of_preset(kind, presets, changes), **changes})
     return _resumed(kind, resume, changes, changeable)
+
+
+def _of_preset(kind: type[Any], presets: Presets | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the preset that a file or flags name; empty for none."""
+    name = changes.get("preset")
+    return {} if name is None or presets is None else _checked_values(kind, presets(name), f"preset {name}")
+
+
+def file_options(kind: type[Any], file: str) -> dict[str, Any]:
+    """The options in a file that `--config` names: a YAML file, or the config.json of a run that is to be repeated.
+
+    Args:
+        kind: The dataclass of the options.
+        file: Path of the file, or of the run's directory.
+
+    Returns:
+        Values by name, without the place of a run that is repeated.
+
+    Raises:
+        ValueError: If there is no such file, or it holds something else.
+    """
+    path = checked_path(file, flag(CONFIG_FILE))
+    content = read_options(path / CONFIG if path.is_dir() else path)
+    if isinstance(saved := content.get("options"), dict) and "provenance" in content:
+        content = {name: value for name, value in saved.items() if name not in ("out", "resume")}
+    return in_our_names(content, types_of(kind), file)
+
+
+def repeated_run(arguments: Sequence[str]) -> Path | None:
+    """The run, or its config.json, that `--config` names; None if it names a YAML file, or is not given.
+
+    Args:
+        arguments: The command-line arguments.
+    """
+    name = flag(CONFIG_FILE)
+    files = [after for before, after in pairwise(arguments) if before == name]
+    files += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
+    path = Path(files[-1]) if files else None
+    return path if path and (path.is_dir() or path.suffix == ".json") else None
 
 
 def _resumed(kind: type[T], resume: Path, changes: dict[str, Any], changeable: Collection[str]) -> T:
     """The options of the saved run with the permitted changes."""
-    from rlgns.runs.directory import read_config
-
     saved = from_mapping(kind, read_config(resume)["options"], str(resume))
     out = changes.pop("out", None)
     if out is not None and out.resolve() != resume.resolve():

@@ -1,48 +1,23 @@
-"""What the probes of agents and of supervised runs share: options, the loop over checkpoints, and where results go."""
+"""What the probes of agents and of supervised runs share: the loop over checkpoints, and where results go."""
 
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Interval
 
-from rlgns.runs.bounds import Name, NumThreads, Seed
 from rlgns.runs.files import write_json
 from rlgns.runs.machine import keep_freed_memory
+from rlgns.runs.probe_options import ProbeOptions
 from rlgns.runs.records import Record, RecordWriter, plain
 from rlgns.runs.stopping import StopRequest
-from rlgns.runs.wandb_options import Mode, WandbOptions
+from rlgns.runs.verbosity import remark
+from rlgns.runs.wandb_options import WandbOptions
 from rlgns.runs.wandb_sink import WandbSink, open_wandb
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeOptions:
-    """Options of every probe."""
-
-    checkpoint: Name = "last"
-    """last, all, or a number of transitions or examples: the nearest checkpoint that --keep-checkpoints has kept."""
-    precision: Annotated[float, Interval(gt=0, le=10)] = 0.25
-    """Half the width of the interval relative to the noise scale of the trained loss, at which probing ends."""
-    curvature: bool = False
-    """Multiply gradients with the Hessian as well: the noise scale, rate and gain of the best step (B_noise, ε_max)."""
-    trials: bool = False
-    """Try steps along gradients of several batch sizes as well, judged on other rollouts or examples."""
-    seed: Seed = 0
-    """Seed of the probe's rollouts or order of examples."""
-    device: Name = "auto"
-    """Where the network runs: auto, cpu, cuda, cuda:1, …"""
-    num_torch_threads: NumThreads | None = None
-    """CPU threads of the network [one a core]."""
-    json: Path | None = None
-    """JSON file to write the numbers to."""
-    wandb: Mode | None = None
-    """Weights & Biases, where the probe is a run of its own in the group of the run [as the run]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,4 +164,4 @@ def _open_wandb(place: Place, options: ProbeOptions) -> WandbSink | None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    remark(line)

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rlgns.runs.verbosity import is_quiet
+
 PLAIN_SECONDS = 10.0
 """Seconds from one plain line to the next where there is no terminal."""
 
@@ -57,6 +59,7 @@ class ProgressDisplay:
             silent: Whether to write nothing.
         """
         self.total, self.unit = total, unit
+        silent = silent or is_quiet()
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=silent)
         self._bar: Progress | None = None
         self._printed = time.monotonic()
@@ -124,8 +127,9 @@ class SweepDisplay:
         Args:
             stream: The stream to write to [standard error]; without a terminal there is no table.
         """
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
-        self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=is_quiet())
+        is_live = self._console.is_terminal and not is_quiet()
+        self._live = Live(console=self._console, refresh_per_second=2) if is_live else None
 
     def __enter__(self) -> Self:
         if self._live:

@@ -28,6 +28,7 @@ from rlgns.runs.speeds import Objective, Speeds, chosen_count, read_speeds
 from rlgns.runs.summary import goal_lines, in_minutes, loss_lines
 from rlgns.runs.summary_numbers import estimates
 from rlgns.runs.trained_batch import SIGNAL, remedies_of, trained_batch
+from rlgns.runs.verbosity import is_verbose
 
 LOSSES = ("policy", "value", "total", TRAINED)
 """The losses that are shown, in this order."""
@@ -108,6 +109,8 @@ def closing_lines(folder: RunFolder) -> list[str]:
     except (ValueError, OSError):
         return []
     lines = report_lines(report)
+    if is_verbose():
+        return [*lines, *detail_lines(report)]
     if report.losses and (len(report.losses) > 1 or not lines):
         lines += wrapped(f"Details by loss: rlgns show {_typed(folder)}", "")
     return lines

@@ -9,7 +9,6 @@ run never loads wandb. Of several ranks only rank 0 opens W&B.
 """
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -19,6 +18,7 @@ from urllib.request import getproxies
 
 from rlgns.runs.network import is_reachable
 from rlgns.runs.records import plain
+from rlgns.runs.verbosity import remark
 from rlgns.runs.wandb_environment import settings_errors, stderr_redirected, wandb_environment
 from rlgns.runs.wandb_options import Mode, WandbOptions
 
@@ -139,7 +139,7 @@ def open_wandb(
     run_id: str,
     *,
     resume: bool = False,
-    say: Say = lambda line: print(line, file=sys.stderr),
+    say: Say = remark,
 ) -> WandbSink | None:
     """Start a run in W&B, offline if it cannot be online.
 

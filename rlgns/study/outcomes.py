@@ -7,7 +7,6 @@ reason and left out; the others stay. `rlgns.runs.saved_run` defines what a run'
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from rlgns.runs.goals import RETURN, GoalCost
 from rlgns.runs.packed import RunFolder, run_folders
 from rlgns.runs.records import Record, check_record, read_records
 from rlgns.runs.saved_run import SavedRun, read_run, records_path, saved_run
+from rlgns.runs.verbosity import remark
 
 RunState = Literal["finished", "stopped", "failed", "running"]
 """How a run ended: finished at its last goal or its budget; stopped by pruning or by a signal; failed, as it diverged
@@ -79,7 +79,7 @@ class Outcome:
         return list(self.history) if path is None else read_records(path)
 
 
-def read_outcomes(folders: Iterable[Path], say: Notify = lambda line: print(line, file=sys.stderr)) -> list[Outcome]:
+def read_outcomes(folders: Iterable[Path], say: Notify = remark) -> list[Outcome]:
     """Outcomes of the runs in and below folders, or in packed files.
 
     Args:
@@ -142,9 +142,7 @@ def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, his
     )
 
 
-def read_wandb_outcomes(
-    runs: Iterable[Mapping[str, Any]], say: Notify = lambda line: print(line, file=sys.stderr)
-) -> list[Outcome]:
+def read_wandb_outcomes(runs: Iterable[Mapping[str, Any]], say: Notify = remark) -> list[Outcome]:
     """Outcomes of the runs of a W&B sweep or project.
 
     Args:

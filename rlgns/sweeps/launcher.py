@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import get_args
 from rlgns.runs.directory import SWEEP_FILE
 from rlgns.runs.files import write_text
 from rlgns.runs.progress import SweepDisplay
+from rlgns.runs.verbosity import is_verbose
 from rlgns.sweeps.continuing import check_same_runs, check_same_sweep, existing_names
 from rlgns.sweeps.early_stopping import EarlyStopping
 from rlgns.sweeps.jobs import CLAIMS, LOGS, Job, JobState
@@ -252,8 +254,11 @@ class Launcher:
         cores = [] if self.options.threads else cores_of(job.slot, self.options.workers)
         threads = self.options.threads or max(1, len(cores))
         self.say(f"{job.spec.name}: {'resumes' if job.resumes else 'starts'}")
+        command = self.sweep.command(job.spec)
+        if is_verbose():
+            self.say(f"  {shlex.join(command)} > {job.log}")
         try:
-            self.journal.note(job.start(self.sweep.command(job.spec), cores, threads, self._lifeline))
+            self.journal.note(job.start(command, cores, threads, self._lifeline))
         except OSError as error:
             self._settled(job, job.failed(None, f"it cannot be started: {error.strerror}: {error.filename}"))
 

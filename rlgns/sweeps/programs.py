@@ -22,6 +22,9 @@ from rlgns.runs.options import flag, nearest
 DEFAULT_COMMAND = ("${interpreter}", "${program}", "${args}")
 """W&B's default command without `/usr/bin/env`."""
 
+ATARI_SCRIPT = "train_atari.py"
+"""Script that does what `rlgns train atari` does."""
+
 HELP_SECONDS = 120
 
 
@@ -90,6 +93,17 @@ def check_program(command: Sequence[str], names: Collection[str]) -> None:
             near = nearest(name.replace("_", "-"), known)
             hint = f"did you mean {near.replace('-', '_')}?" if near else "see its --help"
             raise ValueError(f"the program has no flag {flag(name)}; {hint}")
+
+
+def is_own_program(command: Sequence[Any], program: str) -> bool:
+    """Whether a sweep's command starts a task of this package, which understands other libraries' names of options.
+
+    Args:
+        command: The command of the sweep file.
+        program: The program of the sweep file, "" if it names none.
+    """
+    words = [str(word).replace("${program}", program) for word in command if word != "${env}"]
+    return any(Path(word).name == ATARI_SCRIPT for word in words[:2]) or _own_task(words) is not None
 
 
 def _own_task(command: Sequence[str]) -> str | None:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlgns.runs.flag_spelling import in_our_names
 from rlgns.runs.yaml_files import parse_options, read_text
 from rlgns.sweeps.checks import MAX_GRID, first_complaint, sweeps_package
 from rlgns.sweeps.naming import Parameters, readable_name, run_identity, unique_names
-from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded_command
+from rlgns.sweeps.programs import DEFAULT_COMMAND, check_program, expanded_command, is_own_program
 
 MAX_PROPOSALS = {"random": 200, "bayes": 3}
 """Proposals that a search may repeat before a run is drawn from the combinations that are left."""
@@ -64,6 +65,8 @@ class Sweep:
         self.config: dict[str, Any] = parse_options(self.text, f"sweep file {path}")
         if complaint := first_complaint(self.config):
             raise ValueError(f"{path}: {complaint}")
+        if is_own_program(self._command, str(self.config.get("program", ""))):
+            self.config["parameters"] = in_our_names(self.config["parameters"], (), str(path))
         self.command(RunSpec("", {}))  # raises if a macro of the command is unknown
 
     @property

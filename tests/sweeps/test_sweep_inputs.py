@@ -253,3 +253,20 @@ def test_a_sweep_continues_despite_runs_that_are_damaged_in_every_way(tmp_path, 
     assert f"{len(RECORDS) + 1} finished" in printed.out
     assert "lines are no events of a run and are skipped" in printed.err
     assert "no run is compared with learning_rate=0.01" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (["rlgns", "train", "atari", "${args}"], {"num_envs", "num_steps"}),
+        (["${interpreter}", "scripts/train_atari.py", "${args}"], {"num_envs", "num_steps"}),
+        (["python", "their_trainer.py", "${args}"], {"n_envs", "n_steps"}),
+    ],
+)
+def test_a_sweep_of_this_package_may_have_stable_baselines3_s_names(tmp_path, command, names):
+    parameters = {"n_envs": {"values": [4, 8]}, "n_steps": {"value": 5}}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"method": "grid", "command": command, "parameters": parameters}))
+    runs = Sweep(path).grid()
+    assert all(set(run.parameters) == names for run in runs)
+    assert sorted(run.batch_size or 0 for run in runs) == ([20, 40] if "num_envs" in names else [0, 0])
