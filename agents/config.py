@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval, MaxLen
 
 from rlgns.agents.config_checks import check_minibatches, check_rollout_fits, check_seed
+from rlgns.agents.evaluation_options import EvaluationOptions
 from rlgns.noise.grouping import Unit
 from rlgns.runs.bounds import (
     CountOrZero,
@@ -37,12 +38,12 @@ DEFAULT_GAME = "breakout"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunOptions, CoolingOptions):
+class TrainConfig(RunOptions, CoolingOptions, EvaluationOptions):
     """Train A2C or PPO on many environments and measure the gradient noise scale while training."""
 
     GROUPS: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
         "Task": "game", "Rollout": "num_envs", "Optimisation": "learning_rate", "Temperature": "cooling",
-        "Atari": "frameskip", "Measuring": "measure", "Run": ("out", "resume", "log_every"),
+        "Evaluation": "eval_every", "Atari": "frameskip", "Measuring": "measure", "Run": ("out", "resume", "log_every"),
         "Weights & Biases": ("wandb", "wandb_entity"), "Machine": ("device", "num_threads"),
     }  # fmt: skip
     """Headings of `--help`, and the first options below each."""
@@ -59,7 +60,7 @@ class TrainConfig(RunOptions, CoolingOptions):
     total_transitions: PositiveInt = 300_000
     """Transitions to train for (decisions of one environment; 4 frames each on Atari); published runs: 10 million."""
     goals: Goals = ()
-    """Mean returns to reach; the cost of each is recorded, and the run ends when all are reached."""
+    """Mean returns to reach, of evaluations if there are any; the run ends when all are reached; costs are recorded."""
     episode_window: Annotated[int, Interval(ge=1, le=10**6)] = 100
     """Episodes in the mean return; no goal counts as reached before so many have finished."""
     seed: Seed = 0
@@ -242,6 +243,7 @@ def resolved(config: TrainConfig) -> ResolvedConfig:
     if config.game is not None and config.env is not None:
         raise ValueError(f"game {config.game} and env {config.env} are two tasks; leave out --game or --env")
     config.check_cooling()
+    config.check_evaluation()
     if config.adaptive_rollouts > 1 and not config.measure:
         raise ValueError(f"adaptive_rollouts {config.adaptive_rollouts} follow measurements; leave out --no-measure")
     check_effect(config, TrainConfig(), {"environment": "Atari" if config.is_atari else str(config.env)})

@@ -22,12 +22,22 @@ from rlgns.agents.forwards import Forwards
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import Step, in_parts
 from rlgns.gradients.step_products import StepPair, StepProducts
+from rlgns.noise.moments import NotFiniteError
 from rlgns.noise.step_size import StepCollector, StepSums
 from rlgns.runs.ranks import ALONE, Ranks
 
 
 class TrainingDivergedError(RuntimeError):
     """The loss or its gradient became nan or inf."""
+
+
+def is_divergence(error: Exception) -> bool:
+    """Whether an error reports numbers that are not finite: one of ours, or torch's for a distribution's parameters.
+
+    Args:
+        error: An error of the training loop.
+    """
+    return isinstance(error, TrainingDivergedError | NotFiniteError) or "to satisfy the constraint" in str(error)
 
 
 class MeasurableOnPolicyAlgorithm(OnPolicyAlgorithm):

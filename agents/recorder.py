@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rlgns.agents.algorithms import A2C, PPO
 from rlgns.agents.batch_controller import BatchController
 from rlgns.agents.callback import NoiseScaleCallback
+from rlgns.agents.counters import Counters
+from rlgns.agents.evaluating import Evaluation, Evaluator
 from rlgns.agents.measuring import LOSSES
 from rlgns.agents.proximal import proximal_state
 from rlgns.noise.history import TRAINED
@@ -21,31 +23,12 @@ from rlgns.noise.moment_records import noise_scale_record, record_of
 from rlgns.noise.pooled import Moments, PooledMoments
 from rlgns.noise.step_size import StepSums, step_record
 from rlgns.runs.checkpoints import State, generator_state, restore_generators
+from rlgns.runs.directory import BEST
 from rlgns.runs.goals import GoalCost, GoalTracker
 from rlgns.runs.opening import reading
 from rlgns.runs.progress import Status
 from rlgns.runs.records import COPIES, Record
 from rlgns.runs.task import RunControl
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals of a run over all its resumptions.
-
-    Attributes:
-        seconds: Wall-clock seconds.
-        episodes: Finished episodes of all ranks.
-        finished: Return "r", length "l" and time "t" of the last finished episodes of all ranks.
-    """
-
-    seconds: float = 0.0
-    episodes: int = 0
-    finished: list[dict[str, float]] = field(default_factory=list)
-
-    def take(self, episodes: list[dict[str, float]], window: int) -> None:
-        """Count finished episodes, and keep the last `window` of all."""
-        self.episodes += len(episodes)
-        self.finished = (self.finished + episodes)[-window:]
 
 
 class Recorder(BaseCallback):
@@ -71,6 +54,7 @@ class Recorder(BaseCallback):
         frames_per_transition: int | None,
         resumed: State | None = None,
         controller: BatchController | None = None,
+        evaluator: Evaluator | None = None,
     ) -> None:
         """Start the records of a run, or go on with those of a resumed run.
 
@@ -82,10 +66,11 @@ class Recorder(BaseCallback):
             frames_per_transition: Atari frames of a transition; None for other environments.
             resumed: State of the run that is resumed.
             controller: Changes the number of rollouts behind an update; None: it stays as it is.
+            evaluator: Evaluates the policy, and goals refer to that; None: they refer to episodes of training.
         """
         super().__init__()
         self.keeper: RunControl | None = None
-        self._noise, self._controller = noise, controller
+        self._noise, self._controller, self._evaluator = noise, controller, evaluator
         self._log_every = log_every
         self._frames_per_transition = frames_per_transition
         self._resumed = resumed
@@ -138,6 +123,8 @@ class Recorder(BaseCallback):
                 restore_generators(self._resumed["generators"])
         else:
             self.keeper.save()  # so that the run can be resumed even if it dies before its first regular checkpoint
+        if self._evaluator and (evaluation := self._evaluated()):  # one that a signal had ended is made up for
+            self._take(self.progress() | evaluation.record(), evaluation)
 
     def _on_rollout_start(self) -> None:
         self._finish_update()
@@ -174,9 +161,30 @@ class Recorder(BaseCallback):
             for episodes in self.model.ranks.gather_objects(self._episodes):
                 self._counters.take(episodes, self._episode_window)
             self._episodes = []
-        goals = self._newly_reached()
+        evaluation = self._evaluated()
+        recorded = recorded or evaluation is not None
+        goals = {} if self._evaluator else self._newly_reached()
+        evaluated = evaluation.record() if evaluation else {}
+        self._take(self._record() | evaluated | goals if recorded or goals else None, evaluation)
+
+    def _take(self, record: Record | None, evaluation: Evaluation | None) -> None:
+        """Hand on a record, with the goals that an evaluation has reached, and keep the best policy."""
         assert self.keeper, "set before training"
-        self.keeper.take(self._record() | goals if recorded or goals else None)
+        goals = self.goals.newly_reached(evaluation.mean, self.progress()) if evaluation else {}
+        self.keeper.take(record | goals if record else None)
+        if self._evaluator and evaluation and self._evaluator.best is evaluation:
+            self.keeper.save(BEST)
+            self.keeper.save()  # a run that is resumed from here knows of it
+
+    def _evaluated(self) -> Evaluation | None:
+        """Evaluate the policy if that is due; None if it is not, or if a signal has ended it."""
+        if self._evaluator is None or not self._evaluator.is_due(self.transitions):
+            return None
+        assert self.keeper, "set before training"
+        started = time.monotonic()
+        evaluation = self._evaluator.evaluate(self.model.policy, self.transitions, self.keeper)
+        self._speed_since += time.monotonic() - started  # the speed is that of training
+        return evaluation
 
     def _newly_reached(self) -> Record:
         """The record of goals that this update reached; ranks agree, since episodes of all ranks count."""
@@ -231,6 +239,8 @@ class Recorder(BaseCallback):
         """Transitions, speed, mean return and noise scale for the live line."""
         mean = self._episode_mean("r")
         episodes = "no episode yet" if mean is None else f"return {mean:,.1f}"
+        if self._evaluator and self._evaluator.latest:
+            episodes += f", evaluated {self._evaluator.latest.mean:,.1f}"
         return Status(self.transitions, self._speed, episodes, self._noise_text)
 
     def _update_speed(self) -> None:
@@ -259,6 +269,7 @@ class Recorder(BaseCallback):
             "goals": {goal: asdict(reached) for goal, reached in self.goals.reached.items()},
             "counters": asdict(replace(self._counters, seconds=self.seconds)),
             "generators": generator_state(),
+            **({"evaluation": self._evaluator.state()} if self._evaluator else {}),
             **model.step_state(),
             **proximal_state(model),
         }

@@ -14,12 +14,16 @@ from typing import Any
 import torch
 
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
+from rlgns.agents.evaluation_options import EvaluationOptions
 from rlgns.agents.timed_loop import timed_loop
 from rlgns.runs.directory import read_config
 from rlgns.runs.machine import keep_freed_memory
 from rlgns.runs.options import from_mapping
 from rlgns.runs.speeds import Speeds, write_speeds
 from rlgns.runs.verbosity import remark
+
+ONLY_IN_TRAINING = {option.name for option in fields(EvaluationOptions)}
+"""Options of a run that trials and probes of it leave out."""
 
 TRIAL_SECONDS = 3.0
 """Seconds for which each number of environments is timed, after its start."""
@@ -71,7 +75,7 @@ def trial_config(options: Mapping[str, Any], num_envs: int, source: Path) -> Res
         ValueError: If the options do not belong to a run of an agent, or cannot work with this number.
     """
     names = {option.name for option in fields(TrainConfig)}
-    known = {name: value for name, value in options.items() if name in names}
+    known = {name: value for name, value in options.items() if name in names and name not in ONLY_IN_TRAINING}
     config = from_mapping(TrainConfig, known, str(source))
     return resolved(replace(config, num_envs=num_envs, num_groups=None, goals=(), out=None, resume=None))
 

@@ -17,14 +17,14 @@ from rlgns.agents.batch_controller import BatchController
 from rlgns.agents.callback import NoiseScaleCallback
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig
 from rlgns.agents.environments import make_environments
+from rlgns.agents.evaluating import Evaluator
 from rlgns.agents.measuring import LOSSES, RolloutMeasurer
 from rlgns.agents.models import group_updates, make_model
-from rlgns.agents.on_policy import TrainingDivergedError
+from rlgns.agents.on_policy import TrainingDivergedError, is_divergence
 from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank
 from rlgns.agents.recorder import Recorder
 from rlgns.agents.restoring import load_parameters, restore
 from rlgns.noise.history import TRAINED, History
-from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.goals import RETURN
 from rlgns.runs.lifecycle import execute_run
@@ -33,7 +33,7 @@ from rlgns.runs.options import as_mapping
 from rlgns.runs.plan import Plan
 from rlgns.runs.progress import Status
 from rlgns.runs.ranks import Ranks
-from rlgns.runs.records import Record
+from rlgns.runs.records import EVALUATED_RETURN, Record
 from rlgns.runs.step_size_words import step_size_numbers
 from rlgns.runs.summary_numbers import summary_numbers
 from rlgns.runs.task import DivergenceError, RunControl, State, Task
@@ -119,6 +119,7 @@ class Training(Task):
         self.title = f"{self.subject}, {config.num_envs} × {config.num_steps}, seed {config.seed}"
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         self._resumed: State | None = None
+        self._evaluator: Evaluator | None = None
         self._environments = make_environments(rank_config, config.seed + ranks.rank * rank_config.num_envs)
         try:
             self.model = make_model(rank_config, self._environments, device)
@@ -128,6 +129,7 @@ class Training(Task):
             group_updates(self.model, measurer, measure=config.measure)
             self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded all ranks alike
             self._controller = self._make_controller()
+            self._evaluator = self._make_evaluator(None)
             self.recorder = self._make_recorder(None)
         except BaseException:
             self.close()
@@ -144,6 +146,10 @@ class Training(Task):
             config.adaptive_rollouts, config.batch_size, config.lr_batch_scale, config.lr_batch_exponent
         )
 
+    def _make_evaluator(self, state: State | None) -> Evaluator | None:
+        saved = state.get("evaluation") if state else None
+        return Evaluator(self.config, self.ranks, saved) if self.config.eval_every else None
+
     def _make_recorder(self, state: State | None) -> Recorder:
         config = self.config
         recorder = Recorder(
@@ -154,6 +160,7 @@ class Training(Task):
             frames_per_transition=config.frameskip if config.is_atari else None,
             resumed=state,
             controller=self._controller,
+            evaluator=self._evaluator,
         )
         recorder.model = self.model
         return recorder
@@ -161,6 +168,8 @@ class Training(Task):
     def close(self) -> None:
         """Close the environments."""
         self._environments.close()
+        if self._evaluator:
+            self._evaluator.close()
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -168,7 +177,7 @@ class Training(Task):
         return {
             "task": self.subject,
             "unit": "transitions",
-            "goal_measure": RETURN,
+            "goal_measure": self._measure,
             "batch_size": self.config.batch_size,
             "max_examples": self.config.total_transitions,
             "effective_learning_rate": self.config.effective_learning_rate,
@@ -184,8 +193,11 @@ class Training(Task):
 
     @property
     def is_over(self) -> bool:
-        """Whether all transitions have been made or the last goal has been reached."""
-        return self.recorder.transitions >= self.config.total_transitions or self.recorder.goals.all_reached
+        """Whether all transitions have been made, and evaluated if asked for, or the last goal has been reached."""
+        transitions = self.recorder.transitions
+        is_evaluated = self._evaluator is None or not self._evaluator.is_due(transitions)
+        all_made = transitions >= self.config.total_transitions
+        return (all_made and is_evaluated) or self.recorder.goals.all_reached
 
     def progress(self) -> Record:
         """Counts, times and mean return so far, by record key."""
@@ -215,7 +227,7 @@ class Training(Task):
                 reset_num_timesteps=self._resumed is None,
             )
         except (TrainingDivergedError, ValueError) as error:
-            if not _is_divergence(error):
+            if not is_divergence(error):
                 raise
             raise DivergenceError(str(error)) from None
 
@@ -239,6 +251,7 @@ class Training(Task):
         if self._controller:
             self._controller.load_state(self.model, state)
         self.noise.history = History.from_records(records)
+        self._evaluator = self._make_evaluator(state)
         self.recorder = self._make_recorder(state)
         return "" if "environments" in state else "environments start fresh episodes"
 
@@ -246,7 +259,8 @@ class Training(Task):
         """Final numbers, by record key."""
         noise = self.noise.history
         numbers = summary_numbers(noise, self._losses, self.config.batch_size) if noise.measurements else {}
-        return self.progress() | self.recorder.goals.summary() | numbers | step_size_numbers(noise)
+        evaluated = self._evaluator.summary() if self._evaluator else {}
+        return self.progress() | evaluated | self.recorder.goals.summary() | numbers | step_size_numbers(noise)
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
         """Draw the noise scale over training.
@@ -262,8 +276,14 @@ class Training(Task):
 
         if self.noise.history.measurements:
             size = self.config.batch_size
-            noise_scale_figure(records, self._losses, title=self.title, measure=RETURN, batch_size=size, paths=paths)
+            title, measure = self.title, self._measure
+            noise_scale_figure(records, self._losses, title=title, measure=measure, batch_size=size, paths=paths)
         return bool(self.noise.history.measurements)
+
+    @property
+    def _measure(self) -> str:
+        """Record key of the measure that goals refer to."""
+        return EVALUATED_RETURN if self.config.eval_every else RETURN
 
     @property
     def _losses(self) -> tuple[str, ...]:
@@ -278,8 +298,3 @@ def _task_name(config: ResolvedConfig) -> str:
 def _environment_seed(seed: int, state: State) -> int:
     """The seed after a resumption, derived from the run's seed and progress, so that no games are repeated."""
     return int(np.random.SeedSequence([seed, state["num_updates"]]).generate_state(1)[0] % 2**30)
-
-
-def _is_divergence(error: Exception) -> bool:
-    """Whether an error reports numbers that are not finite: one of ours, or torch's for a distribution's parameters."""
-    return isinstance(error, TrainingDivergedError | NotFiniteError) or "to satisfy the constraint" in str(error)

@@ -31,6 +31,7 @@ from rlgns.agents.models import group_updates, make_model
 from rlgns.agents.recorder import Recorder
 from rlgns.agents.rollouts import DeviceRolloutBuffer
 from rlgns.agents.stepping import in_parts
+from rlgns.runs.directory import CHECKPOINT
 from rlgns.runs.sinks import JsonLines
 from rlgns.runs.stopping import StopRequest
 
@@ -209,7 +210,7 @@ class _RecordsOnly:
         if record is not None:
             self._records.log(record, self._steps)
 
-    def save(self) -> None:
+    def save(self, name: str = CHECKPOINT) -> None:
         """Do nothing."""
 
     def say(self, line: str) -> None:

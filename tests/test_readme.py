@@ -41,6 +41,7 @@ def test_python_of_the_readmes_runs_as_it_stands_and_prints_a_noise_scale(tmp_pa
 
 
 SHORT = {
+    "rlgns train atari --eval-every": "--total-transitions 400 --eval-every 200 --wandb disabled",
     "rlgns train atari": "--num-envs 4 --num-steps 8 --total-transitions 64 --wandb disabled",
     "scripts/train_atari.py": "--num-envs 4 --num-steps 5 --total-transitions 60 --wandb disabled",
     "rlgns train digits": "--max-steps 5 --wandb disabled",

@@ -18,7 +18,7 @@ from rlgns.noise.history import History
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.bounds import PositiveFloat, PositiveInt
 from rlgns.runs.files import replacing, write_json
-from rlgns.runs.goals import RETURN
+from rlgns.runs.goals import RETURNS
 from rlgns.runs.json_files import is_number, read_json
 from rlgns.runs.kept_checkpoints import chosen_checkpoints
 from rlgns.runs.options import parse_flags
@@ -85,8 +85,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_flags(BranchOptions, arguments[len(places) :], description=DESCRIPTION, program="rlgns branch RUN")
     if not places:
         raise ValueError("which run? name its directory, as in rlgns branch runs/mnist")
-    if options.checkpoint == "all":
-        raise ValueError("checkpoint all: branches start from one checkpoint; name last or a number of examples")
+    if options.checkpoint in {"all", "best"}:
+        raise ValueError(
+            f"checkpoint {options.checkpoint}: branches start from one checkpoint; name last or a number of examples"
+        )
     run = Path(places[0])
     ((name, path),) = chosen_checkpoints(run, options.checkpoint).items()
     report = read_report(run)
@@ -107,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return code or 1
-    rises = report.run.measure == RETURN
+    rises = report.run.measure in RETURNS
     level = abs(sum(results[base].values()) / len(results[base]))
     found = branching(results, base, options.tolerance * level, rises=rises)
     if options.json:
@@ -268,7 +270,7 @@ def as_mapping(found: Branching) -> dict[str, Any]:
 def _lines(found: Branching, report: RunReport, scale: NoiseScale | None, examples: int) -> list[str]:
     """The result for the terminal."""
     run = report.run
-    word = "return" if run.measure == RETURN else "loss"
+    word = "return" if run.measure in RETURNS else "loss"
     rows = [
         (
             f"{branch.batch_size:,}" + (" *" if branch.batch_size == found.base else "  "),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from rlgns.noise.scale import NoiseScale
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.style import ARROW, INK, arrow, legend_above, loss_colour, new_axes, readable_ticks
-from rlgns.runs.goals import MEASURES, RETURN
+from rlgns.runs.goals import MEASURES, RETURNS
 from rlgns.study.estimates import Estimate
 from rlgns.study.goal_fits import GoalFit
 from rlgns.study.predictions import Stretch, noise_scales_along
@@ -36,9 +36,9 @@ def critical(study: Study) -> PageFigure | None:
     if is_log:
         axes.set_xscale("log")
         readable_ticks(axes.xaxis)
-    if measure != RETURN:
+    if measure not in RETURNS:
         axes.invert_xaxis()
-    axes.set_xlabel(MEASURES[measure] + ("" if measure == RETURN else " (falls to the right)"))
+    axes.set_xlabel(MEASURES[measure] + ("" if measure in RETURNS else " (falls to the right)"))
     axes.set_ylabel(f"batch size, {unit_of(study.fits[0])}")
     legend_above(axes, 2)
     return PageFigure(

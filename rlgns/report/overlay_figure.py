@@ -21,7 +21,7 @@ from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.page_figure import write_figure
 from rlgns.report.run_figures import EXAMPLES, windows
 from rlgns.report.style import STYLE, arrow, colour_at
-from rlgns.runs.goals import MEASURES, RETURN
+from rlgns.runs.goals import MEASURES, RETURN, RETURNS
 from rlgns.runs.records import Record, columns
 
 ARROW = 2.0
@@ -71,7 +71,7 @@ def overlay_figure(runs: Sequence[DrawnRun], *, title: str, measure: str, unit: 
             examples, values = columns(run.records, EXAMPLES, measure)
             known = np.isfinite(values)
             bottom.plot(examples[known], values[known], color=colour_at(place))
-        if measure != RETURN:
+        if measure not in RETURNS:
             bottom.set_yscale("log")
         bottom.set_ylabel("mean return" if measure == RETURN else MEASURES[measure])
         bottom.set_xlabel(unit)

@@ -16,8 +16,8 @@ from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.page_figure import write_figure
 from rlgns.report.style import GREY, INK, PALETTE, STYLE, arrow, loss_colour
-from rlgns.runs.goals import MEASURES, RETURN
-from rlgns.runs.records import Record, columns
+from rlgns.runs.goals import MEASURES, RETURN, RETURNS
+from rlgns.runs.records import EVALUATED_RETURN, Record, columns
 
 EXAMPLES = "progress/examples"
 
@@ -139,13 +139,18 @@ def windows(measured: Sequence[Record]) -> list[Sequence[Record]]:
 
 def _draw_measure(axes: Axes, records: Sequence[Record], measure: str) -> None:
     examples, values = columns(records, EXAMPLES, measure)
-    axes.plot(examples, values, color=INK)
+    known = np.isfinite(values)
+    axes.plot(examples[known], values[known], "o-" if measure == EVALUATED_RETURN else "-", color=INK, markersize=3)
+    if measure == EVALUATED_RETURN:
+        low, high = columns(records, f"{measure}_low", f"{measure}_high")
+        axes.fill_between(examples[known], low[known], high[known], color=INK, alpha=0.15, linewidth=0)
     axes.set_xlim(0, 1.03 * np.nanmax(examples) if np.isfinite(examples).any() else None)
-    if not np.isfinite(values).any():
+    if not known.any():
         what = "no game has ended yet" if measure == RETURN else "not evaluated yet"
         axes.text(0.5, 0.5, what, ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
-    elif measure != RETURN:
+    elif measure not in RETURNS:
         axes.set_yscale("log")
-    axes.set_ylabel(MEASURES[measure] + ("\n(mean of last 100)" if measure == RETURN else ""))
+    notes = {RETURN: "\n(mean of last 100)", EVALUATED_RETURN: "\n(95 % interval)"}
+    axes.set_ylabel(MEASURES[measure] + notes.get(measure, ""))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")

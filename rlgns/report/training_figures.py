@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.style import INK, batch_colours, legend_above, new_axes, readable_ticks
-from rlgns.runs.goals import MEASURES, RETURN, format_goal
+from rlgns.runs.goals import MEASURES, RETURNS, format_goal
 from rlgns.runs.records import columns
 from rlgns.study.points import Point
 from rlgns.study.study import Study
@@ -43,7 +43,7 @@ def _training(study: Study, x_key: str, name: str, unit: str, label: str) -> Pag
     if max(ends) > 10 * min(ends):
         axes.set_xscale("log")
     readable_ticks(axes.xaxis)
-    if measure != RETURN:
+    if measure not in RETURNS:
         axes.set_yscale("log")
         readable_ticks(axes.yaxis)
     axes.set_xlabel(label)

@@ -1,6 +1,7 @@
 """The directory of a run: the names of its files, the lock that keeps other processes out, and the run's provenance.
 
-A run's directory holds config.json, metrics.jsonl, checkpoint.pt, summary.json, the figures, and wandb/.
+A run's directory holds config.json, metrics.jsonl, checkpoint.pt, summary.json, the figures, and wandb/; best.pt if the
+run was evaluated.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from typing import IO, Any, Self
 from rlgns.runs.foreign_text import redacted
 
 CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.json", "metrics.jsonl", "checkpoint.pt", "summary.json"
+BEST = "best.pt"
 
 LOCK = ".lock"
 
-FILES = (CONFIG, METRICS, CHECKPOINT, SUMMARY, LOCK, "noise_scale.png", "noise_scale.svg")
+FILES = (CONFIG, METRICS, CHECKPOINT, BEST, SUMMARY, LOCK, "noise_scale.png", "noise_scale.svg")
 """Files that a run writes into its directory, apart from those of W&B."""
 
 SWEEP_FILE = "sweep.yaml"

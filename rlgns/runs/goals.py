@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlgns.runs.json_files import is_number
-from rlgns.runs.records import Record, Value
+from rlgns.runs.records import EVALUATED_RETURN, Record, Value
 
 COSTS = {
     "steps": "progress/steps",
@@ -24,6 +24,7 @@ COSTS = {
 
 MEASURES = {
     "rollout/episode_return": "episode return",
+    EVALUATED_RETURN: "evaluated return",
     "train/loss": "loss",
     "eval/train_loss": "training loss",
     "eval/train_error": "training error",
@@ -33,7 +34,10 @@ MEASURES = {
 """Description of each performance measure that goals may refer to, by record key."""
 
 RETURN = "rollout/episode_return"
-"""The only measure that is better when it is larger."""
+"""The mean return of the last episodes of training."""
+
+RETURNS = (RETURN, EVALUATED_RETURN)
+"""The measures that are better when they are larger; all others are losses and errors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlgns.runs.directory import CHECKPOINT
+from rlgns.runs.directory import BEST, CHECKPOINT
 from rlgns.runs.probes import LAST
 
 FOLDER = "checkpoints"
@@ -79,7 +79,8 @@ def chosen_checkpoints(run: Path, choice: str) -> Mapping[str, Path]:
 
     Args:
         run: The run's directory.
-        choice: "last", the latest; "all", every kept one and the latest; or a number of examples, the nearest kept one.
+        choice: "last", the latest; "best", the one that was evaluated best; "all", every kept one and the latest; or a
+            number of examples, the nearest kept one.
 
     Raises:
         ValueError: There is no such checkpoint.
@@ -90,10 +91,14 @@ def chosen_checkpoints(run: Path, choice: str) -> Mapping[str, Path]:
         if not latest:
             raise ValueError(f"{run} has no {CHECKPOINT}: it stopped before its first one or is no run; name another")
         return latest
+    if choice == "best":
+        if not (run / BEST).exists():
+            raise ValueError(f"{run} has no {BEST}: it was not evaluated; train with eval_every=50000, or choose last")
+        return {choice: run / BEST}
     if choice == "all":
         return {str(examples): path for examples, path in kept.items()} | latest
     if not choice.isdigit():
-        raise ValueError(f"checkpoint '{choice}' is neither last nor all nor a number of examples")
+        raise ValueError(f"checkpoint '{choice}' is neither last nor all nor a number of examples nor best")
     if not kept:
         raise ValueError(f"{run} has kept no checkpoint but the last; train with keep_checkpoints=8, or choose last")
     nearest = min(kept, key=lambda examples: abs(examples - int(choice)))

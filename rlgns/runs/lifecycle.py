@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.destinations import open_sinks
@@ -25,9 +23,7 @@ from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory
 from rlgns.runs.exit_codes import error_in_words
 from rlgns.runs.files import write_json
 from rlgns.runs.introduction import introduction
-from rlgns.runs.kept_checkpoints import KeptCheckpoints
 from rlgns.runs.opening import (
-    SUBJECT,
     checked_directory,
     has_ended_well,
     open_directory,
@@ -40,10 +36,10 @@ from rlgns.runs.plan import Plan
 from rlgns.runs.progress import ProgressDisplay
 from rlgns.runs.records import plain
 from rlgns.runs.run_report import closing_lines
+from rlgns.runs.saving import CheckpointFiles
 from rlgns.runs.sinks import Sink
 from rlgns.runs.stopping import StopRequest
 from rlgns.runs.task import DivergenceError, Task
-from rlgns.runs.verbosity import is_verbose
 
 SHOW_SECONDS = 0.25
 """Seconds from one update of the live line to the next."""
@@ -121,12 +117,9 @@ class Run:
         self.stop = StopRequest()
         self.display = ProgressDisplay(facts["max_examples"], facts["unit"], silent=directory is None)
         self._resumed_at = task.steps if is_resumed else None
-        self._has_checkpoint = is_resumed
-        self._checkpoint_seconds = float(plan.options.get("checkpoint_seconds") or 0.0)
-        self._batch_size: int = facts["batch_size"]
-        self._kept = _kept_checkpoints(plan, facts, directory)
-        self._saved = self._shown = time.monotonic()
+        self._shown = time.monotonic()
         self.say = self.display.say  # prints nothing on ranks that write no files
+        self._checkpoints = CheckpointFiles(task, directory, plan.options, is_resumed=is_resumed, say=self.say)
         self._sinks: list[Sink] = []
         if directory:
             self._sinks = open_sinks(
@@ -163,32 +156,18 @@ class Run:
             self._shown = now
             if status := self.task.status():
                 self.display.show(status)
-        if now - self._saved >= self._checkpoint_seconds:
-            self.save()
-        if self._kept and (path := self._kept.path_if_due(self.task.steps * self._batch_size)):
-            self._save_to(path)
+        self._checkpoints.save_what_is_due()
 
-    def save(self) -> None:
-        """Write the checkpoint; that of rank 0 serves all ranks.
+    def save(self, name: str = CHECKPOINT) -> None:
+        """Write a checkpoint; that of rank 0 serves all ranks.
+
+        Args:
+            name: Name of the file, which is resumed from if it is the usual one.
 
         Raises:
             OSError: If it cannot be written; the error names the file, and the previous checkpoint stays.
         """
-        if self.directory:
-            self._has_checkpoint |= self._save_to(self.directory / CHECKPOINT)
-        self._saved = time.monotonic()
-
-    def _save_to(self, path: Path) -> bool:
-        """Write a checkpoint, if the task has a state at this moment; whether it has."""
-        state = self.task.state()
-        if state is not None:
-            from rlgns.runs.checkpoints import save_checkpoint
-
-            path.parent.mkdir(exist_ok=True)
-            save_checkpoint(path, {SUBJECT: self.task.subject, **state})
-            if is_verbose():
-                self.say(f"checkpoint after update {self.task.steps:,}: {path}")
-        return state is not None
+        self._checkpoints.save(name)
 
     def execute(self, remark: str) -> int:
         """Train to the end, to a signal or to a failure; then write the final files and print the closing words.
@@ -271,15 +250,10 @@ class Run:
     def _print_closing_lines(self, directory: RunDirectory, code: int, failure: str | None) -> None:
         for line in [*closing_lines(directory.path), *self.task.closing_lines()]:
             print(line)
-        if code and self._has_checkpoint:
+        if code and self._checkpoints.exists:
             print(f"stopped after update {self.task.steps:,}; continue with --resume {directory.path}")
         if failure:
             print(f"error: {failure}", file=sys.stderr)
-
-
-def _kept_checkpoints(plan: Plan, facts: Mapping[str, Any], directory: RunDirectory | None) -> KeptCheckpoints | None:
-    number = plan.options.get("keep_checkpoints") or 0
-    return KeptCheckpoints(directory.path, facts["max_examples"], number) if directory and number else None
 
 
 def _disk_failure(error: OSError) -> str:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rlgns.runs.directory import CONFIG, read_config
 from rlgns.runs.flag_spelling import in_our_names
 from rlgns.runs.flags import CONFIG_FILE, nearest, read_flags
+from rlgns.runs.foreign_text import printable
 from rlgns.runs.values import checked_path, checked_value, flag, shown, types_of
 from rlgns.runs.yaml_files import read_options
 
@@ -153,7 +154,9 @@ def repeated_run(arguments: Sequence[str]) -> Path | None:
 
 def _resumed(kind: type[T], resume: Path, changes: dict[str, Any], changeable: Collection[str]) -> T:
     """The options of the saved run with the permitted changes."""
-    saved = from_mapping(kind, read_config(resume)["options"], str(resume))
+    config = read_config(resume)
+    _check_kind(kind, config, resume)
+    saved = from_mapping(kind, config["options"], str(resume))
     out = changes.pop("out", None)
     if out is not None and out.resolve() != resume.resolve():
         raise ValueError(f"--out {out} beside --resume {resume}: a resumed run stays where it is; leave out --out")
@@ -164,6 +167,19 @@ def _resumed(kind: type[T], resume: Path, changes: dict[str, Any], changeable: C
                 f"{getattr(saved, name)}); leave out {flag(name)} or start a new run"
             )
     return _with(saved, {**changes, "out": None})
+
+
+def _check_kind(kind: type[Any], config: Mapping[str, Any], run: Path) -> None:
+    """Raise ValueError if a run belongs to another command: it has options that are no misspelt ones of this kind."""
+    names, saved = {field.name for field in fields(kind)}, set(config["options"])
+    foreign = sorted(name for name in saved - names if not nearest(name, names - saved))
+    if foreign:
+        made = config.get("provenance")
+        typed = str(made.get("command") or "").partition(" --")[0] if isinstance(made, dict) else ""
+        raise ValueError(
+            f"{run} holds a run of {config.get('task', 'another task')}, which this command cannot continue: it knows "
+            f"no option {foreign[0]}; use the command that made it{f' ({printable(typed)})' if typed else ''}"
+        )
 
 
 def from_mapping(kind: type[T], options: Mapping[str, Any], source: str) -> T:

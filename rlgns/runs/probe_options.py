@@ -17,7 +17,7 @@ class ProbeOptions:
     """Options of every probe."""
 
     checkpoint: Name = "last"
-    """last, all, or a number of transitions or examples: the nearest checkpoint that --keep-checkpoints has kept."""
+    """last, best, all, or a number of examples: the nearest checkpoint that --keep-checkpoints has kept."""
     precision: Annotated[float, Interval(gt=0, le=10)] = 0.25
     """Half the width of the interval relative to the noise scale of the trained loss, at which probing ends."""
     curvature: bool = False

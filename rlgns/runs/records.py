@@ -23,6 +23,9 @@ Record = dict[str, Value]
 
 STEPS = "progress/steps"
 
+EVALUATED_RETURN = "eval/episode_return"
+"""The key of the mean return in an evaluation; its interval and its circumstances stand under `eval/`, too."""
+
 COPIES = "environments/copies"
 """The key of a sentence that names environments that are copies of one another."""
 

@@ -11,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.batch_advice import NO_BREAK
-from rlgns.runs.directory import CHECKPOINT
+from rlgns.runs.directory import BEST, CHECKPOINT
 from rlgns.runs.foreign_text import printable
-from rlgns.runs.goals import MEASURES, RETURN
+from rlgns.runs.goals import MEASURES, RETURN, RETURNS
 from rlgns.runs.json_files import is_number
 from rlgns.runs.packed import RunFolder
 from rlgns.runs.probes import read_last_probe
 from rlgns.runs.recommendation import Ratio, Recommendation, recommend
 from rlgns.runs.recommendation_words import WIDTH, box_lines, wrapped
-from rlgns.runs.records import COPIES, Record, read_records
+from rlgns.runs.records import COPIES, EVALUATED_RETURN, Record, columns, read_records
 from rlgns.runs.saved_run import SavedRun, read_run, records_path
 from rlgns.runs.speeds import Objective, Speeds, chosen_count, read_speeds
 from rlgns.runs.summary import goal_lines, in_minutes, loss_lines
@@ -206,12 +208,23 @@ def _ending(report: RunReport) -> list[str]:
     run = report.run
     value = _last(report.records, run.measure)
     name = "mean return" if run.measure == RETURN else MEASURES[run.measure]
-    number = "" if value is None else f"{name} {value:,.1f}" if run.measure == RETURN else f"{name} {value:.4g}"
+    number = "" if value is None else f"{name} {value:,.1f}" if run.measure in RETURNS else f"{name} {value:.4g}"
     reached = f"{number} after " if number else ""
     words = f"{_state(run)}: {reached}{run.examples:,} {printable(run.unit)}, {in_minutes(run.seconds)}."
     figure = f"  ({FIGURE})" if (report.folder / FIGURE).exists() else ""
     place = f"{_typed(report.folder)}{figure}"
-    return [f"{words}  {place}"] if len(words) + 2 + len(place) <= WIDTH else [words, f"  {place}"]
+    lines = [f"{words}  {place}"] if len(words) + 2 + len(place) <= WIDTH else [words, f"  {place}"]
+    return [*lines, *_best_evaluation(report)]
+
+
+def _best_evaluation(report: RunReport) -> list[str]:
+    """The evaluation with the highest return, the first of equal ones; none where the run was not evaluated."""
+    transitions, values = columns(report.records, "eval/transitions", EVALUATED_RETURN)
+    if report.run.measure != EVALUATED_RETURN or not np.isfinite(values).any():
+        return []
+    best = int(np.nanargmax(values))
+    at = f"{transitions[best]:,.0f} {printable(report.run.unit)}"
+    return [f"  best evaluation: {values[best]:,.1f} after {at}  ({BEST})"]
 
 
 def _state(run: SavedRun) -> str:

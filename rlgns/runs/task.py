@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlgns.runs.directory import CHECKPOINT
 from rlgns.runs.progress import Status
 from rlgns.runs.records import Record
 from rlgns.runs.stopping import StopRequest
@@ -41,8 +42,8 @@ class RunControl(Protocol):
     def take(self, record: Mapping[str, object] | None) -> None:
         """Register an update that has been made, with its record if it has one."""
 
-    def save(self) -> None:
-        """Write a checkpoint."""
+    def save(self, name: str = CHECKPOINT) -> None:
+        """Write a checkpoint, under another name if it is not the one to resume from."""
 
     def say(self, line: str) -> None:
         """Print one line above the live line."""

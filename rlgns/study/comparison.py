@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlgns.runs.goals import RETURN, format_goal
+from rlgns.runs.goals import RETURNS, format_goal
 from rlgns.study.csv_files import write_csv
 from rlgns.study.default_batch import Defaults
 from rlgns.study.estimates import Estimate, finite
@@ -126,7 +126,7 @@ def _course(study: Study) -> Course | None:
     for fit in reversed(study.fits):
         if stretches := noise_scales_along(fit.points, measure):
             trained = tuple(stretch for stretch in stretches if stretch.loss == stretches[0].loss)
-            return Course(_name(study), unit, trained if measure == RETURN else trained[::-1])  # a loss falls
+            return Course(_name(study), unit, trained if measure in RETURNS else trained[::-1])  # a loss falls
     return None
 
 

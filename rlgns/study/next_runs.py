@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from rlgns.runs.goals import RETURN
+from rlgns.runs.goals import RETURNS
 from rlgns.study.goal_fits import FEW_SEEDS, GoalFit
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point
@@ -156,7 +156,7 @@ def _longer(outcomes: Sequence[Outcome]) -> Values:
 def _easier_goals(goal: float, outcomes: Sequence[Outcome]) -> list[float]:
     """The value of the measure that some run reached at every batch size, to two digits on the easier side."""
     measure = outcomes[0].measure
-    rises = measure == RETURN
+    rises = measure in RETURNS
     by_size: dict[int, list[float]] = {}
     for run in outcomes:
         values = (record.get(measure) for record in run.records())

@@ -159,7 +159,8 @@ def select_task(outcomes: Sequence[Outcome], task: str | None = None) -> list[Ou
         task: Name of the task; it may be left out where all runs are of the same one.
 
     Raises:
-        ValueError: If the runs are of several tasks and none is named, or if none is of the named task.
+        ValueError: If the runs are of several tasks and none is named, if none is of the named task, or if the goals of
+            some are values of another measure.
     """
     tasks = sorted({run.task for run in outcomes})
     if task is None and len(tasks) > 1:
@@ -167,7 +168,11 @@ def select_task(outcomes: Sequence[Outcome], task: str | None = None) -> list[Ou
         raise ArgumentError(words, Argument.of("task"))
     if task is not None and task not in tasks:
         raise ValueError(f"no run is of task '{task}'; there are: {', '.join(tasks) or 'none at all'}")
-    return [run for run in outcomes if task in (None, run.task)]
+    selected = [run for run in outcomes if task in (None, run.task)]
+    measures = sorted({run.measure for run in selected})
+    if len(measures) > 1:
+        raise ValueError(f"the runs' goals are values of {' and of '.join(measures)}, which differ; put them apart")
+    return selected
 
 
 def without_duplicates(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[str]]:

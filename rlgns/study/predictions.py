@@ -9,14 +9,14 @@ the second half of them, which is where the next updates start from, stands besi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from rlgns.noise.history import TRAINED, History
 from rlgns.noise.pooled import Moments, PooledMoments
 from rlgns.noise.scale import NoiseScale, noise_scale
-from rlgns.runs.records import STEPS, Record
+from rlgns.runs.records import STEPS, Record, Value
 from rlgns.study.estimates import Estimate
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point
@@ -144,8 +144,17 @@ def noise_scales_along(points: Sequence[Point], measure: str, confidence: float 
         Stretches by loss and in order of the measure, without undetermined ones; none where no run was measured.
     """
     _, runs, histories = _measured(points)
-    records = [record for run in runs for record in run if _is_number(record.get(measure))]
+    records = [record for run in runs for record in _with_measure(run, measure)]
     return [stretch for loss in histories for stretch in _stretches(loss, records, measure, confidence)]
+
+
+def _with_measure(run: Sequence[Record], measure: str) -> Iterator[Record]:
+    """The records of a run from the first value of the measure on; an evaluation holds until the next one."""
+    value: Value = None
+    for record in run:
+        value = record[measure] if _is_number(record.get(measure)) else value
+        if value is not None:
+            yield {**record, measure: value}
 
 
 def _stretches(loss: str, records: Sequence[Record], measure: str, confidence: float) -> list[Stretch]:

@@ -15,7 +15,7 @@ from typing import Any
 from rlgns.runs.directory import CONFIG, METRICS
 from rlgns.runs.goals import MEASURES, GoalCost, goals_in_record
 from rlgns.runs.json_files import is_number, parse_json, read_json
-from rlgns.runs.records import STEPS, Record
+from rlgns.runs.records import EVALUATED_RETURN, STEPS, Record
 from rlgns.study.outcomes import Outcome
 from rlgns.sweeps.checks import sweeps_package
 
@@ -43,6 +43,7 @@ class Follower:
 
     def _reset(self) -> None:
         self.last: Record = {}
+        self._measures: dict[str, float] = {}
         self.goals: dict[float, GoalCost] = {}
         self._course: list[tuple[float, float]] = []  # steps and metric
 
@@ -88,8 +89,9 @@ class Follower:
     @property
     def measure(self) -> float | None:
         """Latest value of the performance measure that the run's goals refer to."""
-        measures = (_number(self.last.get(key)) for key in MEASURES)
-        return next((measure for measure in measures if measure is not None), None)
+        if EVALUATED_RETURN in self._measures:  # goals refer to evaluations where there are any
+            return self._measures[EVALUATED_RETURN]
+        return next((self._measures[key] for key in MEASURES if key in self._measures), None)
 
     def _add(self, line: bytes) -> None:
         try:
@@ -106,6 +108,7 @@ class Follower:
         steps = _number(record.get(STEPS))
         if "event" not in record:
             self.last = record
+            self._measures |= {key: value for key in MEASURES if (value := _number(record.get(key))) is not None}
             self.goals |= goals
             if self.metric and (value := _number(record.get(self.metric))) is not None:
                 self._course.append((steps or 0.0, value))

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from support.processes import child_environment
 
 from rlgns.agents.config import A2C_DEFAULTS, CHANGEABLE_ON_RESUME, PPO_DEFAULTS, TrainConfig, resolved
 from rlgns.agents.options import parse
+from rlgns.commands.cli import main
 from rlgns.runs.files import write_json
 from rlgns.runs.options import as_mapping, from_mapping
 
@@ -317,3 +319,23 @@ def test_what_the_flags_parser_refuses_is_one_line(arguments, complaint, columns
         parse(arguments)
     assert "\n" not in str(caught.value)
     assert not set("│─╭") & set(str(caught.value))
+
+
+@pytest.mark.parametrize("task", ["digits", "self_play"])
+def test_a_run_of_another_task_is_met_with_the_command_that_made_it(task, tmp_path, capsys):
+    short = {"digits": ["--max-steps", "2"], "self_play": ["--num-envs", "4", "--total-transitions", "64"]}[task]
+    assert main(["train", task, *short, "--wandb", "disabled", "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["train", "atari", "--resume", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    name = {"digits": "digits", "self_play": "recurrent PPO on two-player Pong"}[task]
+    assert f"run holds a run of {name}, which this command cannot continue" in line
+    assert "use the command that made it" in line
+
+
+def test_a_misspelt_option_of_a_saved_run_is_still_met_with_the_nearest(saved_run):
+    content = json.loads((saved_run / "config.json").read_text())
+    content["options"]["num_enves"] = content["options"].pop("num_envs")
+    (saved_run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"unknown option 'num_enves' in .*; did you mean num_envs"):
+        parse(["--resume", str(saved_run)])

@@ -12,7 +12,7 @@ from support.synthetic_runs import growing_moments, moments_of, write_run, write
 from rlgns.runs.goals import GoalCost
 from rlgns.study.outcomes import Outcome, read_outcomes
 from rlgns.study.points import best_points, best_shapes, rank, select_task, without_duplicates
-from rlgns.study.predictions import Prediction, predict_from_noise
+from rlgns.study.predictions import Prediction, noise_scales_along, predict_from_noise
 from rlgns.study.study import (
     as_mapping,
     as_table,
@@ -524,3 +524,35 @@ def test_the_mapping_of_a_study_is_strict_json_whatever_is_unknown(tmp_path):
     for by in ("batch_size", "num_envs", "num_steps"):
         mapping = as_mapping(fit_study(read_outcomes([tmp_path]), by))
         assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping
+
+
+# Runs whose goals are returns of evaluations
+
+
+def test_runs_whose_goals_are_values_of_different_measures_are_not_fitted_together():
+    runs = [outcome(seed=0), outcome(seed=1, measure="eval/episode_return")]
+    with pytest.raises(ValueError, match="values of eval/episode_return and of rollout/episode_return, which differ"):
+        fit_study(runs)
+    assert select_task(runs[1:]) == runs[1:]
+
+
+def test_an_evaluation_is_the_measure_of_all_records_up_to_the_next(tmp_path):
+    folder = write_run(
+        tmp_path / "run", num_envs=16, num_steps=5, learning_rate=1e-3, goals={20.0: 1000},
+        moments=growing_moments(900, 80),
+    )  # fmt: skip
+    (whole,) = read_outcomes([folder])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):  # an evaluation with every fifth record
+        value = line.pop("rollout/episode_return")
+        if number % 5 == 0:
+            line["eval/episode_return"] = value
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = json.loads((folder / "config.json").read_text()) | {"goal_measure": "eval/episode_return"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (sparse,) = read_outcomes([folder])
+    assert (whole.measure, sparse.measure) == ("rollout/episode_return", "eval/episode_return")
+    dense = noise_scales_along(best_points([whole], 20.0), whole.measure)
+    evaluated = noise_scales_along(best_points([sparse], 20.0), sparse.measure)
+    assert [stretch.scale for stretch in evaluated] == [stretch.scale for stretch in dense]
+    assert len(dense) >= 3

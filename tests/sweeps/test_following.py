@@ -108,3 +108,14 @@ def test_a_run_without_goals_beats_no_other_run(tmp_path):
     folder = write_run(tmp_path / "run", num_envs=16, num_steps=5, learning_rate=1e-3, goals=goals, budget=300)
     assert better_run(1e9, {}, [read_outcome(folder)], 2.0) is None
     assert better_run(1e9, {}, [], 2.0) is None
+
+
+def test_the_measure_of_a_run_is_its_latest_evaluation_where_it_is_evaluated(tmp_path):
+    run, follower = tmp_path / "run", Follower(tmp_path / "run")
+    append(run, progress(1, 80) | {"rollout/episode_return": 3.0})
+    follower.update()
+    assert follower.measure == 3.0
+    append(run, progress(2, 80) | {"rollout/episode_return": 4.0, "eval/episode_return": 7.0})
+    append(run, progress(3, 80) | {"rollout/episode_return": 5.0})
+    follower.update()
+    assert follower.measure == 7.0

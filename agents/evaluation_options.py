@@ -1,0 +1,38 @@
+"""Options of evaluating and filming an agent while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
+
+from rlgns.runs.bounds import PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Options of evaluations on environments of their own, as Stable-Baselines3's EvalCallback makes them."""
+
+    eval_every: PositiveInt | None = None
+    """Transitions from one evaluation to the next; its return is then that of goals, summary and best.pt [never]."""
+    eval_episodes: Annotated[int, Interval(ge=1, le=100_000)] = 10
+    """Whole games of an evaluation [Stable-Baselines3's evaluate_policy]."""
+    eval_deterministic: bool | None = None
+    """Evaluate the most likely actions instead of drawn ones [Atari no, others yes: rl-baselines3-zoo]."""
+
+    def check_evaluation(self) -> None:
+        """Refuse options without effect.
+
+        Raises:
+            ValueError: With the remedy.
+        """
+        if self.eval_every is not None:
+            return
+        default = EvaluationOptions()
+        for name in ("eval_episodes", "eval_deterministic"):
+            if (value := getattr(self, name)) != getattr(default, name):
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"{name} {value} has no effect without evaluations; give --eval-every 50000, or leave out {flag}"
+                )
