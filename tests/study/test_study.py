@@ -542,6 +542,7 @@ def test_an_evaluation_is_the_measure_of_all_records_up_to_the_next(tmp_path):
         moments=growing_moments(900, 80),
     )  # fmt: skip
     (whole,) = read_outcomes([folder])
+    dense = noise_scales_along(best_points([whole], 20.0), whole.measure)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for number, line in enumerate(lines):  # an evaluation with every fifth record
         value = line.pop("rollout/episode_return")
@@ -552,7 +553,6 @@ def test_an_evaluation_is_the_measure_of_all_records_up_to_the_next(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     (sparse,) = read_outcomes([folder])
     assert (whole.measure, sparse.measure) == ("rollout/episode_return", "eval/episode_return")
-    dense = noise_scales_along(best_points([whole], 20.0), whole.measure)
     evaluated = noise_scales_along(best_points([sparse], 20.0), sparse.measure)
     assert [stretch.scale for stretch in evaluated] == [stretch.scale for stretch in dense]
     assert len(dense) >= 3
