@@ -8,7 +8,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, MaxLen
@@ -36,6 +36,9 @@ from rlgns.runs.values import check_effect, check_options
 
 DEFAULT_GAME = "breakout"
 
+ENVPOOL = "envpool:"
+"""Before an environment's id: `--env envpool:CartPole-v1` is `--env CartPole-v1 --vectorization envpool`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunOptions, CoolingOptions, EvaluationOptions):
@@ -52,7 +55,9 @@ class TrainConfig(RunOptions, CoolingOptions, EvaluationOptions):
     game: Name | None = None
     """Atari game by ale-py's name, in any spelling (ms_pacman, MsPacman, ALE/MsPacman-v5) [breakout]."""
     env: Annotated[str, MaxLen(256)] | None = None
-    """Any other Gymnasium environment by id (CartPole-v1), instead of a game."""
+    """Any other Gymnasium environment by id (CartPole-v1; module:Id-v0 imports the module first), instead of a game."""
+    vectorization: Literal["sync", "async", "vector_entry_point", "envpool"] = "sync"
+    """How environments of --env run: in one process, in a process each, as the id's own vector environment, EnvPool."""
     algo: Literal["a2c", "ppo"] = "a2c"
     """Algorithm: a2c (Mnih et al. 2016, arXiv:1602.01783), ppo (Schulman et al. 2017, arXiv:1707.06347)."""
     preset: Name | None = None
@@ -246,6 +251,13 @@ def resolved(config: TrainConfig) -> ResolvedConfig:
     config.check_evaluation()
     if config.adaptive_rollouts > 1 and not config.measure:
         raise ValueError(f"adaptive_rollouts {config.adaptive_rollouts} follow measurements; leave out --no-measure")
+    if config.env is not None and config.env.startswith(ENVPOOL):
+        config = replace(config, env=config.env.removeprefix(ENVPOOL), vectorization="envpool")
+    if config.vectorization != "sync" and config.is_atari:
+        raise ValueError(
+            f"vectorization {config.vectorization} is for --env, not for Atari games, which ale-py's threads play; "
+            "leave it out (EnvPool's own Atari is --env envpool:Pong-v5)"
+        )
     check_effect(config, TrainConfig(), {"environment": "Atari" if config.is_atari else str(config.env)})
     defaults = A2C_DEFAULTS if config.algo == "a2c" else PPO_DEFAULTS
     options = {option.name: getattr(config, option.name) for option in fields(TrainConfig)}

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import time
+import warnings
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlgns.agents.atari import AtariVecEnv, find_game
 from rlgns.agents.config import ResolvedConfig
+from rlgns.agents.gymnasium_envs import GymnasiumVecEnv
+from rlgns.agents.observation_adapters import adapted, in_worker
 
 
 def make_environments(config: ResolvedConfig, seed: int) -> VecEnv:
@@ -29,7 +37,7 @@ def make_environments(config: ResolvedConfig, seed: int) -> VecEnv:
         ValueError: If there is no such game or environment, with the nearest names, or it cannot be imported.
     """
     if not config.is_atari:
-        return _gymnasium_environments(str(config.env), config.num_envs, seed)
+        return _gymnasium_environments(config, seed)
     if config.num_threads == "auto":
         return _atari(config, seed, fastest_num_threads(config))
     return _atari(config, seed, config.num_threads)
@@ -85,12 +93,77 @@ def _atari(config: ResolvedConfig, seed: int, num_threads: int) -> AtariVecEnv:
     )
 
 
-def _gymnasium_environments(name: str, num_envs: int, seed: int) -> VecEnv:
+def _gymnasium_environments(config: ResolvedConfig, seed: int) -> VecEnv:
+    name = str(config.env)
     try:
-        return make_vec_env(name, n_envs=num_envs, seed=seed)
+        return _vectorized(config, name, seed)
     except gymnasium.error.Error as error:  # unknown name or version, or a package that is not installed
-        raise ValueError(f"environment '{name}' cannot be made: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        if isinstance(error, gymnasium.error.NameNotFound) and "Did you mean" not in reason and ":" not in name:
+            reason += f" Where a package registers it, name the package as well: --env PACKAGE:{name}"
+        raise ValueError(f"environment '{name}' cannot be made: {reason}") from None
     except ModuleNotFoundError as error:
-        raise ValueError(f"environment '{name}' needs the package {error.name}, which is not installed") from None
+        package = error.name or name.partition(":")[0]  # Gymnasium's own error for a module before the id has no name
+        raise ValueError(f"environment '{name}' needs the package {package}, which is not installed") from None
     except ImportError as error:
         raise ValueError(f"environment '{name}' cannot be imported: {' '.join(str(error).split())}") from None
+
+
+def _vectorized(config: ResolvedConfig, name: str, seed: int) -> VecEnv:
+    """The environments in one process, as Stable-Baselines3 makes them, or in another way where one is asked for."""
+    if config.vectorization == "sync":
+        return make_vec_env(name, n_envs=config.num_envs, seed=seed, wrapper_class=adapted)
+    if config.vectorization == "envpool":
+        return _envpool(config, name, seed)
+    if config.vectorization == "async":
+        vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP, "context": "forkserver"}
+        vector = gymnasium.make_vec(
+            name,
+            config.num_envs,
+            "async",
+            vector_kwargs,
+            wrappers=[in_worker, adapted],  # type: ignore[list-item]
+        )
+    else:
+        options: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP} if _takes_autoreset_mode(name) else {}
+        vector = gymnasium.make_vec(name, config.num_envs, "vector_entry_point", **options)
+    environments = GymnasiumVecEnv(vector)
+    environments.seed(seed)
+    return environments
+
+
+def _takes_autoreset_mode(name: str) -> bool:
+    """Whether an id's own vector environment can be told when to start episodes anew."""
+    entry_point: Any = gymnasium.spec(name).vector_entry_point
+    if isinstance(entry_point, str):
+        entry_point = load_env_creator(entry_point)
+    return entry_point is not None and "autoreset_mode" in inspect.signature(entry_point).parameters
+
+
+def _envpool(config: ResolvedConfig, name: str, seed: int) -> VecEnv:
+    """EnvPool's environments, of which environment i is seeded with seed + i.
+
+    Raises:
+        ValueError: EnvPool is not installed, or has no such environment; with the nearest names.
+    """
+    try:
+        import envpool
+    except ModuleNotFoundError:
+        raise ValueError("vectorization envpool needs the package envpool; type: pip install envpool") from None
+    known = envpool.list_all_envs()
+    if name not in known:
+        near = difflib.get_close_matches(name, known)
+        question = f"; did you mean {' or '.join(near)}?" if near else "; envpool.list_all_envs() lists them"
+        raise ValueError(f"EnvPool has no environment '{name}'{question}")
+    num_threads = 0 if config.num_threads == "auto" else config.num_threads
+
+    def seeded(new_seed: int) -> Any:
+        with warnings.catch_warnings():  # Gymnasium's, of bounds that EnvPool rounds
+            warnings.filterwarnings("ignore", message=".*precision lowered by casting")
+            pool = envpool.make_gymnasium(name, num_envs=config.num_envs, seed=new_seed, num_threads=num_threads)
+            assert pool.observation_space is not None and pool.action_space is not None, (
+                "made at first use, with warnings"
+            )
+        return pool
+
+    return GymnasiumVecEnv(seeded(seed), seeded=seeded)

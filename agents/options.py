@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.presets import check_algorithm, preset_options
@@ -16,11 +17,16 @@ from rlgns.runs.options import parse_run, repeated_run
 DESCRIPTION = (
     "Train A2C or PPO on many environments and measure the gradient noise scale while training.\n"
     "Defaults in brackets depend on other options.\n"
-    "--allow-env-module lets a run that is resumed or repeated import the module that its environment's name names."
+    "--allow-env-module lets a run that is resumed or repeated import the module that its environment's name names.\n"
+    "--list-games prints the names that --game takes."
 )
 
 ALLOW_ENV_MODULE = "--allow-env-module"
 """A flag that only counts where it is typed: the config.json of a run cannot contain it."""
+
+
+LIST_GAMES = "--list-games"
+"""A flag that prints the names of all games, and ends."""
 
 
 def parse(arguments: Sequence[str]) -> ResolvedConfig:
@@ -34,8 +40,10 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
 
     Raises:
         ValueError: On bad input, in one line with the remedy.
-        SystemExit: On `--help`.
+        SystemExit: On `--help` and `--list-games`.
     """
+    if LIST_GAMES in arguments:
+        _print_games()
     is_allowed = ALLOW_ENV_MODULE in arguments
     arguments = [argument for argument in arguments if argument != ALLOW_ENV_MODULE]
     config = resolved(
@@ -52,6 +60,13 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
     if not is_allowed:
         _check_env_module(config.env, config.resume or repeated_run(arguments), arguments)
     return config
+
+
+def _print_games() -> NoReturn:
+    from rlgns.agents.atari import game_names
+
+    print("\n".join(game_names()))
+    raise SystemExit(0)
 
 
 def _check_env_module(env: str | None, resume: Path | None, arguments: Sequence[str]) -> None:
