@@ -21,6 +21,7 @@ from rlgns.agents.atari import AtariVecEnv, find_game
 from rlgns.agents.config import ResolvedConfig
 from rlgns.agents.gymnasium_envs import GymnasiumVecEnv
 from rlgns.agents.observation_adapters import adapted, in_worker
+from rlgns.runs.arguments import Argument, ArgumentError
 
 
 def make_environments(config: ResolvedConfig, seed: int) -> VecEnv:
@@ -98,10 +99,11 @@ def _gymnasium_environments(config: ResolvedConfig, seed: int) -> VecEnv:
     try:
         return _vectorized(config, name, seed)
     except gymnasium.error.Error as error:  # unknown name or version, or a package that is not installed
-        reason = " ".join(str(error).split())
+        reason = f"environment '{name}' cannot be made: {' '.join(str(error).split())}"
         if isinstance(error, gymnasium.error.NameNotFound) and "Did you mean" not in reason and ":" not in name:
-            reason += f" Where a package registers it, name the package as well: --env PACKAGE:{name}"
-        raise ValueError(f"environment '{name}' cannot be made: {reason}") from None
+            remedy = Argument(f"'PACKAGE:{name}'", f"--env PACKAGE:{name}")
+            raise ArgumentError(f"{reason} Where a package registers it, name the package as well: ", remedy) from None
+        raise ValueError(reason) from None
     except ModuleNotFoundError as error:
         package = error.name or name.partition(":")[0]  # Gymnasium's own error for a module before the id has no name
         raise ValueError(f"environment '{name}' needs the package {package}, which is not installed") from None

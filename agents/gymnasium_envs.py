@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from typing_extensions import override
 
 from rlgns.agents.stepping import Info
+from rlgns.runs.arguments import Argument, ArgumentError
 
 Observations = Any
 """An array [N, …], or a dictionary of such arrays."""
@@ -128,9 +129,12 @@ class GymnasiumVecEnv(VecEnv):
         fresh = self._batch(raw)
         same = _mapped(lambda old, new: np.array_equal(old[~dones], new[~dones]), observations, fresh)
         if not all(same.values() if isinstance(same, Mapping) else [same]):
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(self.environments.unwrapped).__name__} ends episodes in the mode {self._mode.value} and resets "
-                "all its environments where one is to start anew; use --vectorization sync or async"
+                "all its environments where one is to start anew; use ",
+                Argument("gymnasium.vector.SyncVectorEnv", "--vectorization sync"),
+                " or ",
+                Argument("AsyncVectorEnv", "async"),
             )
         return fresh
 

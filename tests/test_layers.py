@@ -47,6 +47,7 @@ ROOMS = {
         {
             "annotated_types",
             "ale_py",
+            "envpool",  # where it is installed
             "gymnasium",
             "matplotlib",  # the type of the figure that NoiseScaleCallback.plot returns
             "numpy",
