@@ -154,6 +154,16 @@ def _cells(row: Row, point: Point) -> tuple[str, ...]:
     )
 
 
+def _tuned_line(goal: GoalFit, unit: str) -> str:
+    """The fit without the luck of the best rate, or why there is none."""
+    if (tuned := goal.tuned) is None:
+        return f"  not corrected for the luck of the best rate: {goal.untuned_reason}"
+    return (
+        f"  at a parabola's best rate: B_crit {tuned.critical_batch_size}, E_min {tuned.min_examples} {unit}; "
+        f"S_min {tuned.min_steps} updates ({tuned.num_runs} runs)"
+    )
+
+
 def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     """The fit of a goal and the noise scales measured before it, with intervals."""
     from rlgns.study.estimates import rounded
@@ -167,6 +177,7 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
         lines += [
             f"  B_crit {fit.critical_batch_size}{goal.mark}, E_min {fit.min_examples} {unit}; "
             f"S_min {fit.min_steps} updates",
+            _tuned_line(goal, unit),
             f"  {fit.level:.0%} intervals, {fit.num_runs} runs, scatter {fit.residual_deviation:.0%}{r_squared}",
         ]
     if goal.by == "batch_size" and (rate := study.rates.get(goal.goal)):

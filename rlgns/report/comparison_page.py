@@ -173,7 +173,7 @@ def _cells(row: ComparisonRow) -> dict[str, str]:
         "task": row.task,
         "unit": row.unit,
         "goals": " … ".join(dict.fromkeys(row.goals)),
-        **{name: _marked(row, name) for name in ESTIMATES},
+        **{name: _marked(row, name) for name in (*ESTIMATES, "simple_of_data")},
         "ratio": _ratio(row.ratio),
         "runs": f"{row.num_runs}, {row.num_seeds}",
         "data": data + (" (stands in)" if row.stands_in_for else ""),

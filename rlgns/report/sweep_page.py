@@ -115,11 +115,23 @@ def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
         "goal": format_goal(fit.goal),
         "fit": _fit(fit.fit, fit.mark) if fit.fit else None,
         "reason": fit.reason,
+        "tuned": _tuned(fit),
         "warnings": fit.warnings,
         "noise": [_noise(fit, prediction) for prediction in predictions],
         "measured": f"{predictions[0].num_runs} runs of {_shape(predictions[0])}" if predictions else "",
         "rows": [_row(row, point) for row, point in rows],
     }
+
+
+def _tuned(fit: GoalFit) -> str:
+    """The fit at the best rate of a parabola, in words; empty where there is none."""
+    if (tuned := fit.tuned) is None:
+        return ""
+    unit = unit_of(fit)
+    return (
+        f"B_crit {_words(tuned.critical_batch_size)}, E_min {_words(tuned.min_examples)} {unit}, "
+        f"S_min {_words(tuned.min_steps)} updates"
+    )
 
 
 def _fit(fit: CriticalBatchSize, mark: str) -> dict[str, str]:

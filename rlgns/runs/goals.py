@@ -49,11 +49,13 @@ class GoalCost:
         optimizer_steps: Steps of the optimiser; PPO makes more of them than updates.
         examples: Fresh examples consumed; transitions in reinforcement learning.
         seconds: Wall-clock time in seconds.
+
+    A run notes whole numbers; `rlgns.runs.goal_times` interpolates between them.
     """
 
-    steps: int
-    optimizer_steps: int
-    examples: int
+    steps: float
+    optimizer_steps: float
+    examples: float
     seconds: float
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS, SUMMARY
+from rlgns.runs.goal_times import goal_times
 from rlgns.runs.goals import MEASURES, RETURN, GoalCost, goals_in_record
 from rlgns.runs.json_files import is_number, json_type_of, read_json
 from rlgns.runs.packed import RunFolder
@@ -37,7 +38,8 @@ class SavedRun:
         shape: The pair (num_envs, num_steps); None where examples are independent.
         learning_rate: Learning rate at the start of the run, at its batch size.
         seed: Seed of the run.
-        goals: What each goal took, by goal; None for a goal that was not reached.
+        goals: What each goal took, by goal, when the run noted it; None for a goal that was not reached.
+        goal_times: The same at the time at which the goal was reached (`rlgns.runs.goal_times`).
         steps: Updates made.
         examples: Examples consumed.
         seconds: Wall-clock time in seconds.
@@ -56,6 +58,7 @@ class SavedRun:
     learning_rate: float
     seed: int
     goals: Mapping[float, GoalCost | None]
+    goal_times: Mapping[float, GoalCost | None]
     steps: int
     examples: int
     seconds: float
@@ -136,18 +139,20 @@ def saved_run(
         summary = None
     rate = config if config.get("effective_learning_rate") is not None else options
     facts = {key: value for key, value in config.items() if key != "options"}
+    measure = _measure(config)
     _check_provenance(facts)
     return SavedRun(
         options=options,
         facts=facts,
         task=_text(config, "task", _text(options, "task", "")),
         unit=_text(config, "unit", "transitions" if shape else "examples"),
-        measure=_measure(config),
+        measure=measure,
         batch_size=_integer(config, "batch_size", least=1),
         shape=shape,
         learning_rate=_positive(rate, "effective_learning_rate" if rate is config else "learning_rate"),
         seed=_integer(options, "seed", least=0) if options.get("seed") is not None else 0,
         goals=goals,
+        goal_times=goal_times(goals, records, measure=measure, num_envs=shape[0] if shape else None),
         steps=int(_count(last, STEPS)),
         examples=int(_count(last, EXAMPLES)),
         seconds=_count(last, SECONDS),

@@ -154,9 +154,9 @@ def _ratio(run: Outcome) -> float:
     return float(run.options.get("adaptive_ratio") or run.batch_size)
 
 
-def _steps(run: Outcome, goal: float) -> int:
+def _steps(run: Outcome, goal: float) -> float:
     cost = run.goals[goal]
-    return cost.steps if cost else 0
+    return cost.steps if cost else 0.0
 
 
 def _best(ratio: float, runs: Sequence[Outcome], goal: float) -> tuple[AdaptivePoint, list[Outcome]] | None:
@@ -174,7 +174,7 @@ def _best(ratio: float, runs: Sequence[Outcome], goal: float) -> tuple[AdaptiveP
     return min(points, key=lambda pair: sum(pair[0].examples) + ratio * sum(pair[0].steps), default=None)
 
 
-def _predicted(records: Sequence[Record], steps: int) -> float | None:
+def _predicted(records: Sequence[Record], steps: float) -> float | None:
     """γ from the noise scales in stretches of a run up to the goal; None where one of them is not bounded."""
     before = [record for record in records if 0 < float(record.get(STEPS) or 0) <= steps]
     edges = np.linspace(0, len(before), NUM_STRETCHES + 1).round().astype(int)

@@ -24,6 +24,8 @@ from rlgns.study.study import Study
 SIZES = ("image_size", "network", "latent_size", "embedding_size", "hidden_size", "vocabulary_size", "sequence_length")
 """Options that change a supervised task itself, not only how it is learnt."""
 
+ENDS = ("point", "low", "high")
+
 ESTIMATES = ("critical_start", "critical_average", "simple_start", "simple_average")
 """Attributes that our rows and the paper's have in common."""
 
@@ -75,6 +77,22 @@ class ComparisonRow:
         if critical is None or simple is None or {critical.state, simple.state} != {"interval"}:
             return None
         return simple.point / critical.point
+
+    @property
+    def simple_of_data(self) -> Estimate | None:
+        """B_simple at the last goal for a training set of D examples: 1/(1/B_simple + 1/D).
+
+        Gradients of examples drawn with replacement measure the noise scale of an unlimited supply of data. An epoch
+        draws without replacement, so that no batch of more than D examples has any noise left (McCandlish et al. 2018,
+        section 2.2). None in reinforcement learning, where there is no training set.
+        """
+        if self.simple_average is None or not self.num_train:
+            return None
+        return Estimate(*(_of_finite(getattr(self.simple_average, end), self.num_train) for end in ENDS))
+
+
+def _of_finite(noise_scale: float, num_train: int) -> float:
+    return 1 / (1 / noise_scale + 1 / num_train) if noise_scale > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +219,9 @@ def as_table(rows: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
 
 def _cells(row: ComparisonRow) -> dict[str, Any]:
     cells: dict[str, Any] = {"task": row.task, "unit": row.unit, "goal_start": row.goals[0], "goal": row.goals[1]}
-    for name in ESTIMATES:
+    for name in (*ESTIMATES, "simple_of_data"):
         estimate = getattr(row, name)
-        for end in ("point", "low", "high"):
+        for end in ENDS:
             cells[f"{name}_{end}"] = None if estimate is None else finite(getattr(estimate, end))
         cells[f"{name}_state"] = None if estimate is None else estimate.state
     cells |= {

@@ -17,6 +17,7 @@ from rlgns.study.exponents import ExponentTest, exponent_test
 from rlgns.study.fits import LACK_OF_FIT, CriticalBatchSize, fit_critical_batch_size
 from rlgns.study.outcomes import Outcome
 from rlgns.study.points import Point, best_points, best_shapes
+from rlgns.study.tuned_rates import TunedFit, fit_tuned_rates
 
 Dimension = Literal["batch_size", "num_envs", "num_steps"]
 """What varies along a curve: the batch size in any shape, or one of its dimensions while the other is fixed."""
@@ -41,6 +42,9 @@ class GoalFit:
         reason: Why there is no fit; None where there is one.
         warnings: What to know before the fit is believed.
         shape: Whether the curve has the right shape; None where too few batch sizes reached the goal to tell.
+        tuned: The curve at the best rate of a parabola through all rates, free of the luck of the best one tried; None
+            where the rates do not allow it.
+        untuned_reason: Why there is no `tuned`; empty where there is one, or no fit at all.
     """
 
     goal: float
@@ -51,6 +55,8 @@ class GoalFit:
     reason: str | None
     warnings: tuple[str, ...]
     shape: ExponentTest | None = None
+    tuned: TunedFit | None = None
+    untuned_reason: str = ""
 
     @property
     def misfit(self) -> str:
@@ -94,7 +100,7 @@ def fit_goals(
     fits = []
     for fitted in known if goal is None else [goal]:
         points = best_points(outcomes, fitted)
-        fits += [_fit(fitted, by, fixed, series, confidence) for fixed, series in _series(points, by)]
+        fits += [_fit(fitted, by, fixed, series, outcomes, confidence) for fixed, series in _series(points, by)]
     return fits
 
 
@@ -113,7 +119,14 @@ def _series(points: Sequence[Point], by: Dimension) -> Iterable[tuple[int | None
         yield value, sorted(series, key=lambda point: point.batch_size)
 
 
-def _fit(goal: float, by: Dimension, fixed: int | None, points: Sequence[Point], confidence: float) -> GoalFit:
+def _fit(
+    goal: float,
+    by: Dimension,
+    fixed: int | None,
+    points: Sequence[Point],
+    outcomes: Sequence[Outcome],
+    confidence: float,
+) -> GoalFit:
     B = [point.batch_size for point in points for _ in point.runs]
     S = [steps for point in points for steps in point.steps]
     censored = [mark for point in points for mark in point.censored]
@@ -123,7 +136,9 @@ def _fit(goal: float, by: Dimension, fixed: int | None, points: Sequence[Point],
         fit, reason = None, str(error)
     shape = exponent_test(B, S, confidence, censored=censored) if fit else None
     misfit = [f"{shape.reason}; the interval of B_crit does not cover that"] if shape and shape.is_misfit else []
-    return GoalFit(goal, by, fixed, tuple(points), fit, reason, (*misfit, *_warnings(points, fit)), shape)
+    tuned, untuned_reason = fit_tuned_rates(outcomes, points, confidence) if fit else (None, "")
+    warnings = (*misfit, *_warnings(points, fit))
+    return GoalFit(goal, by, fixed, tuple(points), fit, reason, warnings, shape, tuned, untuned_reason)
 
 
 def _warnings(points: Sequence[Point], fit: CriticalBatchSize | None) -> Iterator[str]:

@@ -42,7 +42,8 @@ class Outcome:
         shape: (num_envs, num_steps) of the batch; None where examples are independent.
         learning_rate: Learning rate at the start of the run, after scaling to its batch size.
         seed: Seed of everything random in the run.
-        goals: What each goal cost, by goal; None where it was not reached within `examples`.
+        goals: What each goal cost when it was reached, by goal (`rlgns.runs.goal_times`); None where it was not reached
+            within `examples`.
         steps: Updates of the whole run.
         examples: Examples that the whole run consumed.
         seconds: Wall-clock seconds of the whole run.
@@ -52,6 +53,7 @@ class Outcome:
         facts: What follows from the options and the machine: data, num_train, provenance, and so on.
         unit: What an example is called, in the plural.
         measure: Record key of the measure that goals are values of, one of `goals.MEASURES`.
+        noted_goals: The costs of the same goals in the records that noted them, which are later.
         history: Its records, where they are in no directory.
     """
 
@@ -71,6 +73,7 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "examples"
     measure: str = RETURN
+    noted_goals: Mapping[float, GoalCost | None] = field(default_factory=dict)
     history: Sequence[Record] = field(default=(), repr=False)
 
     def records(self) -> list[Record]:
@@ -128,7 +131,8 @@ def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, his
         shape=saved.shape,
         learning_rate=saved.learning_rate,
         seed=saved.seed,
-        goals=saved.goals,
+        goals=saved.goal_times,
+        noted_goals=saved.goals,
         steps=saved.steps,
         examples=saved.examples,
         seconds=saved.seconds,

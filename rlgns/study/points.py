@@ -74,12 +74,12 @@ class Point:
         return tuple(run.goals[self.goal] is None for run in self.runs)
 
     @property
-    def steps(self) -> tuple[int, ...]:
+    def steps(self) -> tuple[float, ...]:
         """Updates of each run to the goal; where censored, the updates made without reaching it."""
         return tuple(self._cost(run).steps for run in self.runs)
 
     @property
-    def examples(self) -> tuple[int, ...]:
+    def examples(self) -> tuple[float, ...]:
         """Examples of each run to the goal; where censored, the examples consumed without reaching it."""
         return tuple(self._cost(run).examples for run in self.runs)
 
@@ -124,7 +124,7 @@ def easiest_first(outcomes: Sequence[Outcome], goals: Iterable[float]) -> list[f
     whether the goals' measure rises or falls.
     """
 
-    def key(goal: float) -> tuple[int, int, float]:
+    def key(goal: float) -> tuple[int, float, float]:
         reached = [cost.steps for run in outcomes if (cost := run.goals.get(goal))]
         return -len(reached), sum(reached), goal
 

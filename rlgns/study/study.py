@@ -30,6 +30,7 @@ from rlgns.study.points import Point, best_points, easiest_first, select_task, w
 from rlgns.study.predictions import Prediction, predict_from_noise
 from rlgns.study.recommendation import choose_batch
 from rlgns.study.tables import as_table
+from rlgns.study.tuned_rates import TunedFit
 
 __all__ = [
     "Answer",
@@ -234,8 +235,21 @@ def _fit_mapping(goal: GoalFit) -> dict[str, Any]:
             "misfit": goal.misfit,
             "num_runs": fit.num_runs,
             "num_censored": fit.num_censored,
+            "tuned": _tuned_mapping(goal.tuned) if goal.tuned else None,
+            "untuned_reason": goal.untuned_reason,
         }
     return {**mapping, "warnings": list(goal.warnings)}
+
+
+def _tuned_mapping(fit: TunedFit) -> dict[str, Any]:
+    return {
+        "critical_batch_size": _estimate_mapping(fit.critical_batch_size),
+        "min_steps": _estimate_mapping(fit.min_steps),
+        "min_examples": _estimate_mapping(fit.min_examples),
+        "curvature": fit.curvature,
+        "residual_deviation": fit.residual_deviation,
+        "num_runs": fit.num_runs,
+    }
 
 
 def _prediction_mapping(prediction: Prediction) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def better_run(
 def _beats(other: Outcome, examples: float, reached: Mapping[float, GoalCost], factor: float) -> bool:
     """Whether the other run is better at every goal that can be judged so far, and at least one can be."""
     verdicts = []
-    for goal, other_reached in other.goals.items():
+    for goal, other_reached in (other.noted_goals or other.goals).items():
         if not other_reached:
             continue
         own = reached.get(goal)

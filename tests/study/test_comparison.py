@@ -7,14 +7,16 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.synthetic_runs import moments_of, write_run
+from support.synthetic_runs import moments_of, write_run, write_sweep
 from support.wandb_log import read_wandb_log
 
 from rlgns.commands.cli import main
 from rlgns.study.comparison import as_table, comparison_rows, noise_scale_courses
+from rlgns.study.estimates import Estimate
 from rlgns.study.outcomes import read_outcomes
 from rlgns.study.paper import PAPER
 from rlgns.study.study import fit_study
@@ -193,3 +195,12 @@ def test_a_task_without_a_fit_or_a_noise_scale_has_a_row(tmp_path):
     (row,) = comparison_rows([fit_study(read_outcomes([tmp_path]))], DEFAULT_OPTIONS)
     assert (row.critical_average, row.simple_average, row.ratio) == (None, None, None)
     assert main(["compare", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0
+
+
+def test_a_training_set_bounds_its_noise_scale(tmp_path):
+    write_sweep(tmp_path, min_steps=200, critical_batch_size=640)
+    (row, *_) = comparison_rows([fit_study(read_outcomes([tmp_path]))], {})
+    assert row.simple_of_data is None  # reinforcement learning has no training set
+    small = replace(row, num_train=1_000, simple_average=Estimate(1_000, 0, math.inf))
+    assert small.simple_of_data == Estimate(500, 0, 1_000)
+    assert as_table([small])[0]["simple_of_data_point"] == 500

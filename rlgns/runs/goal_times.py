@@ -1,0 +1,109 @@
+"""When was a goal reached, more exactly than the record says that noted it?
+
+A run notes a goal in the first record whose measure is good enough. That is late in two ways.
+
+* **Losses** are evaluated now and then. Between the last evaluation that misses the goal and the first that reaches it,
+  the logarithm of the loss is interpolated, so that rare evaluations do not make S coarse.
+* **The return** is a mean over the last 100 games, and each game was played while the policy changed. If those games
+  took W transitions of N environments, they ended W/2 transitions ago on average, and their rewards came half a game
+  earlier, which is (W/100)·N/2 transitions; so the policy had the return W/2·(1 + N/100) transitions before the record.
+  This holds to first order, for a return that rises evenly during those games and whose games end at all times alike.
+
+Steps, examples and seconds at that earlier time are interpolated between the records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from rlgns.runs.goals import COSTS, RETURN, GoalCost
+from rlgns.runs.json_files import is_number
+from rlgns.runs.records import Record
+
+EPISODES = "rollout/episodes"
+"""Record key of the number of games that have ended since the start of the run."""
+
+WINDOW = 100
+"""Games whose mean is the return; Stable-Baselines3's `stats_window_size`, which this project leaves as it is."""
+
+
+def goal_times(
+    goals: Mapping[float, GoalCost | None],
+    records: Sequence[Record],
+    *,
+    measure: str,
+    num_envs: int | None = None,
+) -> dict[float, GoalCost | None]:
+    """The costs of goals at the time at which they were reached, rather than at the record that noted it.
+
+    Args:
+        goals: The costs that the run has noted, by goal; None where a goal was not reached.
+        records: The records of the run in order.
+        measure: Record key of the measure that the goals are values of.
+        num_envs: Number of environments; None outside reinforcement learning.
+
+    Returns:
+        Costs by goal, none larger than the one noted, and never before the first update. A cost stays as it is where
+        the records do not hold what the calculation takes.
+    """
+    if measure == RETURN:
+        times = {goal: _before_lag(cost, records, num_envs) for goal, cost in goals.items() if cost}
+    else:
+        times = {goal: _crossing(goal, cost, records, measure) for goal, cost in goals.items() if cost}
+    return {goal: _cost_at(times[goal], cost, records) if cost else None for goal, cost in goals.items()}
+
+
+def _before_lag(cost: GoalCost, records: Sequence[Record], num_envs: int | None) -> float:
+    """Examples at which the policy had the return that the games before a record have on average."""
+    counted = [(record[EPISODES], record[COSTS["examples"]]) for record in _with(records, EPISODES, cost)]
+    if not counted or not num_envs:
+        return cost.examples
+    episodes, examples = (np.array(column, float) for column in zip((0.0, 0.0), *counted, strict=True))
+    window = min(float(episodes[-1]), float(WINDOW))
+    if window <= 0:
+        return cost.examples
+    start = float(np.interp(episodes[-1] - window, episodes, examples))
+    return cost.examples - (cost.examples - start) / 2 * (1 + num_envs / window)
+
+
+def _crossing(goal: float, cost: GoalCost, records: Sequence[Record], measure: str) -> float:
+    """Examples at which the measure crossed the goal, between the last record that misses it and the cost's own."""
+    known = [(record[COSTS["examples"]], float(record[measure])) for record in _with(records, measure, cost)]  # type: ignore[arg-type]
+    if len(known) < 2 or known[-1][0] != cost.examples:
+        return cost.examples
+    (before, missed), (after, reached) = known[-2:]
+    values = [missed, goal, reached]
+    if min(values) > 0:  # a loss falls by a factor, rather than by an amount
+        values = [math.log(value) for value in values]
+    missed, at, reached = values
+    share = (missed - at) / (missed - reached) if missed != reached else 1.0
+    return float(before) + min(max(share, 0.0), 1.0) * float(after - before)  # type: ignore[arg-type, operator]
+
+
+def _with(records: Sequence[Record], key: str, cost: GoalCost) -> Iterator[Record]:
+    """The records up to a cost that hold a number under the key, and one of examples."""
+    for record in records:
+        examples = record.get(COSTS["examples"])
+        if is_number(examples) and is_number(record.get(key)) and examples <= cost.examples:  # type: ignore[operator]
+            yield record
+
+
+def _cost_at(examples: float, cost: GoalCost, records: Sequence[Record]) -> GoalCost:
+    """The cost at an earlier number of examples, interpolated between records from the start of the run to the cost."""
+    if not examples < cost.examples:
+        return cost
+    marks = [_costs(record) for record in records]
+    rows = [(0.0,) * len(COSTS), *(mark for mark in marks if mark and mark[2] < cost.examples)]
+    table = np.array([*rows, (cost.steps, cost.optimizer_steps, cost.examples, cost.seconds)], float)
+    one_update = float(np.interp(1.0, table[:, 0], table[:, 2]))
+    at = max(examples, min(one_update, cost.examples))
+    return GoalCost(*(float(np.interp(at, table[:, 2], column)) for column in table.T))
+
+
+def _costs(record: Record) -> tuple[float, ...] | None:
+    """Steps, optimiser steps, examples and seconds at a record; None where one of them is missing."""
+    values = [record.get(key) for key in COSTS.values()]
+    return tuple(map(float, values)) if all(map(is_number, values)) else None  # type: ignore[arg-type]
