@@ -52,7 +52,7 @@ PRECISION = 1e-15
 """Tolerances of the least squares: machines then agree to many digits."""
 
 WELL_DETERMINED = 1.65
-"""Half width of the interval of log B_crit, a factor of five to each side, beyond which the linear theory says little."""
+"""Half width of the interval of log B_crit, a factor of five to each side, beyond which a linear theory says little."""
 
 
 @dataclass(frozen=True, slots=True)
