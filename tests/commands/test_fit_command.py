@@ -37,8 +37,11 @@ def test_the_critical_batch_size_of_a_sweep_is_printed(sweep, capsys):
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "A2C on breakout: 75 runs" in printed.out
-    points = re.findall(r"B_crit ([\d,]+) \[([\d,]+), ([\d,]+)\]", printed.out)
-    for (_, low, high), truth in zip(points, (160, 640), strict=True):
+    points = re.findall(r"^  B_crit ([\d,]+) \[([\d,]+), ([\d,]+)\]", printed.out, re.MULTILINE)
+    tuned = re.findall(
+        r"^  at a parabola's best rate: B_crit ([\d,]+) \[([\d,]+), ([\d,]+)\]", printed.out, re.MULTILINE
+    )
+    for (_, low, high), truth in zip((*points, *tuned), (160, 640, 160, 640), strict=True):
         assert int(low.replace(",", "")) < truth < int(high.replace(",", ""))
     assert "256 × 10 = 2,560" in printed.out
     assert "At goal 20, B_crit is" in printed.out
