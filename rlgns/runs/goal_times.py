@@ -2,9 +2,9 @@
 
 A run notes a goal in the first record whose measure is good enough. That is late in two ways.
 
-* **Losses** are evaluated now and then. Between the last evaluation that misses the goal and the first that reaches it,
-  the logarithm of the loss is interpolated, so that rare evaluations do not make S coarse.
-* **The return** is a mean over the last 100 games, and each game was played while the policy changed. If those games
+* **Evaluations** are made now and then. Between the last one that misses the goal and the first that reaches it, the
+  logarithm of a loss or the value of a return is interpolated, so that rare evaluations do not make S coarse.
+* **The return of training** is a mean over the last 100 games, and each game was played while the policy changed. If those games
   took W transitions of N environments, they ended W/2 transitions ago on average, and their rewards came half a game
   earlier, which is (W/100)·N/2 transitions; so the policy had the return W/2·(1 + N/100) transitions before the record.
   This holds to first order, for a return that rises evenly during those games and whose games end at all times alike.
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from rlgns.runs.goals import COSTS, RETURN, GoalCost
+from rlgns.runs.goals import COSTS, RETURN, RETURNS, GoalCost
 from rlgns.runs.json_files import is_number
 from rlgns.runs.records import Record
 
@@ -76,7 +76,7 @@ def _crossing(goal: float, cost: GoalCost, records: Sequence[Record], measure: s
         return cost.examples
     (before, missed), (after, reached) = known[-2:]
     values = [missed, goal, reached]
-    if min(values) > 0:  # a loss falls by a factor, rather than by an amount
+    if measure not in RETURNS and min(values) > 0:  # a loss falls by a factor, a return rises by an amount
         values = [math.log(value) for value in values]
     missed, at, reached = values
     share = (missed - at) / (missed - reached) if missed != reached else 1.0

@@ -7,6 +7,7 @@ import pytest
 
 from rlgns.runs.goal_times import goal_times
 from rlgns.runs.goals import COSTS, RETURN, GoalCost, GoalTracker
+from rlgns.runs.records import EVALUATED_RETURN
 
 LOSS = "eval/train_loss"
 
@@ -36,10 +37,11 @@ def test_a_loss_that_falls_exponentially_is_dated_exactly_however_rare_the_evalu
     assert found[0.01] is None or found[0.01].steps == pytest.approx(100 * math.log(200))
 
 
-def test_a_mean_return_of_an_evaluation_may_be_negative_and_is_interpolated_linearly():
-    key = "eval/train_error"
-    records = [record(s, 2, **{key: 1 - s / 50}) for s in (1, 30, 70, 110)]
-    (cost,) = goal_times(noted(records, (-0.8,), key, rises=False), records, measure=key).values()
+@pytest.mark.parametrize("start", [-3.0, 1.0])
+def test_an_evaluated_return_of_either_sign_is_interpolated_linearly(start):
+    records = [record(s, 2, **{EVALUATED_RETURN: start + s / 50}) for s in (1, 30, 70, 110)]
+    costs = noted(records, (start + 1.8,), EVALUATED_RETURN, rises=True)
+    (cost,) = goal_times(costs, records, measure=EVALUATED_RETURN).values()
     assert cost.steps == pytest.approx(90)
 
 
