@@ -6,7 +6,7 @@ A run notes a goal in the first record whose measure is good enough. That is lat
   logarithm of a loss or the value of a return is interpolated, so that rare evaluations do not make S coarse.
 * **The return of training** is a mean over the last 100 games, and each game was played while the policy changed. If
   those games took W transitions of N environments, they ended W/2 transitions ago on average, and their rewards came
-  half a game earlier, which is (W/100)·N/2 transitions; so the policy had the return W/2·(1 + N/100) transitions before.
+  half a game earlier, which is (W/100)·N/2 transitions; so the policy had it W/2·(1 + N/100) transitions before.
   This holds to first order, for a return that rises evenly during those games and whose games end at all times alike.
 
 Steps, examples and seconds at that earlier time are interpolated between the records.
