@@ -42,6 +42,10 @@ ROOMS = {
         | {"tokenizers", "torch"},
     ),
     "commands": Room({"noise", "runs", "study", "sweeps", "report", "tasks"}, {"annotated_types", "shtab", "yaml"}),
+    "integrations": Room(
+        {"noise", "runs", "gradients"},
+        {"accelerate", "lightning", "numpy", "pytorch_lightning", "torch", "transformers"},
+    ),
     "agents": Room(
         {"noise", "runs", "gradients", "report"},
         {
@@ -152,7 +156,16 @@ def test_mathematics_and_study_never_import_torch_or_a_plotting_library(room):
 
 
 def test_importing_rlgns_or_its_mathematics_loads_no_torch_wandb_or_matplotlib():
-    heavy = ("torch", "wandb", "matplotlib", "sb3_contrib", "stable_baselines3", "gymnasium")
+    heavy = (
+        "torch",
+        "wandb",
+        "matplotlib",
+        "sb3_contrib",
+        "stable_baselines3",
+        "gymnasium",
+        "lightning",
+        "transformers",
+    )
     code = f"import sys, {', '.join(INSTANT)}; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) in {(0, ""), (1, "")}, done.stderr

@@ -37,6 +37,11 @@ def test_the_estimators_need_numpy_and_scipy_only():
     assert "[" in done.stdout
 
 
+def test_measuring_in_other_trainers_needs_torch_beside_them():
+    done = python_without(set().union(*EXTRAS.values()) - {"torch"}, "import rlgns.integrations.measuring")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("code", "extra"),
     [
