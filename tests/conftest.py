@@ -30,7 +30,8 @@ LONG = (
 """Files that take longest come first: where a process takes a file at a time, none ends long after the other."""
 
 NUMERICAL = {
-    "test_additivity", "test_algorithms", "test_estimators", "test_fast_rollouts", "test_forwards", "test_gradients",
+    "test_accelerate", "test_additivity", "test_algorithms", "test_capture", "test_estimators",
+    "test_fast_rollouts", "test_forwards", "test_gradients",
     "test_group_backward", "test_layer_products", "test_learning", "test_losses", "test_measuring",
     "test_normalisation", "test_optimizers", "test_parallel", "test_peers", "test_ranks_of_gradients",
     "test_ranks_of_runs", "test_sharpness", "test_unusual_policies",
