@@ -170,15 +170,7 @@ class SelfPlay(Task):
         return self.progress() | self.goals.summary() | numbers
 
     def draw(self, records: Sequence[Record], paths: Sequence[Path]) -> bool:
-        """Draw the noise scale over training.
-
-        Args:
-            records: Records of the run.
-            paths: Files to draw to.
-
-        Returns:
-            Whether there is a figure; False if nothing was measured.
-        """
+        """Draw the noise scale over training, if it was measured."""
         from rlgns.report.run_figures import noise_scale_figure
 
         if self.noise.history.measurements:
