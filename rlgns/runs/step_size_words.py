@@ -112,7 +112,12 @@ def _evidence(step: StepSize) -> str:
         interval = f"{step.ratio:.2g} [{step.ratio_low:.2g}, {step.ratio_high:.2g}]"
         return f"{interval} times the best rate for one update, {number}"
     if step.verdict == "beyond" and step.ratio_low > 1:
-        return f"at least {step.ratio_low:.2g} times the best rate for one update, {number}"
+        return f"{_bound('at least', step.ratio_low, 'above')} the best rate for one update, {number}"
     if step.verdict == "short" and step.ratio_high < 1:
-        return f"at most {step.ratio_high:.2g} times the best rate for one update, {number}"
+        return f"{_bound('at most', step.ratio_high, 'below')} the best rate for one update, {number}"
     return number
+
+
+def _bound(side: str, ratio: float, beside_one: str) -> str:
+    """ "at least 2.3 times"; a bound that rounds to 1 says only on which side of the best rate the run's own lies."""
+    return beside_one if f"{ratio:.2g}" == "1" else f"{side} {ratio:.2g} times"

@@ -52,6 +52,8 @@ def test_the_rate_is_changed_towards_the_best_one_and_by_two_at_most(step, facto
             "--learning-rate 0.00083 or less (now 0.001) makes",
         ),
         (estimate(1.0, 2.0, 1.2, (1.1, math.inf), is_exact=False), {}, "(at least 1.1 times the best rate"),
+        (estimate(1.0, 2.0, 1.2, (1.02, math.inf), is_exact=False), {}, "(above the best rate for one update, 100"),
+        (estimate(-2.0, -1.0, 0.8, (0.0, 0.98), is_exact=False), {}, "times the best rate"),
         (estimate(-2.0, -1.0, 0.8, (0.0, 0.9), is_exact=False), {}, "--learning-rate 0.0013 or more (now 0.001)"),
         (estimate(-2.0, -1.0, 0.8, (0.0, 0.9), is_exact=False), {}, "(at most 0.9 times the best rate"),
     ],
