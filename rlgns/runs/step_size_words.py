@@ -119,5 +119,5 @@ def _evidence(step: StepSize) -> str:
 
 
 def _bound(side: str, ratio: float, beside_one: str) -> str:
-    """ "at least 2.3 times"; a bound that rounds to 1 says only on which side of the best rate the run's own lies."""
+    """A bound as in "at least 2.3 times"; one that rounds to 1 says only on which side of the best rate a run is."""
     return beside_one if f"{ratio:.2g}" == "1" else f"{side} {ratio:.2g} times"
