@@ -7,6 +7,8 @@ import inspect
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -96,8 +98,22 @@ def _atari(config: ResolvedConfig, seed: int, num_threads: int) -> AtariVecEnv:
 
 def _gymnasium_environments(config: ResolvedConfig, seed: int) -> VecEnv:
     name = str(config.env)
-    try:
+    with naming_what_is_missing(name):
         return _vectorized(config, name, seed)
+
+
+@contextmanager
+def naming_what_is_missing(name: str) -> Iterator[None]:
+    """Turn the errors of making a Gymnasium environment into one line.
+
+    Args:
+        name: Id of the environment.
+
+    Raises:
+        ValueError: If it is unknown, or a package is missing.
+    """
+    try:
+        yield
     except gymnasium.error.Error as error:  # unknown name or version, or a package that is not installed
         reason = f"environment '{name}' cannot be made: {' '.join(str(error).split())}"
         if isinstance(error, gymnasium.error.NameNotFound) and "Did you mean" not in reason and ":" not in name:

@@ -18,7 +18,7 @@ from rlgns.agents.update_trials import Setting
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.directory import read_config
-from rlgns.runs.kept_checkpoints import chosen_checkpoints
+from rlgns.runs.kept_checkpoints import FOLDER, chosen_checkpoints
 from rlgns.runs.probe_command import Place
 from rlgns.runs.probes import LAST
 
@@ -65,23 +65,33 @@ def subject_of(place: Path, options: AgentProbeOptions) -> Subject:
     """
     if not place.exists():
         raise ValueError(f"{place} does not exist; name a run's directory, or a MODEL.zip of Stable-Baselines3")
-    if place.is_file():
+    if place.is_file() and place.suffix != ".pt":
         return _subject_of_zip(place, options)
     for name in ("game", "env"):
         if getattr(options, name) is not None:
             raise ValueError(f"--{name} is for a MODEL.zip; the run {place} says itself what it was trained on")
-    facts = read_config(place)
+    run = place if place.is_dir() else _run_of(place)
+    facts = read_config(run)
     saved = facts["options"]
     if saved.get("num_envs") is None or saved.get("num_steps") is None:
-        raise ValueError(f"{place} is no run of an agent; name a directory that rlgns train atari has made")
+        raise ValueError(f"{run} is no run of an agent; name a directory that rlgns train atari has made")
+    if saved.get("algo") is None:
+        raise ValueError(f"{run} is a run of {facts.get('task')}, which keeps no policy; name another run")
+    if place.is_file() and options.checkpoint != LAST:
+        raise ValueError(f"checkpoint {options.checkpoint}: {place} is one already; leave out --checkpoint")
     config = trial_config(saved, _num_envs(saved, options), place)
     return Subject(
-        Place(place, "probe", facts),
-        chosen_checkpoints(place, options.checkpoint),
+        Place(run, "probe", facts),
+        {place.stem: place} if place.is_file() else chosen_checkpoints(run, options.checkpoint),
         str(facts.get("task", config.task)),
         config,
         Setting(saved["num_envs"], *_reuse(config, saved.get("num_minibatches"))),
     )
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """The directory of the run that a checkpoint belongs to."""
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
 
 
 def _reuse(config: ResolvedConfig, num_minibatches: int | None) -> tuple[int, int]:

@@ -53,8 +53,10 @@ ROOMS = {
             "ale_py",
             "envpool",  # where it is installed
             "gymnasium",
+            "imageio",
             "matplotlib",  # the type of the figure that NoiseScaleCallback.plot returns
             "numpy",
+            "pygame",
             "rich",
             "sb3_contrib",
             "stable_baselines3",

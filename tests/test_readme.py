@@ -47,6 +47,7 @@ SHORT = {
     "rlgns train atari --eval-every": "--total-transitions 400 --eval-every 200 --wandb disabled",
     "rlgns train atari": "--num-envs 4 --num-steps 8 --total-transitions 64 --wandb disabled",
     "scripts/train_atari.py": "--num-envs 4 --num-steps 5 --total-transitions 60 --wandb disabled",
+    "rlgns play": "--record game.mp4 --episodes 1",
     "rlgns train digits": "--max-steps 5 --wandb disabled",
     "rlgns probe": "--num-envs 4 --max-transitions 2000",
     "rlgns sweep": "--dry-run",

@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": "run a W&B sweep file on this machine, without a server",
     "probe": "measure the noise scale at the frozen policy of a run's checkpoints, to a wanted precision",
     "branch": "train on from a checkpoint at several batch sizes, and find the largest one that loses nothing",
+    "play": "watch an agent play, in a window or a video",
     "export": "write an agent's policy as a model that stock Stable-Baselines3 loads",
     "show": "show what a run says about its batch: what to try, what it costs and saves, the noise scale of every loss",
     "plot": "draw the noise scale and the return of several runs over one another",
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 """What each command does, by its name; its module is rlgns.commands.NAME."""
 
-COMMANDS_THAT_PRINT = {"bench", "probe", "branch", "show", "fit", "report", "compare", "completion"}
+COMMANDS_THAT_PRINT = {"bench", "probe", "branch", "show", "fit", "report", "compare", "completion", "play"}
 """Commands whose result is their output, so that they fail if it cannot be written; the others' result is files."""
 
 

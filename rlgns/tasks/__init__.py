@@ -2,8 +2,8 @@
 
 A package names its tasks in its metadata, so that none is imported before it is run. Group `rlgns.tasks` holds the
 functions that train a task, group `rlgns.benches` those that time it, group `rlgns.probes` those that probe its runs,
-group `rlgns.exports` those that write its policy for other libraries; all take the command-line arguments and return an
-exit code.
+group `rlgns.exports` those that write its policy for other libraries, group `rlgns.plays` those that show it; all take
+the command-line arguments and return an exit code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from rlgns.runs.options import nearest
 
 TASK_ENTRY_POINTS, BENCH_ENTRY_POINTS, PROBE_ENTRY_POINTS = "rlgns.tasks", "rlgns.benches", "rlgns.probes"
-EXPORT_ENTRY_POINTS = "rlgns.exports"
+EXPORT_ENTRY_POINTS, PLAY_ENTRY_POINTS = "rlgns.exports", "rlgns.plays"
 """Names of the groups of entry points."""
 
 
