@@ -19,13 +19,16 @@ from rlgns.runs.ranks import Ranks
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.utilities.data import extract_batch_size
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 else:
     try:
         from lightning.pytorch import Callback
         from lightning.pytorch.utilities.data import extract_batch_size
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
     except ModuleNotFoundError:
         from pytorch_lightning import Callback
         from pytorch_lightning.utilities.data import extract_batch_size
+        from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 WHOLE = {"SingleDeviceStrategy", "DDPStrategy"}
 """Strategies, and classes derived from them, with which every device holds whole gradients."""
@@ -62,7 +65,7 @@ class NoiseScaleCallback(Callback):
         """
         super().__init__()
         self.meter = NoiseScaleMeter(measure_every, window, unit)
-        self._count = count or extract_batch_size
+        self._count = count or _guessed_size
         self._size = 0.0
 
     @property
@@ -147,6 +150,16 @@ class NoiseScaleCallback(Callback):
             state_dict: Return value of `state_dict`.
         """
         self.meter.restore(state_dict)
+
+
+def _guessed_size(batch: Any) -> float:
+    """Lightning's guess of the batch size; ValueError where it has none."""
+    try:
+        return extract_batch_size(batch)
+    except MisconfigurationException:
+        kind = type(batch).__name__
+        message = f"the number of examples cannot be told from a batch of type {kind}; pass count=, which tells it"
+        raise ValueError(message) from None
 
 
 def _callbacks(trainer: Trainer) -> list[Any]:

@@ -6,6 +6,7 @@ import torch
 from support.tolerances import assert_same_moments, rounding
 from support.trainers import assert_unequal_moments
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rlgns import moments_from_groups
 from rlgns.integrations.capture import MicroBatchGradients
@@ -88,6 +89,34 @@ def test_a_micro_batch_without_examples_is_left_out():
         kept.end_micro_batch(0 if k == 1 else b)
     expected = moments_from_groups(np.array(rows_by_autograd(model, [*batches[:1], *batches[2:]])), b)
     assert_same_moments(kept.moments(ALONE), expected, torch.float64)
+
+
+class Checkpointed(nn.Module):
+    """A layer that is computed again in the backward pass, and whose gradient arrives in two parts."""
+
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.layer, self.use_reentrant = nn.Linear(4, 4).double(), use_reentrant
+
+    def forward(self, x):
+        again = checkpoint(self.layer, x, use_reentrant=self.use_reentrant)
+        return checkpoint(self.layer, torch.tanh(again), use_reentrant=self.use_reentrant).square().sum(1)
+
+
+@pytest.mark.parametrize("how", ["checkpointed", "checkpointed reentrantly", "compiled"])
+def test_recomputed_and_compiled_gradients_are_caught_whole(how):
+    torch.manual_seed(0)
+    model = Checkpointed(use_reentrant=how == "checkpointed reentrantly")
+    batches = [torch.randn(b, 4, dtype=torch.float64, requires_grad=True) for _ in range(K)]
+    run = torch.compile(model, backend="aot_eager") if how == "compiled" else model
+    kept = MicroBatchGradients(model.parameters())
+    rows = []
+    for batch in batches:
+        model.zero_grad()
+        run(batch).mean().backward()
+        rows.append(np.concatenate([p.grad.numpy().reshape(-1) for p in model.parameters()]))
+        kept.end_micro_batch(b)
+    assert_same_moments(kept.moments(ALONE), moments_from_groups(np.array(rows), b), torch.float64)
 
 
 def test_hooks_are_gone_after_the_moments():

@@ -145,6 +145,20 @@ def test_tokens_are_counted_by_an_argument():
     assert callback.summary()["noise/num_measurements"] == 4
 
 
+class Opaque:
+    """A batch that Lightning cannot look into."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+
+def test_a_batch_of_unknown_size_is_refused_in_the_callback_s_argument():
+    callback = NoiseScaleCallback(1)
+    with pytest.raises(ValueError, match="cannot be told from a batch of type Opaque; pass count="):
+        callback.on_train_batch_start(trainer_of(lightning.pytorch), module_of(), Opaque([]), 0)
+    callback.meter.close()
+
+
 def test_a_checkpoint_keeps_the_measurements(tmp_path):
     callback, resumed = NoiseScaleCallback(1), NoiseScaleCallback(1)
     _, trainer = trained(callback, max_epochs=1)
