@@ -17,9 +17,9 @@ from rlgns.noise.scale import NoiseScale
 from rlgns.runs.ranks import Ranks
 
 if TYPE_CHECKING:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.utilities.data import extract_batch_size
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 else:
     try:
         from lightning.pytorch import Callback
