@@ -24,7 +24,7 @@ ROOMS = {
     "runs": Room({"noise"}, {"annotated_types", "numpy", "pydantic", "rich", "tensorboard", "torch", "wandb", "yaml"}),
     "gradients": Room({"noise", "runs"}, {"numpy", "torch"}),
     "study": Room({"noise", "runs"}, {"numpy", "scipy"}),
-    "sweeps": Room({"runs", "study"}, {"sweeps"}),
+    "sweeps": Room({"runs", "study"}, {"submitit", "sweeps"}),
     "report": Room({"noise", "runs", "study"}, {"jinja2", "matplotlib", "numpy", "rich"}),
     "tasks": Room(
         {"noise", "runs", "gradients", "report"},

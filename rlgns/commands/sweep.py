@@ -14,6 +14,7 @@ from rlgns.runs.summary import in_minutes
 from rlgns.runs.text_tables import table_lines
 from rlgns.sweeps.jobs import Job
 from rlgns.sweeps.launcher import Launcher, LaunchOptions
+from rlgns.sweeps.slurm import FOLDER, parse_slurm, submit, task_command
 from rlgns.sweeps.spec import Sweep
 
 DESCRIPTION = (
@@ -45,6 +46,10 @@ class SweepFlags:
     """Largest number of runs of a random or Bayesian search [the file's run_cap, or no limit]."""
     shard: str = "1/1"
     """I/N: run every N-th run of a grid, starting with the I-th, on one of N machines that share DIR."""
+    slurm: str | None = None
+    """KEY=VALUE,…: submit the sweep as an array of Slurm jobs that are requeued until it is done, and return; keys are
+    partition, gpus, cpus, mem, time [60 minutes], tasks [one for each run, 8 at most], account, qos, constraint, gres,
+    nodelist, exclude, comment, and cluster=local for processes of this machine."""
     dry_run: bool = False
     """Print what would be run, and start nothing."""
     speed: float | None = None
@@ -71,8 +76,12 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(arguments[0])
     flags = parse_flags(SweepFlags, arguments[1:], description=DESCRIPTION, program="rlgns sweep FILE")
     sweep, options = Sweep(path), _options(flags, path)
+    if flags.slurm is not None:
+        parse_slurm(flags.slurm)  # before anything else is said about the sweep
     if options.shard != (1, 1) and sweep.method != "grid":
         raise ValueError(f"--shard divides a grid; {path} is a {sweep.method} search, leave it out")
+    if flags.slurm is not None and options.shard != (1, 1):
+        raise ValueError(f"--slurm shares the sweep among its tasks itself; leave out --shard {flags.shard}")
     launcher = Launcher(sweep, options, SweepDisplay())
     if flags.dry_run:
         launcher.plan()
@@ -81,9 +90,43 @@ def main(arguments: Sequence[str]) -> int:
     first = sweep.grid()[0] if sweep.method == "grid" else sweep.next([])
     if first:
         sweep.check_flags(first)
+    if flags.slurm is not None:
+        return _submit(launcher, flags, path)
     code = launcher.run()
     print("\n".join(_closing_lines(launcher)))
     return code
+
+
+def _submit(launcher: Launcher, flags: SweepFlags, path: Path) -> int:
+    """Submit the sweep to Slurm, and say how to follow and to end it."""
+    slurm, out = parse_slurm(flags.slurm or ""), launcher.options.out
+    launcher.plan()  # refuses a directory of another sweep before anything is submitted
+    left = sum(job.state == "waiting" for job in launcher.jobs.values())
+    if launcher.sweep.method == "grid" and not left:
+        print(f"nothing to do: all {len(launcher.jobs)} runs of {out} are done")
+        return 0
+    if launcher.sweep.method != "grid" and (slurm.tasks or 1) > 1:
+        raise ValueError(
+            f"--slurm tasks={slurm.tasks} share a grid; {path} is a {launcher.sweep.method} search, give tasks=1"
+        )
+    num_tasks = 1 if launcher.sweep.method != "grid" else min(slurm.tasks or MOST_TASKS, len(launcher.jobs))
+    words = ["--out", str(out), "--workers", str(flags.workers), "--retries", str(flags.retries)]
+    words += [] if flags.threads is None else ["--threads", str(flags.threads)]
+    words += ["--prune-factor", str(flags.prune_factor)] if flags.prune else ["--no-prune"]
+    words += [] if flags.max_runs is None else ["--max-runs", str(flags.max_runs)]
+    jobs = submit(slurm, task_command(path.resolve(), words), num_tasks, out, path.stem)
+    array = jobs[0].partition("_")[0]
+    tasks = "1 task" if num_tasks == 1 else f"{num_tasks} tasks"
+    ids = f"job {array}" if slurm.cluster == "slurm" else f"processes {', '.join(jobs)}"
+    print(f"submitted {tasks} for {left or 'the'} runs: {ids}")
+    print(f"  logs in {out / FOLDER}; how far it is: rlgns sweep {path} --out {out} --dry-run")
+    if slurm.cluster == "slurm":
+        print(f"  squeue --job {array}   scancel --signal=TERM {array} ends it; the same command continues")
+    return 0
+
+
+MOST_TASKS = 8
+"""Tasks of an array unless --slurm tasks=N gives another number."""
 
 
 def _closing_lines(launcher: Launcher) -> list[str]:

@@ -1,6 +1,7 @@
-"""The array script and `srun` on a real Slurm of two nodes: a preempted task is requeued and loses nothing."""
+"""The array script, `--slurm` and `srun` on a real Slurm of two nodes: a preempted task loses nothing."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,49 @@ def test_an_array_whose_tasks_are_preempted_finishes_its_sweep(slurm, tmp_path):
     journal = [event for path in sorted(out.glob("sweep-*.jsonl")) for event in read_lines(path)[0]]
     finished = sorted(event["run"] for event in journal if event["event"] == "finished")
     assert finished == [f"seed={seed}" for seed in range(4)]
+
+
+def test_a_sweep_that_is_submitted_by_its_command_is_requeued_and_loses_nothing(slurm, tmp_path):
+    """Task 0 is told that its time is over (USR2, to all its processes), task 1 is requeued by the operator."""
+    parameters = {name: {"value": value} for name, value in TOLD.items()}
+    parameters["seed"] = {"values": [0, 1, 2, 3]}
+    command = ["${interpreter}", str(SCRIPT), "${args}"]
+    (tmp_path / "sweep.yaml").write_text(
+        yaml.safe_dump({"method": "grid", "parameters": parameters, "command": command})
+    )
+    out = tmp_path / "out"
+    words = ["python", "-m", "rlgns", "sweep", "sweep.yaml", "--out", out, "--slurm", "partition=all,tasks=2,time=60"]
+    said = slurm(*words, cwd=tmp_path)
+    array = said.split("job ")[1].split()[0]
+    first_runs = [out / "seed=0", out / "seed=1"]
+    wait_until(lambda: all((run / "checkpoint.pt").exists() for run in first_runs))
+
+    slurm("scancel", "--signal=USR2", f"{array}_0")
+    slurm("scontrol", "requeue", f"{array}_1")
+
+    states = lambda: [slurm.job(f"{array}_{task}")["JobState"] for task in (0, 1)]  # noqa: E731
+    wait_until(lambda: states() == ["COMPLETED", "COMPLETED"])
+    assert [slurm.job(f"{array}_{task}")["Restarts"] for task in (0, 1)] == ["1", "1"]
+    runs = read_outcomes([out])
+    assert [(run.seed, run.state) for run in runs] == [(seed, "finished") for seed in range(4)]
+    for run in runs:
+        steps = [record["progress/steps"] for record in read_records(run.directory / "metrics.jsonl")]
+        assert steps == list(range(1, len(steps) + 1))
+    journal = [event for path in sorted(out.glob("sweep-*.jsonl")) for event in read_lines(path)[0]]
+    assert sorted(e["run"] for e in journal if e["event"] == "finished") == [f"seed={seed}" for seed in range(4)]
+    stopped = {e["run"] for e in journal if e["event"] == "stopped"}  # a requeued task may be killed first
+    assert {"seed=0"} <= stopped <= {"seed=0", "seed=1"}
+
+
+def test_what_slurm_refuses_is_named_in_the_last_line(slurm, tmp_path):
+    file = "method: grid\nparameters: {seed: {values: [0]}}\ncommand: [rlgns, train, digits]\n"
+    (tmp_path / "sweep.yaml").write_text(file)
+    command = ["python", "-m", "rlgns", "sweep", "sweep.yaml", "--slurm", "partition=none"]
+    done = subprocess.run(command, cwd=tmp_path, env=slurm.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]  # after sbatch's own
+    assert last.startswith("error: Slurm refuses the jobs: ")
+    assert "invalid partition specified: none" in last
 
 
 def test_one_run_spans_two_nodes(slurm, tmp_path):
