@@ -61,7 +61,7 @@ ELSEWHERE = ("rlgns demo", "rlgns branch", "rlgns train mnist", "torchrun", "sru
 
 def commands() -> list[str]:
     lines = [line.partition("   #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    lines = [line.split(" && ")[-1].removeprefix(".venv/bin/python ") for line in lines]
+    lines = [line.split(" && ")[-1].removeprefix(".venv/bin/").removeprefix("python ") for line in lines]
     return [line for line in lines if line and not line.startswith((*ELSEWHERE, "scripts/check.py"))]
 
 

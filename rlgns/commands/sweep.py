@@ -14,6 +14,7 @@ from rlgns.runs.summary import in_minutes
 from rlgns.runs.text_tables import table_lines
 from rlgns.sweeps.jobs import Job
 from rlgns.sweeps.launcher import Launcher, LaunchOptions
+from rlgns.sweeps.remaining import budget
 from rlgns.sweeps.slurm import FOLDER, parse_slurm, submit, task_command
 from rlgns.sweeps.spec import Sweep
 
@@ -182,14 +183,14 @@ def _plan_lines(launcher: Launcher, speed: float | None) -> list[str]:
     jobs = list(launcher.jobs.values())
     if not jobs:
         return [f"a {launcher.sweep.method} search proposes its runs one after another, from their results"]
-    rows = [(job.spec.name, _count(job.spec.batch_size), _count(_budget(job)), job.state) for job in jobs]
+    rows = [(job.spec.name, _count(job.spec.batch_size), _count(budget(job)), job.state) for job in jobs]
     headings = ("run", "batch size", "examples at most", "state")
     lines = table_lines(headings, rows, justify=("left", "right", "right", "left"))
-    left = [_budget(job) for job in jobs if job.state == "waiting"]
+    left = [budget(job) for job in jobs if job.state == "waiting"]
     lines.append(f"{len(jobs)} runs, {len(left)} of them to do")
     if not left or None in left:
         return lines
-    total = sum(budget for budget in left if budget)
+    total = sum(size for size in left if size)
     lines.append(f"at most {total:,.0f} examples, if no run reaches its last goal and none is stopped early")
     if speed is None and (speed := _measured_speed(jobs)) is None:
         return [*lines, "the time cannot be estimated before a run is done, unless --speed gives examples per second"]
@@ -202,12 +203,6 @@ def _plan_lines(launcher: Launcher, speed: float | None) -> list[str]:
 
 def _count(number: float | None) -> str:
     return "–" if number is None else f"{number:,.0f}"
-
-
-def _budget(job: Job) -> float | None:
-    """Number of examples that the run may consume; None if its parameters do not say."""
-    total, steps, size = (_number(job.spec.parameters, key) for key in ("total_transitions", "max_steps", "batch_size"))
-    return total or (steps * size or None)
 
 
 def _measured_speed(jobs: Iterable[Job]) -> float | None:

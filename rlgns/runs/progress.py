@@ -16,6 +16,9 @@ from rich.table import Table
 
 from rlgns.runs.verbosity import is_quiet
 
+COLUMNS_BEFORE_WORDS = 12 + 1 + 4 + 1 + 7 + 1
+"""Columns of the bar, the share that is done and the time that is left, with the spaces behind them."""
+
 PLAIN_SECONDS = 10.0
 """Seconds from one plain line to the next where there is no terminal."""
 
@@ -86,7 +89,9 @@ class ProgressDisplay:
     def show(self, status: Status) -> None:
         """Update the live line, or print a plain line if the last one is ten seconds old."""
         if self._bar:
-            self._bar.update(self._task, completed=status.examples, description=status.words(self.unit))
+            words, room = status.words(self.unit), max(8, self._console.width - COLUMNS_BEFORE_WORDS)
+            words = words if len(words) <= room else words[: room - 1] + "…"  # or else the time left would give way
+            self._bar.update(self._task, completed=status.examples, description=words)
         elif time.monotonic() - self._printed >= PLAIN_SECONDS:
             self._printed = time.monotonic()
             left = (self.total - status.examples) / max(status.examples_per_second, 1e-9)
@@ -146,16 +151,19 @@ class SweepDisplay:
         """Print one line above the table."""
         self._console.print(line, markup=False)
 
-    def show(self, rows: Sequence[SweepRow], counts: Mapping[str, int]) -> None:
+    def show(self, rows: Sequence[SweepRow], counts: Mapping[str, int], seconds_left: float | None = None) -> None:
         """Update the table.
 
         Args:
             rows: The active runs.
             counts: Number of runs by state, for the title of the table.
+            seconds_left: Longest remaining time of the whole sweep in seconds; None if it is not known.
         """
         if self._live is None:
             return
         title = " · ".join(f"{number} {state}" for state, number in counts.items() if number)
+        if seconds_left is not None:
+            title += f" · at most {_duration(seconds_left)} left in all"
         table = Table("run", "examples", "per second", "measure", "left at most", title=title, title_justify="left")
         for row in rows:
             speed = "" if row.examples_per_second is None else f"{row.examples_per_second:,.0f}"

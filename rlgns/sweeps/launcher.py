@@ -29,6 +29,7 @@ from rlgns.sweeps.jobs import CLAIMS, LOGS, Job, JobState
 from rlgns.sweeps.journal import Event, Journal
 from rlgns.sweeps.messages import display_row, end_message
 from rlgns.sweeps.processes import END_SECONDS, cores_of
+from rlgns.sweeps.remaining import seconds_left
 from rlgns.sweeps.spec import Result, RunSpec, Sweep
 
 POLL_SECONDS, LOOK_SECONDS = 0.1, 2.0
@@ -289,4 +290,5 @@ class Launcher:
         for job in active:
             job.follower.update()
         self._early_stopping.apply(self.jobs)
-        self.display.show([display_row(job) for job in active], self.counts())
+        left = seconds_left(list(self.jobs.values()), self.options.workers)
+        self.display.show([display_row(job) for job in active], self.counts(), left)

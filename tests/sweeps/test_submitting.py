@@ -64,10 +64,11 @@ def sweep_file(tmp_path, task, **values):
 
 
 def submitted(path, out, tmp_path, slurm):
+    """What the command says; it goes to a file, because the tasks on this machine would keep a pipe open."""
     command = [sys.executable, "-m", "rlgns", "sweep", str(path), "--out", str(out), "--slurm", slurm]
-    return subprocess.run(
-        command, cwd=tmp_path, env=child_environment(), capture_output=True, text=True, check=True
-    ).stdout
+    with (tmp_path / "said.txt").open("w") as said:
+        subprocess.run(command, cwd=tmp_path, env=child_environment(), stdout=said, check=True)
+    return (tmp_path / "said.txt").read_text()
 
 
 def test_the_tasks_run_the_sweep_into_one_directory_and_a_second_submission_finds_nothing_to_do(tmp_path):
