@@ -36,6 +36,9 @@ from rlgns.study.study import Study
 
 PAGE, TABLE, NUMBERS = "comparison.html", "comparison.csv", "comparison.json"
 
+STAND_IN_MARK = " †"
+"""Stands behind a task that learns from other data than the paper's of that name."""
+
 MAX_WIDTH = 1_000
 """Columns of a line on the terminal at most."""
 
@@ -91,12 +94,18 @@ def lines_of(rows: Sequence[ComparisonRow]) -> list[str]:
     table = Table("task", "unit", *names, "ratio", "seeds", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
         estimates = (_marked(row, name) for name in ESTIMATES)
-        table.add_row(row.task, row.unit, *estimates, _ratio(row.ratio), str(row.num_seeds))
+        task = row.task + (STAND_IN_MARK if row.stands_in_for else "")
+        table.add_row(task, row.unit, *estimates, _ratio(row.ratio), str(row.num_seeds))
     console = Console(width=MAX_WIDTH, markup=False, emoji=False, highlight=False, no_color=True)
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    return lines + [f"{MISFIT_MARK.strip()} {sentence}" for sentence in _misfits(rows)]
+    stand_ins = [sentence for row in rows if row.unit != "frames" and (sentence := _stand_in(row))]
+    return [
+        *lines,
+        *(f"{MISFIT_MARK.strip()} {sentence}" for sentence in _misfits(rows)),
+        *(f"{STAND_IN_MARK.strip()} {sentence}" for sentence in stand_ins),
+    ]
 
 
 def _marked(row: ComparisonRow, name: str) -> str:
@@ -144,12 +153,7 @@ def _beside_paper(row: ComparisonRow) -> str | None:
 
 def _stand_ins(rows: Sequence[ComparisonRow]) -> list[str]:
     """Sentences about other data than the paper's, and about tasks of other sizes than their defaults."""
-    data = [
-        f"The row {row.task} stands in for the paper's {row.paper.task}, which learns from {_data_of(row.paper)}: its "
-        "numbers are of another problem, and comparable in kind only."
-        for row in rows
-        if row.stands_in_for and row.paper
-    ]
+    data = [sentence for row in rows if (sentence := _stand_in(row))]
     changed = [
         f"The row {row.task} has "
         + ", ".join(f"{name} {value} instead of {default}" for name, value, default in row.changed)
@@ -158,6 +162,18 @@ def _stand_ins(rows: Sequence[ComparisonRow]) -> list[str]:
         if row.changed
     ]
     return data + changed
+
+
+def _stand_in(row: ComparisonRow) -> str:
+    """That a row learns from other data than the paper's; empty if it does not."""
+    if not row.stands_in_for or not row.paper:
+        return ""
+    data = _data_of(row.paper)
+    which = "" if data == row.paper.task else f", which learns from {data}"
+    return (
+        f"The row {row.task} stands in for the paper's {row.paper.task}{which}: its numbers are of another problem, and "
+        "comparable in kind only."
+    )
 
 
 def _data_of(paper: PaperRow) -> str:

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from rlgns.report.comparison_page import STAND_IN_MARK
 from rlgns.runs.packed import run_folders
 from rlgns.runs.run_report import read_report, report_lines
 from rlgns.study.comparison import as_mapping as comparison_as_mapping
 from rlgns.study.comparison import comparison_rows, noise_scale_courses
+from rlgns.study.estimates import rounded, two_digits
+from rlgns.study.goal_fits import MISFIT_MARK
 from rlgns.study.outcomes import read_outcomes
 from rlgns.study.study import Study, as_mapping, fit_study
 from rlgns.tasks.config import DEFAULTS, default_options
@@ -80,6 +83,41 @@ def test_every_study_of_a_sweep_keeps_its_numbers():
 @pytest.mark.parametrize("name", FITTED)
 def test_refitting_the_packed_records_of_a_study_gives_its_published_numbers(name):
     agree(as_mapping(study(name)), STUDIES / name / "fit.json", 100)
+
+
+def spaced(estimate: Any) -> str:
+    """An estimate as READMEs write it, with spaces between thousands."""
+    return re.sub(r"(?<=\d),(?=\d{3})", " ", rounded(estimate))
+
+
+@pytest.mark.parametrize("name", sorted({*FITTED} - {"small_against_large"}))
+def test_the_readme_of_a_study_has_the_fitted_numbers_and_marks(name):
+    lines = (STUDIES / name / "README.md").read_text().replace("−", "-").splitlines()
+    rows = {float(line.split("|")[1]): line for line in lines if re.match(r"\| -?[\d.]+ \|", line)}
+    made = study(name)
+    for fit in made.fits:
+        assert fit.fit, "every goal of these studies has a fit"
+        row = rows[fit.goal]
+        assert f" {spaced(fit.fit.critical_batch_size)}{fit.mark} |" in row
+        prediction = next(p for p in made.predictions if p.goal == fit.goal)
+        low = spaced(prediction.whole) if prediction.whole.state == "interval" else two_digits(prediction.whole.low)
+        assert low in row
+
+
+def test_the_main_table_is_that_of_the_comparison():
+    readme = (STUDIES.parents[1] / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("| [") and "scripts/studies/" in line]
+    compared = {name: study(name) for name in FITTED if f"](scripts/studies/{name})" in readme.split("## Results")[1]}
+    defaults = {task: vars(config) for task, config in DEFAULTS.items()}
+    assert len(rows) == len(compared) == len(FITTED) - 1
+    for name, made in compared.items():
+        (line,) = (row for row in rows if f"](scripts/studies/{name})" in row)
+        row = comparison_rows([made], defaults)[-1]  # an Atari game's second row is in frames, as the paper's
+        critical = f"{spaced(row.critical_start)}{MISFIT_MARK * bool(row.misfit_start)}, "
+        critical += f"{spaced(row.critical_average)}{MISFIT_MARK * bool(row.misfit)}"
+        simple = f"{spaced(row.simple_start)}, {spaced(row.simple_average)}"
+        mark = STAND_IN_MARK * bool(row.stands_in_for)
+        assert f"](scripts/studies/{name}){mark} | {row.unit} | {critical} | {simple} | {row.num_seeds} |" in line
 
 
 def test_comparing_the_studies_again_gives_the_published_numbers():
