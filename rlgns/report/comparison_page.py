@@ -171,8 +171,8 @@ def _stand_in(row: ComparisonRow) -> str:
     data = _data_of(row.paper)
     which = "" if data == row.paper.task else f", which learns from {data}"
     return (
-        f"The row {row.task} stands in for the paper's {row.paper.task}{which}: its numbers are of another problem, and "
-        "comparable in kind only."
+        f"The row {row.task} stands in for the paper's {row.paper.task}{which}: its numbers are of another problem, "
+        "and comparable in kind only."
     )
 
 
