@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlgns.agents.on_policy import TrainingDivergedError
     from rlgns.agents.probing import ProbeResult, probe
     from rlgns.agents.rollouts import DeviceRolloutBuffer
+    from rlgns.agents.saved_agents import from_sb3
 
 _MODULES = {
     "A2C": "rlgns.agents.algorithms",
@@ -23,6 +24,7 @@ _MODULES = {
     "ProbeResult": "rlgns.agents.probing",
     "RolloutMeasurer": "rlgns.agents.measuring",
     "TrainingDivergedError": "rlgns.agents.on_policy",
+    "from_sb3": "rlgns.agents.saved_agents",
     "probe": "rlgns.agents.probing",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "ProbeResult",
     "RolloutMeasurer",
     "TrainingDivergedError",
+    "from_sb3",
     "probe",
 ]
 

@@ -105,6 +105,7 @@ def _subject_of_zip(path: Path, options: AgentProbeOptions) -> Subject:
     if options.checkpoint != LAST:
         raise ValueError(f"checkpoint {options.checkpoint}: {path} holds one policy; leave out --checkpoint")
     model = read_sb3_zip(path)
+    model.check_network(path)
     saved = {**model.options, "game": options.game, "env": options.env}
     config = trial_config(saved, _num_envs(saved, options), path)
     return Subject(

@@ -29,6 +29,12 @@ NEW_NAMES = {"n_steps": "num_steps", "n_envs": "num_envs", "n_epochs": "num_epoc
 LARGEST_DATA = 64 << 20
 """Bytes of `data` that are read at most; that of a usual model has some ten thousand."""
 
+HARMLESS = {"net_arch", "activation_fn", "optimizer_class", "optimizer_kwargs", "ortho_init", "log_std_init"}
+"""Arguments of a policy that the parameters and the optimiser's state show, or that only count at its start."""
+
+ACTIVATIONS = {"Tanh", "ReLU", "ELU", "GELU", "LeakyReLU", "SiLU", "Mish", "Softplus", "Sigmoid"}
+"""Activation functions of torch.nn that a network may have."""
+
 CONSTANT = re.compile(r"ConstantSchedule\(val=([0-9.e+-]+)\)")
 """How the description of a pickled constant schedule names its value."""
 
@@ -42,12 +48,60 @@ class SavedModel:
         state: Parameters and optimiser, as `rlgns.agents.recorder.load_parameters` takes them.
         num_transitions: Transitions that it was trained for.
         num_minibatches: Minibatches of an epoch; 1 for A2C.
+        data: The entry `data`, in which objects are pickled texts with a description.
     """
 
     options: Mapping[str, Any]
     state: Mapping[str, Any]
     num_transitions: int
     num_minibatches: int
+    data: Mapping[str, Any]
+
+    def hidden_sizes(self, network: str) -> list[int]:
+        """Sizes of the hidden layers of a network behind the features, as the shapes of its parameters show them.
+
+        Args:
+            network: "policy_net" or "value_net".
+        """
+        weight = re.compile(rf"mlp_extractor\.{network}\.(\d+)\.weight")
+        layers = {
+            int(match[1]): len(value) for name, value in self.state["policy"].items() if (match := weight.match(name))
+        }
+        return [size for _, size in sorted(layers.items())]
+
+    @property
+    def described_arguments(self) -> dict[str, Any]:
+        """The arguments of the policy by name: plain values, or descriptions of pickled ones."""
+        arguments = self.data.get("policy_kwargs")
+        return {k: v for k, v in arguments.items() if not k.startswith(":")} if isinstance(arguments, dict) else {}
+
+    @property
+    def activation(self) -> str:
+        """Name of the activation function in torch.nn, as the description of the policy's arguments has it."""
+        text = str(self.described_arguments.get("activation_fn", "Tanh"))
+        return re.split(r"[.']", text.rstrip("'>"))[-1]
+
+    def check_network(self, path: Path) -> None:
+        """Check that parameters are all that distinguishes the network from Stable-Baselines3's own.
+
+        Args:
+            path: The file, for the error.
+
+        Raises:
+            ValueError: If code that is pickled in the file decides what the network computes.
+        """
+        unknown = sorted(self.described_arguments.keys() - HARMLESS)
+        if self.activation not in ACTIVATIONS:
+            unknown.append(f"activation_fn {self.activation}")
+        policy = self.data.get("policy_class")
+        module = str(policy.get("__module__", "")) if isinstance(policy, Mapping) else ""
+        if module.partition(".")[0] not in {"stable_baselines3", "rlgns", ""}:
+            unknown.insert(0, f"the policy of {module}")
+        if unknown:
+            raise ValueError(
+                f"{path} has a network of its own ({', '.join(unknown)}), for which code in the file would have to be "
+                "executed; if you trust it, load it by rlgns.agents.PPO.load or A2C.load"
+            )
 
 
 def read_sb3_zip(path: Path, device: str = "cpu") -> SavedModel:
@@ -78,6 +132,7 @@ def read_sb3_zip(path: Path, device: str = "cpu") -> SavedModel:
         {"policy": policy, "optimizer": optimizer},
         _number(data, "num_timesteps"),
         max(options["num_envs"] * options["num_steps"] // batch_size, 1),
+        data,
     )
 
 

@@ -23,9 +23,8 @@ from rlgns.agents.models import group_updates, make_model
 from rlgns.agents.on_policy import TrainingDivergedError, is_divergence
 from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank
 from rlgns.agents.recorder import Recorder
-from rlgns.agents.restoring import load_parameters, restore
+from rlgns.agents.restoring import initialise, restore
 from rlgns.noise.history import TRAINED, History
-from rlgns.runs.checkpoints import load_checkpoint
 from rlgns.runs.goals import RETURN
 from rlgns.runs.lifecycle import execute_run
 from rlgns.runs.machine import keep_freed_memory
@@ -120,12 +119,13 @@ class Training(Task):
         self.noise = NoiseScaleCallback(config.measure_every, measurer, config.window, config.design_effect_every)
         self._resumed: State | None = None
         self._evaluator: Evaluator | None = None
+        self._start = ""
         self._environments = make_environments(rank_config, config.seed + ranks.rank * rank_config.num_envs)
         try:
             self.model = make_model(rank_config, self._environments, device)
             self.model.ranks = ranks
             if config.init_from and not config.resume:
-                load_parameters(self.model, load_checkpoint(config.init_from, device))
+                self._start = initialise(self.model, config.init_from)
             group_updates(self.model, measurer, measure=config.measure)
             self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded all ranks alike
             self._controller = self._make_controller()
@@ -185,6 +185,11 @@ class Training(Task):
             "num_torch_threads": torch.get_num_threads(),
             "num_ranks": self.ranks.size,
         }
+
+    @property
+    def caveat(self) -> str:
+        """Why the optimiser starts anew, where the run starts from a model that has no state for it."""
+        return self._start
 
     @property
     def steps(self) -> int:

@@ -103,7 +103,7 @@ def _log(study: Study, out: Path, options: ReportOptions) -> None:
     for path in sorted((out / FIGURES).glob("*.png")):
         sink.log_figure(f"report/{path.stem}", path, 0)
     sink.log({}, 0)
-    sink.log_artifact(out / PAGE, f"{run_id}-page", "report")
+    sink.log_artifact([out / PAGE], f"{run_id}-page", "report")
     critical = {
         f"goal/{fit['goal']:g}/critical_batch_size{end}": fit["critical_batch_size"][name]
         for fit in numbers["fits"]

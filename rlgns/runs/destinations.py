@@ -107,4 +107,5 @@ def _wandb_options(options: Mapping[str, Any], group: str, name: str, x_axis: st
         notes=options.get("wandb_notes"),
         name=options.get("wandb_name") or name,
         x_axis=x_axis,
+        artifacts=bool(options.get("wandb_artifacts")),
     )

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.destinations import open_sinks
-from rlgns.runs.directory import CHECKPOINT, SUMMARY, RunDirectory
+from rlgns.runs.directory import BEST, CHECKPOINT, CONFIG, SUMMARY, RunDirectory
 from rlgns.runs.exit_codes import error_in_words
 from rlgns.runs.files import write_json
 from rlgns.runs.introduction import introduction
@@ -43,6 +43,9 @@ from rlgns.runs.task import DivergenceError, Task
 
 SHOW_SECONDS = 0.25
 """Seconds from one update of the live line to the next."""
+
+MODEL_FILES = (CHECKPOINT, BEST, CONFIG, SUMMARY)
+"""Files from which a run can be continued, probed and exported elsewhere."""
 
 FIGURE = "noise_scale"
 """Name of the run's figure, without the ending."""
@@ -187,7 +190,7 @@ class Run:
                 stopped = None if self.task.is_over else self.stop.signal_number
                 code = 1 if failure else 128 + stopped if stopped else 0
                 if self.directory:
-                    failure = self._close(self.directory, code) or failure
+                    failure = self._close(self.directory, code, failure) or failure
                     self._print_closing_lines(self.directory, code, failure)
         except BaseException as error:
             # An error in the task or in this project is reported to W&B, too. After a second Ctrl-C only the records
@@ -225,13 +228,15 @@ class Run:
             return _disk_failure(error)
         return None
 
-    def _close(self, directory: RunDirectory, code: int) -> str | None:
-        """Write the summary and the figures to the directory and to W&B.
+    def _close(self, directory: RunDirectory, code: int, failure: str | None) -> str | None:
+        """Write the summary and the figures to the directory and to W&B, and there the model and an alert on failure.
 
         Returns:
             A description of the failure; None on success.
         """
         summary = plain({**self.task.summary(), "exit_code": code})
+        for sink in self._sinks if failure else []:
+            sink.alert(f"{self.task.subject} failed", failure or "")
         failure = None
         try:
             write_json(directory / SUMMARY, summary)
@@ -239,6 +244,9 @@ class Run:
             if self.task.draw(records_of(directory), paths):
                 for sink in self._sinks:
                     sink.log_figure(f"figures/{FIGURE}", paths[0], self.task.steps)
+            model = [path for name in MODEL_FILES if (path := directory / name).exists()]
+            for sink in self._sinks if self._has_checkpoint else []:
+                sink.log_model(model, summary)
         except OSError as error:
             failure = _disk_failure(error)
         finally:

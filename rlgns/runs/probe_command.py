@@ -101,6 +101,7 @@ def probe_checkpoints(
             write_json(options.json, records)
         if wandb:
             _log_tables(wandb, records)
+            wandb.log_artifact([place.file(".jsonl")], f"{place.folder.resolve().name}-{place.stem}", "probe")
             wandb.finish({}, code)
     return code
 

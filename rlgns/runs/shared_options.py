@@ -38,7 +38,7 @@ class RunOptions(OutputOptions):
     resume: Path | None = None
     """Run directory to continue; its options hold, only where and how long it runs may be changed."""
     init_from: Path | None = None
-    """Checkpoint file whose parameters and optimiser the run starts from, as its first state."""
+    """Checkpoint whose parameters and optimiser the run starts from; agents also take Stable-Baselines3's MODEL.zip."""
     checkpoint_seconds: Seconds = 60.0
     """Seconds from one checkpoint to the next: what a killed process loses at most."""
     keep_checkpoints: Annotated[int, Interval(ge=0, le=64)] = 0
@@ -55,6 +55,8 @@ class RunOptions(OutputOptions):
     """W&B notes."""
     wandb_name: Name | None = None
     """W&B display name [the name of the run directory]."""
+    wandb_artifacts: bool = False
+    """Upload the checkpoint, with config.json and summary.json, as a W&B artifact of the type model at the end."""
     device: Name = "auto"
     """Where the network runs: auto, cpu, cuda, cuda:1, …; under torchrun or srun, auto is each rank's own GPU."""
     num_torch_threads: NumThreads | None = None

@@ -6,7 +6,7 @@ to look at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,12 @@ class Sink(Protocol):
 
     def log_figure(self, key: str, path: Path, step: int) -> None:
         """Store a PNG file that belongs to update `step`, before or after the record of that update."""
+
+    def log_model(self, paths: Sequence[Path], metadata: Mapping[str, object]) -> None:
+        """Store the files from which the run can be continued and exported, and numbers that describe them."""
+
+    def alert(self, title: str, text: str) -> None:
+        """Tell the user, wherever he is, that the run has failed."""
 
     def finish(self, summary: Mapping[str, object], exit_code: int = 0) -> None:
         """Store the run's final numbers and its exit code; nothing is logged afterwards."""
@@ -46,6 +52,12 @@ class JsonLines:
 
     def log_figure(self, key: str, path: Path, step: int) -> None:
         """Do nothing."""
+
+    def log_model(self, paths: Sequence[Path], metadata: Mapping[str, object]) -> None:
+        """Do nothing: the files are in the run's directory."""
+
+    def alert(self, title: str, text: str) -> None:
+        """Do nothing: the failure is printed."""
 
     def finish(self, summary: Mapping[str, object], exit_code: int = 0) -> None:
         """Close the file."""

@@ -12,7 +12,7 @@ The events are written by the package `tensorboard`, which loads neither torch n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -92,11 +92,11 @@ class TensorBoardSink:
         image = Summary.Image(encoded_image_string=path.read_bytes())
         self._write(step=self._last_step, summary=Summary(value=[Summary.Value(tag=key, image=image)]))
 
-    def alert(self, title: str, text: str) -> None:
-        """Do nothing."""
-
-    def log_files(self, paths: list[Path], kind: str, metadata: Mapping[str, object]) -> None:
+    def log_model(self, paths: Sequence[Path], metadata: Mapping[str, object]) -> None:
         """Do nothing: the files are in the run's directory."""
+
+    def alert(self, title: str, text: str) -> None:
+        """Do nothing: the failure is printed."""
 
     def finish(self, summary: Mapping[str, object], exit_code: int = 0) -> None:
         """Close the file."""

@@ -26,6 +26,7 @@ class WandbOptions:
         notes: The W&B notes.
         name: The display name.
         x_axis: Record key that W&B's charts use as their x axis.
+        artifacts: Whether the model's files are logged as an artifact.
         finish_timeout: Seconds that the end of a run may wait for uploads; 0 waits without a limit.
     """
 
@@ -38,6 +39,7 @@ class WandbOptions:
     notes: str | None = None
     name: str | None = None
     x_axis: str = TRANSITIONS
+    artifacts: bool = False
     finish_timeout: float = 60.0
 
     @property

@@ -10,17 +10,18 @@ run never loads wandb. Of several ranks only rank 0 opens W&B.
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
 
 from rlgns.runs.network import is_reachable
-from rlgns.runs.records import plain
 from rlgns.runs.verbosity import remark
 from rlgns.runs.wandb_environment import settings_errors, stderr_redirected, wandb_environment
 from rlgns.runs.wandb_options import Mode, WandbOptions
+from rlgns.runs.wandb_rows import artifact_name, is_detail, plain_run, present
 
 if TYPE_CHECKING:
     import wandb
@@ -40,13 +41,14 @@ class WandbSink:
         sync_command: Shell command that uploads what the server lacks.
     """
 
-    def __init__(self, run: "wandb.Run", say: Say, cleanup: ExitStack) -> None:
+    def __init__(self, run: "wandb.Run", say: Say, cleanup: ExitStack, options: WandbOptions) -> None:
         """Wrap a W&B run that has been started.
 
         Args:
             run: The W&B run.
             say: Called with one line for the person at the terminal.
             cleanup: Closed when the run is finished.
+            options: How the run appears in W&B.
         """
         self.run_id: str = run.id
         self.folder = Path(run.dir).parent
@@ -54,6 +56,8 @@ class WandbSink:
         self._run = run
         self._say = say
         self._cleanup = cleanup
+        self._options, self._hidden = options, set[str]()
+        self._in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))  # whose metric may be any key of the summary
         self._next_step = 0
         self._has_lost_wandb = False
 
@@ -65,7 +69,9 @@ class WandbSink:
         """
         if step < self._next_step:
             raise ValueError(f"step {step} comes after step {self._next_step - 1}; log one record per update, in order")
-        self._send(lambda: self._run.log(_present(record), step=step, commit=True))
+        values = present(record)
+        self._hide_details(values)
+        self._send(lambda: self._run.log(values, step=step, commit=True))
         self._next_step = step + 1
 
     def log_figure(self, key: str, path: Path, step: int) -> None:
@@ -77,24 +83,36 @@ class WandbSink:
         self._send(lambda: self._run.log({key: image}, step=self._next_step, commit=False))
 
     def log_table(self, key: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Log a table into the next row.
-
-        Args:
-            key: The table's key in W&B.
-            rows: The rows of the table, all with the same keys.
-        """
+        """Log a table into the next row; its rows have the same keys."""
         import wandb
 
         table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows], allow_mixed_types=True)
         self._send(lambda: self._run.log({key: table}, step=self._next_step, commit=False))
 
-    def log_artifact(self, path: Path, name: str, kind: str) -> None:
-        """Log a copy of the file as the artifact `name` of type `kind`."""
+    def log_artifact(
+        self, paths: Sequence[Path], name: str, kind: str, metadata: Mapping[str, object] | None = None
+    ) -> None:
+        """Log copies of files as an artifact of type `kind`, with values to show; if they cannot be copied, say so."""
         import wandb
 
-        artifact = wandb.Artifact(name, type=kind)
-        artifact.add_file(str(path))
-        self._send(lambda: self._run.log_artifact(artifact))
+        artifact = wandb.Artifact(artifact_name(name), type=kind, metadata=present(metadata or {}))
+        try:
+            for path in paths:
+                artifact.add_file(str(path))
+            self._send(lambda: self._run.log_artifact(artifact))
+        except Exception as error:  # wandb asks the server first, and passes on whatever it makes of the answer
+            reason = str(error).partition("\n")[0]
+            self._say(f"W&B gets no artifact {artifact.name} ({reason}); the files stay in {paths[0].parent}")
+
+    def log_model(self, paths: Sequence[Path], metadata: Mapping[str, object]) -> None:
+        """Log the files of the model as an artifact of the type "model", if the options ask for it."""
+        if self._options.artifacts:
+            kept = {key: value for key, value in metadata.items() if not is_detail(key)}
+            self.log_artifact(paths, f"model-{self.run_id}", "model", kept)
+
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert, as the user has set them up in W&B: by e-mail or to Slack."""
+        self._send(lambda: self._run.alert(title if len(title) < 64 else f"{title[:62]}…", text, level="ERROR"))
 
     def finish(self, summary: Mapping[str, object], exit_code: int = 0) -> None:
         """Write the summary and the exit code, and upload for at most `WandbOptions.finish_timeout` seconds.
@@ -106,13 +124,22 @@ class WandbSink:
             exit_code: The run's exit code.
         """
         try:
-            self._send(lambda: self._run.summary.update(_present(summary)))
+            kept = {key: value for key, value in present(summary).items() if self._in_sweep or not is_detail(key)}
+            self._send(lambda: self._run.summary.update(kept))
             self._send(lambda: self._run.finish(exit_code=exit_code))
         except TimeoutError:
             self._say(f"W&B did not receive everything in time; upload the rest with: {self.sync_command}")
         finally:
             _teardown()
             self._cleanup.close()
+
+    def _hide_details(self, keys: Iterable[str]) -> None:
+        """Hide new keys that are details, each by its name: a name takes precedence over the pattern `*`."""
+        x_axis, summary = self._options.x_axis, None if self._in_sweep else "none"
+        for key in sorted({key for key in keys if is_detail(key)} - self._hidden):
+            define = partial(self._run.define_metric, key, step_metric=x_axis, hidden=True, summary=summary)
+            self._send(define)
+            self._hidden.add(key)
 
     def _send(self, message: Callable[[], object]) -> None:
         """Call wandb; if its own process has been killed, say so once and from then on do nothing."""
@@ -126,10 +153,6 @@ class WandbSink:
         except (ConnectionError, HandleAbandonedError, MailboxClosedError, Error):
             self._has_lost_wandb = True
             self._say(f"W&B's own process has ended, the run goes on; upload what W&B has with: {self.sync_command}")
-
-
-def _present(record: Mapping[str, object]) -> dict[str, Any]:
-    return {key: value for key, value in plain(record).items() if value is not None}
 
 
 def open_wandb(
@@ -176,7 +199,7 @@ def open_wandb(
             run, reason = _start(mode, {**place, **labels, **storage}, options.finish_timeout)
         run.define_metric(options.x_axis)
         run.define_metric("*", step_metric=options.x_axis)
-        sink = WandbSink(run, say, stack.pop_all())
+        sink = WandbSink(run, say, stack.pop_all(), options)
         if reason:
             say(f"W&B is offline ({reason}); upload later with: {sink.sync_command}")
         return sink
@@ -267,24 +290,8 @@ def sweep_runs(path: str) -> list[dict[str, Any]]:
 
         filters = {"sweep": parts[2]} if len(parts) == 3 else None
         try:
-            return [_plain_run(run) for run in wandb.Api().runs("/".join(parts[:2]), filters=filters, lazy=False)]
+            return [plain_run(run) for run in wandb.Api().runs("/".join(parts[:2]), filters=filters, lazy=False)]
         except (Error, ValueError) as error:
             raise ValueError(f"W&B gives no runs of {path}: {' '.join(str(error).split())}") from None
         finally:
             _teardown()
-
-
-def _plain_run(run: Any) -> dict[str, Any]:
-    rows = run.scan_history(use_cache=False) if run.lastHistoryStep >= 0 else ()  # wandb fails on a run without rows
-    return {
-        "name": run.id,
-        "state": run.state,
-        "config": _without_wandb_keys(run.config),
-        "summary": _without_wandb_keys(dict(run.summary)),
-        "history": [_without_wandb_keys(row) for row in rows],
-    }
-
-
-def _without_wandb_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a run logged, without the keys that W&B adds (_step, _timestamp, …)."""
-    return {key: value for key, value in values.items() if not key.startswith("_")}

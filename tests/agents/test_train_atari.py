@@ -31,6 +31,7 @@ from rlgns.runs.progress import ProgressDisplay, Status
 from rlgns.runs.records import columns, plain, read_lines, read_records
 from rlgns.runs.run_report import detail_lines, read_report
 from rlgns.runs.summary_numbers import summary_numbers
+from rlgns.runs.wandb_rows import is_detail
 from rlgns.study.outcomes import read_outcome
 
 ONE_THREAD = ("--num-torch-threads", "1")
@@ -107,8 +108,9 @@ def test_every_record_is_in_the_wandb_log_with_the_same_numbers(whole):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary.items() >= {"progress/steps": 50, "exit_code": 0}.items()
     for key, value in summary.items():
-        if value is not None and not key.startswith("progress/"):
+        if value is not None and not key.startswith("progress/") and not is_detail(key):
             assert log.summary[key] == value, key
+    assert not [key for key in log.summary if is_detail(key)]
 
 
 def test_measured_and_every_tenth_updates_leave_a_record(whole):

@@ -143,7 +143,7 @@ def test_an_offline_run_holds_all_that_the_records_hold_and_more(run_dir, home, 
             each.log(record(step) | {"train/kind": "ppo", "train/nan": float("nan"), "train/flag": True}, step)
     for each in (file, sink):
         each.log_figure("figure/after", png, 3)
-    sink.log_artifact(run_dir / "metrics.jsonl", "records-run-1", "records")
+    sink.log_artifact([run_dir / "metrics.jsonl"], "records-run-1", "records")
     for each in (file, sink):
         each.finish({"best/return": 21.0, "best/none": None}, exit_code=3)
 
@@ -425,7 +425,7 @@ for step in (2, 3):
     sink.log({{"progress/transitions": step}}, step)
 png = Path({str(png)!r})
 sink.log_figure("figure", png, 3)
-sink.log_artifact(png, "figure", "figures")
+sink.log_artifact([png], "figure", "figures")
 sink.finish({{"best": 1.0}})
 print("done")
 """

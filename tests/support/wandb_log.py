@@ -25,6 +25,8 @@ class WandbLog:
     rows: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)  # name or pattern → the metric it is drawn against
+    hidden: set[str] = field(default_factory=set)  # metrics without a panel
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)  # level, title, text
     artifacts: list[tuple[str, str, list[str]]] = field(default_factory=list)  # type, name, files
     exit_code: int | None = None  # None: the run did not finish
 
@@ -49,6 +51,9 @@ def read_wandb_log(path: Path) -> WandbLog:
                 log.summary |= _nested(record.summary.update)
             case "metric":
                 log.metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+                log.hidden |= {record.metric.name} if record.metric.options.hidden else set()
+            case "alert":
+                log.alerts.append((record.alert.level, record.alert.title, record.alert.text))
             case "artifact":
                 files = [content.path for content in record.artifact.manifest.contents]
                 log.artifacts.append((record.artifact.type, record.artifact.name, files))

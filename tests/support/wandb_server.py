@@ -25,6 +25,7 @@ import yaml
 @dataclass
 class Run:
     rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
     config: str | None = None
     sweep: str | None = None
     exit_code: int | None = None
@@ -126,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):  # HTTP/1.0: no connection outlives its 
         run = self.server.runs.setdefault(run_id, Run())
         if history := (body.get("files") or {}).get("wandb-history.jsonl"):
             run.rows[history["offset"] :] = [json.loads(line) for line in history["content"]]
+        if summary := (body.get("files") or {}).get("wandb-summary.json"):
+            run.summary = json.loads(summary["content"][-1])
         if body.get("complete"):
             run.exit_code = body.get("exitcode")
 
