@@ -95,11 +95,13 @@ class WandbSink:
         """Log copies of files as an artifact of type `kind`, with values to show; if they cannot be copied, say so."""
         import wandb
 
+        if self._has_lost_wandb:
+            return
         artifact = wandb.Artifact(artifact_name(name), type=kind, metadata=present(metadata or {}))
         try:
             for path in paths:
                 artifact.add_file(str(path))
-            self._send(lambda: self._run.log_artifact(artifact))
+            self._run.log_artifact(artifact)
         except Exception as error:  # wandb asks the server first, and passes on whatever it makes of the answer
             reason = str(error).partition("\n")[0]
             self._say(f"W&B gets no artifact {artifact.name} ({reason}); the files stay in {paths[0].parent}")
@@ -137,8 +139,8 @@ class WandbSink:
         """Hide new keys that are details, each by its name: a name takes precedence over the pattern `*`."""
         x_axis, summary = self._options.x_axis, None if self._in_sweep else "none"
         for key in sorted({key for key in keys if is_detail(key)} - self._hidden):
-            define = partial(self._run.define_metric, key, step_metric=x_axis, hidden=True, summary=summary)
-            self._send(define)
+            name = key.replace(".", "\\.")  # a plain dot would lead into a nested value
+            self._send(partial(self._run.define_metric, name, step_metric=x_axis, hidden=True, summary=summary))
             self._hidden.add(key)
 
     def _send(self, message: Callable[[], object]) -> None:

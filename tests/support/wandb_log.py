@@ -51,7 +51,7 @@ def read_wandb_log(path: Path) -> WandbLog:
                 log.summary |= _nested(record.summary.update)
             case "metric":
                 log.metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
-                log.hidden |= {record.metric.name} if record.metric.options.hidden else set()
+                log.hidden |= {record.metric.name.replace("\\.", ".")} if record.metric.options.hidden else set()
             case "alert":
                 log.alerts.append((record.alert.level, record.alert.title, record.alert.text))
             case "artifact":
