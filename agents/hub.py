@@ -57,6 +57,8 @@ def make_folder(run: Path, repository: str, checkpoint: str) -> Path:
     ((_, path),) = chosen_checkpoints(run, checkpoint).items()
     config = read_config(run)
     options = config["options"]
+    if options.get("algo") is None or options.get("num_steps") is None:
+        raise ValueError(f"{run} is no run of an agent; name a directory that rlgns train atari has made")
     task = str(options.get("env") or options.get("game"))
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)

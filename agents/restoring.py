@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rlgns.agents.algorithms import A2C, PPO
@@ -126,3 +127,13 @@ def load_parameters(model: A2C | PPO, state: State) -> None:
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"the checkpoint holds another network's parameters ({reason})") from None
+
+
+def environment_seed(seed: int, state: State) -> int:
+    """The seed after a resumption, derived from the run's seed and progress, so that no games are repeated.
+
+    Args:
+        seed: The run's seed.
+        state: The checkpoint.
+    """
+    return int(np.random.SeedSequence([seed, state["num_updates"]]).generate_state(1)[0] % 2**30)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
@@ -23,7 +22,7 @@ from rlgns.agents.models import group_updates, make_model
 from rlgns.agents.on_policy import TrainingDivergedError, is_divergence
 from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank
 from rlgns.agents.recorder import Recorder
-from rlgns.agents.restoring import initialise, restore
+from rlgns.agents.restoring import environment_seed, initialise, restore
 from rlgns.noise.history import TRAINED, History
 from rlgns.runs.goals import RETURN
 from rlgns.runs.lifecycle import execute_run
@@ -187,11 +186,6 @@ class Training(Task):
         }
 
     @property
-    def caveat(self) -> str:
-        """Why the optimiser starts anew, where the run starts from a model that has no state for it."""
-        return self._start
-
-    @property
     def steps(self) -> int:
         """Updates made."""
         return self.model.num_updates
@@ -222,6 +216,8 @@ class Training(Task):
             DivergenceError: If a loss, a gradient or a parameter of the policy's distribution is not finite.
         """
         self.recorder.keeper, self.noise.warn = run, run.say
+        if self._start:
+            run.say(self._start)
         try:
             self.model.learn(
                 math.ceil(self.config.total_transitions / self.ranks.size) - self.model.num_timesteps,
@@ -251,7 +247,7 @@ class Training(Task):
             What could not be restored, as words for the user; empty if everything was.
         """
         self._resumed = state
-        self._seed_environments(_environment_seed(self.config.seed, state))
+        self._seed_environments(environment_seed(self.config.seed, state))
         restore(self.model, state)
         if self._controller:
             self._controller.load_state(self.model, state)
@@ -290,8 +286,3 @@ class Training(Task):
 
 def _task_name(config: ResolvedConfig) -> str:
     return f"{config.algo.upper()} on {config.task}"
-
-
-def _environment_seed(seed: int, state: State) -> int:
-    """The seed after a resumption, derived from the run's seed and progress, so that no games are repeated."""
-    return int(np.random.SeedSequence([seed, state["num_updates"]]).generate_state(1)[0] % 2**30)

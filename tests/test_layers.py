@@ -53,6 +53,7 @@ ROOMS = {
             "ale_py",
             "envpool",  # where it is installed
             "gymnasium",
+            "huggingface_hub",
             "imageio",
             "matplotlib",  # the type of the figure that NoiseScaleCallback.plot returns
             "numpy",

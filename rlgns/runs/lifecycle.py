@@ -245,7 +245,7 @@ class Run:
                 for sink in self._sinks:
                     sink.log_figure(f"figures/{FIGURE}", paths[0], self.task.steps)
             model = [path for name in MODEL_FILES if (path := directory / name).exists()]
-            for sink in self._sinks if self._has_checkpoint else []:
+            for sink in self._sinks if CHECKPOINT in {path.name for path in model} else []:
                 sink.log_model(model, summary)
         except OSError as error:
             failure = _disk_failure(error)
