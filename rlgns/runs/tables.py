@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlgns.runs.directory import SUMMARY
+from rlgns.runs.json_files import read_json
 from rlgns.runs.packed import run_folders
 from rlgns.runs.records import read_records
 from rlgns.runs.saved_run import read_run, records_path
@@ -12,14 +14,21 @@ from rlgns.runs.saved_run import read_run, records_path
 Row = dict[str, object]
 
 
-def read_runs(place: str | Path, options: Sequence[str] = ("num_envs", "num_steps", "batch_size", "seed")) -> list[Row]:
-    """The records of all runs in and below a directory or in a packed file, one row each.
+def read_runs(
+    place: str | Path,
+    options: Sequence[str] = ("num_envs", "num_steps", "batch_size", "seed"),
+    *,
+    summaries: bool = False,
+) -> list[Row]:
+    """The records of all runs in and below a directory or in a packed file, one row each; or one row for each run.
 
     `pandas.DataFrame(read_runs("runs/sweep"))` is a table with a column for each record key, and those of the run.
 
     Args:
         place: A directory or a packed file (*.zip).
         options: Options of the runs that become columns of the same name; a run without one has None there.
+        summaries: Give each run one row, its summary in place of its records; that of a run that has not ended is its
+            last record.
 
     Returns:
         Rows by column: "run", "task", the options, and the record keys. Runs that cannot be read are left out.
@@ -38,5 +47,9 @@ def read_runs(place: str | Path, options: Sequence[str] = ("num_envs", "num_step
         except ValueError:
             continue
         of_run: Row = {"run": str(folder), "task": run.task, **{name: run.options.get(name) for name in options}}
-        rows += [{**of_run, **record} for record in (read_records(path) if path else [])]
+        records = read_records(path) if path else []
+        if summaries:
+            summary = folder / SUMMARY
+            records = [read_json(summary)] if summary.exists() else records[-1:]
+        rows += [{**of_run, **record} for record in records]
     return rows

@@ -33,6 +33,28 @@ def test_records_of_all_runs_are_rows_with_the_columns_of_their_run(runs, tmp_pa
     assert {row["learning_rate"] for row in packed} == {0.1}
 
 
+def test_with_summaries_every_run_is_one_row_that_pandas_takes(runs, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(rlgns.read_runs(runs, ["learning_rate", "seed"], summaries=True)).set_index("seed")
+    assert sorted(table.index) == [0, 1]
+    for seed in (0, 1):
+        summary = json.loads((runs / f"run{seed}" / "summary.json").read_text())
+        assert table.loc[seed, "progress/steps"] == summary["progress/steps"] == 40
+        assert table.loc[seed, "exit_code"] == 0
+        assert set(summary) <= set(table.columns)
+    assert main(["pack", str(runs), "--out", str(tmp_path / "runs.zip")]) == 0
+    packed = rlgns.read_runs(tmp_path / "runs.zip", summaries=True)
+    assert [row["progress/steps"] for row in packed] == [40, 40]
+
+
+def test_a_run_without_a_summary_has_its_last_record(tmp_path):
+    assert main(["train", "quadratic", "--max-steps", "40", f"--out={tmp_path / 'run'}"]) == 0
+    (tmp_path / "run" / "summary.json").unlink()
+    (row,) = rlgns.read_runs(tmp_path, summaries=True)
+    assert row["progress/steps"] == 40
+    assert "exit_code" not in row
+
+
 def test_a_place_without_runs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no run; name a directory that a sweep or rlgns train has made"):
         rlgns.read_runs(tmp_path)
