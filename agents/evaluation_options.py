@@ -20,6 +20,10 @@ class EvaluationOptions:
     """Whole games of an evaluation [Stable-Baselines3's evaluate_policy]."""
     eval_deterministic: bool | None = None
     """Evaluate the most likely actions instead of drawn ones [Atari no, others yes: rl-baselines3-zoo]."""
+    capture_video: bool = False
+    """Film a game at intervals, into videos/ of the run's directory and to W&B [CleanRL's flag]."""
+    video_every: PositiveInt | None = None
+    """Transitions from one video to the next [eval_every, or else a tenth of the run]."""
 
     def check_evaluation(self) -> None:
         """Refuse options without effect.
@@ -27,6 +31,10 @@ class EvaluationOptions:
         Raises:
             ValueError: With the remedy.
         """
+        if self.video_every is not None and not self.capture_video:
+            raise ValueError(
+                f"video_every {self.video_every} has no effect without videos; give --capture-video, or leave it out"
+            )
         if self.eval_every is not None:
             return
         default = EvaluationOptions()

@@ -23,6 +23,7 @@ from rlgns.agents.on_policy import TrainingDivergedError, is_divergence
 from rlgns.agents.rank_config import config_of_rank, num_envs_per_rank
 from rlgns.agents.recorder import Recorder
 from rlgns.agents.restoring import environment_seed, initialise, restore
+from rlgns.agents.video_capture import VideoCapture, check_filmed
 from rlgns.noise.history import TRAINED, History
 from rlgns.runs.goals import RETURN
 from rlgns.runs.lifecycle import execute_run
@@ -129,6 +130,8 @@ class Training(Task):
             self._seed_environments(config.seed)  # Stable-Baselines3 has just seeded all ranks alike
             self._controller = self._make_controller()
             self._evaluator = self._make_evaluator(None)
+            if config.capture_video:
+                check_filmed(config)
             self.recorder = self._make_recorder(None)
         except BaseException:
             self.close()
@@ -222,7 +225,12 @@ class Training(Task):
             self.model.learn(
                 math.ceil(self.config.total_transitions / self.ranks.size) - self.model.num_timesteps,
                 callback=CallbackList(
-                    [*([self.noise] if self.config.measure else []), self.recorder, *self._callbacks]
+                    [
+                        *([self.noise] if self.config.measure else []),
+                        *([VideoCapture(self.config, run)] if self.config.capture_video else []),
+                        self.recorder,
+                        *self._callbacks,
+                    ]
                 ),
                 log_interval=None,  # type: ignore[arg-type]  # SB3 takes None for "never"; its annotation does not say so
                 reset_num_timesteps=self._resumed is None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,9 @@ class _RecordsOnly:
         self._steps += 1
         if record is not None:
             self._records.log(record, self._steps)
+
+    def add_video(self, key: str, name: str, write: Callable[[Path], None]) -> None:
+        """Do nothing."""
 
     def save(self, name: str = CHECKPOINT) -> None:
         """Do nothing."""

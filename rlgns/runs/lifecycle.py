@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from rlgns.noise.moments import NotFiniteError
 from rlgns.runs.destinations import open_sinks
@@ -171,6 +172,22 @@ class Run:
             OSError: If it cannot be written; the error names the file, and the previous checkpoint stays.
         """
         self._checkpoints.save(name)
+
+    def add_video(self, key: str, name: str, write: Callable[[Path], None]) -> None:
+        """Let a video be written into the run's directory, and pass it on to W&B; only on the rank that writes files.
+
+        Args:
+            key: Key of the video in W&B.
+            name: Path of the file in the run's directory.
+            write: Writes it.
+
+        Raises:
+            OSError: If it cannot be written; the error names the file.
+        """
+        if self.directory:
+            write(self.directory / name)
+            for sink in self._sinks:
+                sink.log_figure(key, self.directory / name, self.task.steps)
 
     def execute(self, remark: str) -> int:
         """Train to the end, to a signal or to a failure; then write the final files and print the closing words.

@@ -20,7 +20,7 @@ class Sink(Protocol):
         """Store the record of update `step`; there is at most one for each update."""
 
     def log_figure(self, key: str, path: Path, step: int) -> None:
-        """Store a PNG file that belongs to update `step`, before or after the record of that update."""
+        """Store a PNG or MP4 file that belongs to update `step`, before or after the record of that update."""
 
     def log_model(self, paths: Sequence[Path], metadata: Mapping[str, object]) -> None:
         """Store the files from which the run can be continued and exported, and numbers that describe them."""

@@ -6,7 +6,7 @@ files or exit codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,9 @@ class RunControl(Protocol):
 
     def save(self, name: str = CHECKPOINT) -> None:
         """Write a checkpoint, under another name if it is not the one to resume from."""
+
+    def add_video(self, key: str, name: str, write: Callable[[Path], None]) -> None:
+        """Let a video be written into the run's directory, and pass it on to W&B; ranks that write no files do not."""
 
     def say(self, line: str) -> None:
         """Print one line above the live line."""

@@ -86,7 +86,9 @@ class TensorBoardSink:
         self._write(step=0, summary=text_pb(key, text))
 
     def log_figure(self, key: str, path: Path, step: int) -> None:
-        """Write a PNG file at the last step."""
+        """Write a PNG file at the last step; TensorBoard shows no videos."""
+        if path.suffix != ".png":
+            return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         image = Summary.Image(encoded_image_string=path.read_bytes())

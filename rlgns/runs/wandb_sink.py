@@ -75,10 +75,11 @@ class WandbSink:
         self._next_step = step + 1
 
     def log_figure(self, key: str, path: Path, step: int) -> None:
-        """Log a PNG file into the row of `step`, or into the next row if that one has been sent already."""
+        """Log a PNG or MP4 file into the row of `step`, or into the next row if that one has been sent already."""
         import wandb
 
-        image = wandb.Image(str(path))
+        is_video = path.suffix == ".mp4"
+        image = wandb.Video(str(path), format="mp4") if is_video else wandb.Image(str(path))
         self._next_step = max(step, self._next_step)
         self._send(lambda: self._run.log({key: image}, step=self._next_step, commit=False))
 
