@@ -1,7 +1,7 @@
 """Videos of a run in progress: in its directory, in W&B, and without a trace in training."""
 
-import imageio.v2 as imageio
 import pytest
+from support.videos import read_video
 from support.wandb_log import read_wandb_log
 from test_checkpoints import assert_same_state, without_clock
 
@@ -26,9 +26,8 @@ def test_videos_lie_in_the_run_and_in_wandb_and_training_is_bitwise_the_same(tmp
     assert train([*flags, str(tmp_path / "plain"), "--wandb", "disabled"]) == 0
     videos = {path.name for path in (tmp_path / "filmed" / "videos").iterdir()}
     assert videos == {"320.mp4", "608.mp4", "640.mp4"}  # updates of 32 transitions, and the end
-    frames = list(imageio.get_reader(tmp_path / "filmed" / "videos" / "320.mp4").iter_data())
+    frames = read_video(tmp_path / "filmed" / "videos" / "320.mp4", 400, 600)
     assert len(frames) >= 8  # CartPole does not fall faster
-    assert frames[0].shape == (400, 600, 3)
     (log,) = (tmp_path / "filmed").glob("wandb/offline-run-*/run-*.wandb")
     media = [row["videos/agent"] for row in read_wandb_log(log).rows if "videos/agent" in row]
     assert [medium["_type"] for medium in media] == ["video-file"] * 3
