@@ -32,14 +32,16 @@ def model_card(run: Path, repository: str, file: str, task: str, state: Mapping[
         repository: USER/REPO.
         file: Name of the model's file.
         task: The environment's id, or the game's name.
-        state: The checkpoint that is exported; its last episodes give the mean reward.
+        state: The checkpoint that is exported; its last evaluation, or else its last episodes, give the mean reward.
         has_replay: Whether replay.mp4 is uploaded, too.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     report = read_report(run)
     algo = str(report.run.options["algo"]).upper()
-    returns = [float(episode["r"]) for episode in state["counters"]["finished"]]
+    evaluated = (state.get("evaluation") or {}).get("latest")
+    trained = [float(episode["r"]) for episode in state["counters"]["finished"]]
+    returns: list[float] = evaluated["returns"] if evaluated else trained
     result = EvalResult(
         task_type="reinforcement-learning",
         task_name="reinforcement-learning",
@@ -63,7 +65,7 @@ def model_card(run: Path, repository: str, file: str, task: str, state: Mapping[
         f"A {algo} agent of [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3), trained by rlgns for "
         f"{report.run.examples:,} transitions, with {report.run.options['num_envs']} environments × "
         f"{report.run.options['num_steps']} steps behind each update.",
-        _reward(returns),
+        _reward(returns, is_evaluated=bool(evaluated)),
         *(["![replay](replay.mp4)\n"] if has_replay else []),
         "## Use\n",
         LOADING.format(algo=algo, repository=repository, file=file, flags=f"{flags} --algo {algo.lower()}"),
@@ -75,12 +77,13 @@ def model_card(run: Path, repository: str, file: str, task: str, state: Mapping[
     return "\n".join(part for part in parts if part)
 
 
-def _reward(returns: list[float]) -> str:
+def _reward(returns: list[float], *, is_evaluated: bool) -> str:
     if not returns:
         return "No episode had ended when the model was saved.\n"
+    episodes = "episodes of its last evaluation" if is_evaluated else "last training episodes, with sampled actions"
     return (
-        f"Its last {len(returns)} training episodes, with sampled actions and unclipped rewards, have a mean return of "
-        f"{statistics.fmean(returns):.2f} and a standard deviation of {statistics.pstdev(returns):.2f}.\n"
+        f"Its {len(returns)} {episodes}, with unclipped rewards, have a mean return of {statistics.fmean(returns):.2f} "
+        f"and a standard deviation of {statistics.pstdev(returns):.2f}.\n"
     )
 
 

@@ -106,6 +106,7 @@ def _subject_of_zip(path: Path, options: AgentProbeOptions) -> Subject:
         raise ValueError(f"checkpoint {options.checkpoint}: {path} holds one policy; leave out --checkpoint")
     model = read_sb3_zip(path)
     model.check_network(path)
+    model.check_activation(path, "probe it from Python, by rlgns.agents.from_sb3 and rlgns.agents.probe")
     saved = {**model.options, "game": options.game, "env": options.env}
     config = trial_config(saved, _num_envs(saved, options), path)
     return Subject(

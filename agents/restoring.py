@@ -62,11 +62,7 @@ def initialise(model: A2C | PPO, path: Path) -> str:
         raise ValueError(f"{path} does not exist; name a checkpoint, or a MODEL.zip of Stable-Baselines3")
     saved = read_sb3_zip(path, str(model.device))
     saved.check_network(path)
-    if saved.activation != "Tanh" and saved.hidden_sizes("policy_net"):
-        raise ValueError(
-            f"{path} holds a network with {saved.activation}, and rlgns trains networks with Tanh; train it from "
-            "Python, by rlgns.agents.from_sb3"
-        )
+    saved.check_activation(path, "train it from Python, by rlgns.agents.from_sb3")
     return load_saved(model, saved, path)
 
 

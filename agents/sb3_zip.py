@@ -35,6 +35,9 @@ HARMLESS = {"net_arch", "activation_fn", "optimizer_class", "optimizer_kwargs", 
 ACTIVATIONS = {"Tanh", "ReLU", "ELU", "GELU", "LeakyReLU", "SiLU", "Mish", "Softplus", "Sigmoid"}
 """Activation functions of torch.nn that a network may have."""
 
+ACTIVATION = "Tanh"
+"""Activation of the hidden layers of Stable-Baselines3's A2C and PPO, unless they are told otherwise."""
+
 CONSTANT = re.compile(r"ConstantSchedule\(val=([0-9.e+-]+)\)")
 """How the description of a pickled constant schedule names its value."""
 
@@ -101,6 +104,23 @@ class SavedModel:
             raise ValueError(
                 f"{path} has a network of its own ({', '.join(unknown)}), for which code in the file would have to be "
                 "executed; if you trust it, load it by rlgns.agents.PPO.load or A2C.load"
+            )
+
+    def check_activation(self, path: Path, remedy: str) -> None:
+        """Check that the hidden layers, if there are any, have the activation of the command line's networks.
+
+        The parameters do not show it, so that they would fit and compute something else.
+
+        Args:
+            path: The file, for the error.
+            remedy: What to do instead, for the error.
+
+        Raises:
+            ValueError: If the activation is another one.
+        """
+        if self.activation != ACTIVATION and self.hidden_sizes("policy_net"):
+            raise ValueError(
+                f"{path} holds a network with {self.activation}, and commands build them with {ACTIVATION}; {remedy}"
             )
 
 

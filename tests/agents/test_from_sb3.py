@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 import rlgns.agents
 from rlgns.agents import NoiseScaleCallback, from_sb3
 from rlgns.agents.cli import main as train
+from rlgns.commands.cli import main
 from rlgns.runs.checkpoints import load_checkpoint
 
 QUIET = ("--wandb", "disabled", "--num-torch-threads", "1")
@@ -148,6 +149,13 @@ class Bomb:
 
 class OwnExtractor(stable_baselines3.common.torch_layers.FlattenExtractor):
     pass
+
+
+def test_a_probe_refuses_a_network_that_it_would_compute_differently(tmp_path, capsys):
+    _, path = saved("ppo", tmp_path, cartpole(), policy_kwargs={"activation_fn": torch.nn.ReLU})
+    assert main(["probe", str(path), "--env", "CartPole-v1"]) == 2
+    said = capsys.readouterr().err
+    assert "holds a network with ReLU, and commands build them with Tanh; probe it from Python" in said
 
 
 def test_nothing_of_the_file_is_executed(tmp_path):

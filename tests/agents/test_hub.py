@@ -107,6 +107,18 @@ def test_a_second_upload_is_a_further_commit_and_a_new_repository_can_be_private
     assert server.private == {"me/two"}
 
 
+def test_the_mean_reward_of_a_card_is_that_of_the_last_evaluation(tmp_path, server: HubServer, monkeypatch):
+    run, flags = tmp_path / "run", ("--wandb", "disabled", "--num-torch-threads", "1")
+    evaluated = ("--eval-every", "1024", "--eval-episodes", "5")
+    assert train([*CARTPOLE, *flags, *evaluated, "--total-transitions", "1024", "--out", str(run)]) == 0
+    assert export([str(run), "--push", "me/cart"], server.url, monkeypatch) == 0
+    head, text = metadata(server.repositories["me/cart"]["README.md"].decode())
+    (metric,) = head["model-index"][0]["results"][0]["metrics"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert metric["value"].startswith(f"{summary['eval/episode_return']:.2f} +/- ")
+    assert "Its 5 episodes of its last evaluation, with unclipped rewards, have a mean return of" in text
+
+
 @pytest.mark.parametrize("obstacle", ["no token", "a wrong token", "no network", "no right"])
 def test_what_keeps_from_uploading_is_one_line_and_the_files_stay(
     obstacle, run, server: HubServer, monkeypatch, capsys
