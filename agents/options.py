@@ -6,6 +6,7 @@ is resumed or a preset, a file, flags. Torch is not imported.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +25,9 @@ DESCRIPTION = (
 ALLOW_ENV_MODULE = "--allow-env-module"
 """A flag that only counts where it is typed: the config.json of a run cannot contain it."""
 
+
+SCRIPT = "train_atari.py"
+"""The script of a checkout that does the same as `rlgns train atari`."""
 
 LIST_GAMES = "--list-games"
 """A flag that prints the names of all games, and ends."""
@@ -52,7 +56,7 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
             default=TrainConfig(),
             changeable=CHANGEABLE_ON_RESUME,
             description=DESCRIPTION,
-            program="rlgns train atari",
+            program=SCRIPT if Path(sys.argv[0]).name == SCRIPT else "rlgns train atari",
             presets=preset_options,
         )
     )

@@ -29,7 +29,9 @@ NEW_NAMES = {"n_steps": "num_steps", "n_envs": "num_envs", "n_epochs": "num_epoc
 LARGEST_DATA = 64 << 20
 """Bytes of `data` that are read at most; that of a usual model has some ten thousand."""
 
-HARMLESS = {"net_arch", "activation_fn", "optimizer_class", "optimizer_kwargs", "ortho_init", "log_std_init"}
+HARMLESS = {"net_arch", "activation_fn", "optimizer_class", "optimizer_kwargs", "ortho_init", "log_std_init"} | {
+    "lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm",
+}  # fmt: skip
 """Arguments of a policy that the parameters and the optimiser's state show, or that only count at its start."""
 
 ACTIVATIONS = {"Tanh", "ReLU", "ELU", "GELU", "LeakyReLU", "SiLU", "Mish", "Softplus", "Sigmoid"}
@@ -98,7 +100,7 @@ class SavedModel:
             unknown.append(f"activation_fn {self.activation}")
         policy = self.data.get("policy_class")
         module = str(policy.get("__module__", "")) if isinstance(policy, Mapping) else ""
-        if module.partition(".")[0] not in {"stable_baselines3", "rlgns", ""}:
+        if module.partition(".")[0] not in {"stable_baselines3", "sb3_contrib", "rlgns", ""}:
             unknown.insert(0, f"the policy of {module}")
         if unknown:
             raise ValueError(

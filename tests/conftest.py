@@ -23,14 +23,15 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup has it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LONG = (
-    "test_quadratic", "test_devices", "test_ranks_of_runs", "test_supervised_sweep", "test_slurm", "test_sweep_command",
+    "test_quadratic", "test_readme", "test_devices", "test_ranks_of_runs", "test_supervised_sweep", "test_slurm",
+    "test_sweep_command",
     "test_models", "test_forwards", "test_learning", "test_wandb_agent", "test_train_atari", "test_algorithms",
-    "test_sweep_interruptions",
+    "test_sweep_interruptions", "test_ranks_of_trainers", "test_evaluating", "test_vectorization", "test_hf_trainer",
 )  # fmt: skip
 """Files that take longest come first: where a process takes a file at a time, none ends long after the other."""
 
 NUMERICAL = {
-    "test_accelerate", "test_additivity", "test_algorithms", "test_capture", "test_estimators",
+    "test_additivity", "test_algorithms", "test_capture", "test_estimators",
     "test_fast_rollouts", "test_forwards", "test_gradients",
     "test_group_backward", "test_layer_products", "test_learning", "test_losses", "test_measuring",
     "test_normalisation", "test_optimizers", "test_parallel", "test_peers", "test_ranks_of_gradients",

@@ -48,9 +48,10 @@ def test_a_run_leaves_records_summary_figure_and_checkpoint(tmp_path, capsys):
     assert (outcome.task, outcome.unit, outcome.measure, outcome.batch_size) == (
         "digits", "images", "eval/train_loss", 64,
     )  # fmt: skip
-    half, fifth = outcome.goals[0.5], outcome.goals[0.2]
+    half, fifth = outcome.noted_goals[0.5], outcome.noted_goals[0.2]
     assert 0 < half.steps < fifth.steps == outcome.steps
     assert fifth.examples == 64 * fifth.steps
+    assert half.steps < outcome.goals[0.2].steps <= fifth.steps  # interpolated between evaluations
     records = read_records(run / "metrics.jsonl")
     assert records[-1]["eval/train_loss"] <= 0.2 < records[-2]["eval/train_loss"]
     assert records[-1]["eval/test_error"] < 0.2
