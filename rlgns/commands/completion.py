@@ -94,8 +94,8 @@ def whole_parser(commands: dict[str, str]) -> argparse.ArgumentParser:
                 _add(tasks, task, words, [parser] if parser else [])
         else:
             command = import_module(f"rlgns.commands.{name}").main
-            found = [parser_of(command), *_further_parsers(name)]
-            place = _add(below, name, description, [parser for parser in found if parser])
+            parsers = [parser_of(command), *_further_parsers(name)]
+            place = _add(below, name, description, [parser for parser in parsers if parser])
             argument = place.add_argument("place", nargs="*", choices=CHOICES.get(name))
             if name not in CHOICES:
                 _completes_files(argument)

@@ -32,15 +32,15 @@ def task_parsers(group: str) -> dict[str, tuple[str, FlagParser | None]]:
     Args:
         group: Group of entry points.
     """
-    found: dict[str, tuple[str, FlagParser | None]] = {}
+    tasks: dict[str, tuple[str, FlagParser | None]] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         try:
             parser = parser_of(point.load())
         except ImportError as error:
-            found[point.name] = f"cannot be loaded: {error}", None
+            tasks[point.name] = f"cannot be loaded: {error}", None
         else:
-            found[point.name] = _first_sentence(parser), parser
-    return found
+            tasks[point.name] = _first_sentence(parser), parser
+    return tasks
 
 
 def _first_sentence(parser: FlagParser | None) -> str:

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlgns.integrations.measuring import NoiseScaleMeter, check_num_micro_batches
-from rlgns.noise.history import History
-from rlgns.noise.scale import NoiseScale
+from rlgns.integrations.measuring import MeterReadings, NoiseScaleMeter, check_num_micro_batches
 from rlgns.runs.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ SHARDED = {"DeepSpeedStrategy"}
 """Strategies derived from one of these that shard gradients all the same."""
 
 
-class NoiseScaleCallback(Callback):
+class NoiseScaleCallback(MeterReadings, Callback):
     """Measures the noise scale of the loss that `training_step` returns; training is bitwise the same as without.
 
     Attributes:
@@ -67,23 +65,6 @@ class NoiseScaleCallback(Callback):
         self.meter = NoiseScaleMeter(measure_every, window, unit)
         self._count = count or _guessed_size
         self._size = 0.0
-
-    @property
-    def history(self) -> History:
-        """All measurements."""
-        return self.meter.history
-
-    def noise_scale(self, last: int | None = None, level: float = 0.95) -> NoiseScale | None:
-        """The noise scale, as `NoiseScaleMeter.noise_scale`."""
-        return self.meter.noise_scale(last, level)
-
-    def summary(self) -> dict[str, float | None]:
-        """The noise scale as numbers, as `NoiseScaleMeter.summary`."""
-        return self.meter.summary()
-
-    def recommendation(self) -> str:
-        """What the noise scale says about the batch, as text."""
-        return self.meter.recommendation()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured.

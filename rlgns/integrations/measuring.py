@@ -1,4 +1,4 @@
-"""What the callbacks of all libraries share: which updates are measured, what has been found, and what is logged."""
+"""What the callbacks of all libraries share: which updates are measured, and what the measurements say."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class NoiseScaleMeter:
             self._gradients.stop()
         self._gradients, self._is_open = None, False
 
-    # --- what has been found
+    # --- what the measurements say
 
     def noise_scale(self, last: int | None = None, level: float = 0.95) -> NoiseScale | None:
         """The noise scale of the trained loss, in `unit`.
@@ -217,6 +217,33 @@ class NoiseScaleMeter:
         """
         records: Sequence[Mapping[str, object]] = state["records"]
         self.history, self._updates = History.from_records(records), int(state["updates"])
+
+
+class MeterReadings:
+    """What the callbacks of trainers say of their measurements.
+
+    Attributes:
+        meter: Measures the noise scale.
+    """
+
+    meter: NoiseScaleMeter
+
+    @property
+    def history(self) -> History:
+        """All measurements."""
+        return self.meter.history
+
+    def noise_scale(self, last: int | None = None, level: float = 0.95) -> NoiseScale | None:
+        """The noise scale, as `NoiseScaleMeter.noise_scale`."""
+        return self.meter.noise_scale(last, level)
+
+    def summary(self) -> dict[str, float | None]:
+        """The noise scale as numbers, as `NoiseScaleMeter.summary`."""
+        return self.meter.summary()
+
+    def recommendation(self) -> str:
+        """What the noise scale says about the batch, as text."""
+        return self.meter.recommendation()
 
 
 def check_num_micro_batches(num_micro_batches: int, ranks: int, arguments: str) -> None:

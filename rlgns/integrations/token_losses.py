@@ -65,8 +65,8 @@ def token_loss(trainer: Trainer, inputs: Mapping[str, Any], num_items_in_batch: 
     def loss(num_items: Any) -> float:
         prepared = trainer._prepare_inputs(dict(inputs))  # a copy, as labels may be taken out
         with torch.no_grad(), trainer.compute_loss_context_manager(), torch.random.fork_rng(devices=_gpus(model)):
-            found = trainer.compute_loss(model, prepared, num_items_in_batch=num_items)
-        return float(found[0] if isinstance(found, tuple) else found)
+            loss = trainer.compute_loss(model, prepared, num_items_in_batch=num_items)
+        return float(loss[0] if isinstance(loss, tuple) else loss)
 
     with _evaluating(model):
         whole, halved = loss(num_items_in_batch), loss(2 * num_items_in_batch)

@@ -13,14 +13,12 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlgns.integrations.measuring import NoiseScaleMeter, check_num_micro_batches
+from rlgns.integrations.measuring import MeterReadings, NoiseScaleMeter, check_num_micro_batches
 from rlgns.integrations.token_losses import TokenLoss, labels_of, loss_scale, token_loss
-from rlgns.noise.history import History
-from rlgns.noise.scale import NoiseScale
 from rlgns.runs.ranks import Ranks
 
 
-class NoiseScaleCallback(TrainerCallback):
+class NoiseScaleCallback(MeterReadings, TrainerCallback):
     """Measures the noise scale of the loss that is trained; training is bitwise the same as without.
 
     Attributes:
@@ -52,23 +50,6 @@ class NoiseScaleCallback(TrainerCallback):
         self._trainer, self._count = trainer, count
         self._token_loss: TokenLoss | None = None
         self._num_logged = 0
-
-    @property
-    def history(self) -> History:
-        """All measurements."""
-        return self.meter.history
-
-    def noise_scale(self, last: int | None = None, level: float = 0.95) -> NoiseScale | None:
-        """The noise scale, as `NoiseScaleMeter.noise_scale`."""
-        return self.meter.noise_scale(last, level)
-
-    def summary(self) -> dict[str, float | None]:
-        """The noise scale as numbers, as `NoiseScaleMeter.summary`."""
-        return self.meter.summary()
-
-    def recommendation(self) -> str:
-        """What the noise scale says about the batch, as text."""
-        return self.meter.recommendation()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
