@@ -13,6 +13,9 @@ EMULATOR_BYTES = 500_000
 VECTOR_BYTES = 16
 """Lower estimate of the memory of one transition where observations are vectors."""
 
+DEFAULT_MINIBATCHES = 4
+"""Minibatches of PPO where neither their number nor their size is given [OpenAI Baselines]."""
+
 ENVIRONMENT_BYTES = 1000
 """Lower estimate of the memory of one environment that is no Atari game."""
 
@@ -39,9 +42,38 @@ def check_minibatches(num_minibatches: int, num_envs: int, num_steps: int) -> No
         )
 
 
+def minibatches_of(minibatch_size: int, num_minibatches: int, num_envs: int, num_steps: int) -> int:
+    """Number of minibatches of a given size.
+
+    Args:
+        minibatch_size: Transitions of a minibatch.
+        num_minibatches: The number of minibatches by the other option.
+        num_envs: Environments N.
+        num_steps: Time steps T.
+
+    Raises:
+        ValueError: If the size does not divide the batch, or if both options were given and disagree.
+    """
+    batch_size = num_envs * num_steps
+    if batch_size % minibatch_size:
+        nearest = sorted({_nearest_divisor(batch_size, minibatch_size, step) for step in (-1, 1)})
+        raise ValueError(
+            f"minibatch_size {minibatch_size} does not divide the batch of {num_envs} × {num_steps} = {batch_size} "
+            "transitions; use --minibatch-size " + " or ".join(str(divisor) for divisor in nearest)
+        )
+    count = batch_size // minibatch_size
+    if num_minibatches not in {DEFAULT_MINIBATCHES, count}:
+        raise ValueError(
+            f"minibatch_size {minibatch_size} makes {count} minibatches of {batch_size} transitions, and "
+            f"num_minibatches is {num_minibatches}; leave out --minibatch-size or --num-minibatches"
+        )
+    return count
+
+
 def _nearest_divisor(number: int, start: int, step: int) -> int:
     """The first divisor of `number` from `start` on, upwards with step 1, downwards with step −1."""
-    return next(k for k in range(start, number + 1 if step > 0 else 0, step) if number % k == 0)
+    steps = range(min(start, number), number + 1 if step > 0 else 0, step)
+    return next(k for k in steps if number % k == 0)
 
 
 def check_rollout_fits(num_envs: int, num_steps: int, stack_num: int | None) -> None:

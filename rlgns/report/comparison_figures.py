@@ -12,9 +12,22 @@ from matplotlib.figure import Figure
 
 from rlgns.noise.scale import NoiseScale
 from rlgns.report.page_figure import PageFigure
-from rlgns.report.style import ARROW, GREY, INK, STYLE, arrow, colour_at, legend_above, logarithmic, new_axes
+from rlgns.report.style import (
+    ARROW,
+    GREY,
+    INK,
+    STYLE,
+    arrow,
+    batch_colours,
+    colour_at,
+    legend_above,
+    logarithmic,
+    new_axes,
+    readable_ticks,
+)
 from rlgns.study.comparison import ComparisonRow, Course
 from rlgns.study.estimates import Estimate
+from rlgns.study.games import GamesCurve
 from rlgns.study.paper import PAPER, Bounds, PaperRow
 
 WITHIN = 10
@@ -34,10 +47,12 @@ LABEL_HEIGHT = 0.22
 """Inches that a line of the legend takes."""
 
 
-def comparison_figures(rows: Sequence[ComparisonRow], courses: Sequence[Course]) -> list[PageFigure]:
+def comparison_figures(
+    rows: Sequence[ComparisonRow], courses: Sequence[Course], games: Sequence[GamesCurve] = ()
+) -> list[PageFigure]:
     """The figures of a comparison, without those that there is no data for."""
     with mpl.rc_context(STYLE):
-        figures = [prediction(rows), training(courses)]
+        figures = [prediction(rows), training(courses), *all_games(games)]
     return [figure for figure in figures if figure]
 
 
@@ -107,6 +122,36 @@ def training(courses: Sequence[Course]) -> PageFigure | None:
         "equally many records in the order of their measure of progress. Bars are 95 % intervals, arrows bounds.",
         figure,
     )
+
+
+def all_games(curves: Sequence[GamesCurve]) -> list[PageFigure]:
+    """The interquartile mean of normalised returns over transitions, a figure for each algorithm."""
+    figures = []
+    for algorithm in dict.fromkeys(curve.algorithm for curve in curves):
+        drawn = [curve for curve in curves if curve.algorithm == algorithm]
+        figure, axes = new_axes(height=4.6)
+        for curve, colour in zip(drawn, batch_colours(len(drawn)), strict=True):
+            x = np.array(curve.transitions)
+            axes.plot(x, curve.mean, color=colour, label=" × ".join(map(str, curve.batch)))
+            axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.set_xscale("log")
+        readable_ticks(axes.xaxis)
+        axes.set_xlabel("transitions")
+        axes.set_ylabel("normalised return, interquartile mean")
+        legend_above(axes, 3)
+        games = ", ".join(game.replace("_", " ") for game in drawn[0].games)
+        figures.append(
+            PageFigure(
+                f"games_{algorithm.lower()}",
+                f"Normalised return of {algorithm} over {len(drawn[0].games)} games",
+                f"Over {games}, by environments × steps; 0 is random play, 1 a human. Runs at the best learning rate "
+                "for the last goal; a run that has ended keeps its last value. Bands: 95 % by the bootstrap of runs "
+                "within each game, where every game has two runs or more; from two they are too narrow.",
+                figure,
+            )
+        )
+    return figures
 
 
 def _draw_course(axes: Axes, course: Course, colour: str, marker: str) -> None:

@@ -5,6 +5,7 @@ The page `comparison.html` is complete in itself; its table and figures lie besi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from rlgns.report.style import DARK_COLOURS
 from rlgns.report.sweep_page import FIGURES, save_figures
 from rlgns.runs.arguments import Argument, ArgumentError
 from rlgns.runs.files import write_json, write_text
+from rlgns.study.atari_scores import SCORES
 from rlgns.study.comparison import (
     ESTIMATES,
     ComparisonRow,
@@ -30,6 +32,8 @@ from rlgns.study.comparison import (
 )
 from rlgns.study.default_batch import Defaults
 from rlgns.study.estimates import Estimate, rounded
+from rlgns.study.games import GameRow, GamesCurve, game_rows, games_curves
+from rlgns.study.games import as_mapping as games_mapping
 from rlgns.study.goal_fits import MISFIT_MARK
 from rlgns.study.paper import PAPER, Bounds, PaperRow
 from rlgns.study.study import Study
@@ -61,18 +65,20 @@ def write_comparison(
         ValueError: If `out` cannot be written to.
     """
     rows, courses = comparison_rows(studies, defaults), noise_scale_courses(studies)
-    figures = comparison_figures(rows, courses)
+    games, curves = game_rows(studies), games_curves(studies)
+    figures = comparison_figures(rows, courses, curves)
     page = out / PAGE
     try:
         save_figures(figures, out / FIGURES)
         write_table(out / TABLE, rows)
-        write_json(out / NUMBERS, as_mapping(rows, courses))
+        write_json(out / NUMBERS, as_mapping(rows, courses, games_mapping(games, curves)))
         content = render_page(
             "comparison.html.j2",
             rows=[_cells(row) for row in rows],
-            words=words_of(rows),
+            words=[*words_of(rows), *games_sentences(curves)],
             stand_ins=_stand_ins(rows),
             misfits=_misfits(rows),
+            games=[_game_cells(game, rows) for game in games],
             paper=[_paper_cells(row) for row in PAPER],
             drawings=[drawing_of(figure) for figure in figures],
             notes=[f"{study.task}: {warning}" for study in studies for warning in study.warnings],
@@ -193,6 +199,36 @@ def _cells(row: ComparisonRow) -> dict[str, str]:
         "ratio": _ratio(row.ratio),
         "runs": f"{row.num_runs}, {row.num_seeds}",
         "data": data + (" (stands in)" if row.stands_in_for else ""),
+    }
+
+
+def games_sentences(curves: Sequence[GamesCurve]) -> list[str]:
+    """How well the agents of each algorithm play at the end, at the batch size that does best."""
+    sentences = []
+    for algorithm in dict.fromkeys(curve.algorithm for curve in curves):
+        best = max((curve for curve in curves if curve.algorithm == algorithm), key=lambda curve: curve.mean[-1])
+        low, high = best.low[-1], best.high[-1]
+        interval = f" [{low:.2g}, {high:.2g}]" if math.isfinite(low) else ""
+        sentences.append(
+            f"{algorithm} over {len(best.games)} games: after {best.transitions[-1]:,.0f} transitions, or at its last "
+            f"goal, {best.batch[0]} × {best.batch[1]} does best, with an interquartile mean of {best.mean[-1]:.2g}"
+            f"{interval}, where 0 is random play and 1 a human."
+        )
+    return sentences
+
+
+def _game_cells(game: GameRow, rows: Sequence[ComparisonRow]) -> dict[str, str]:
+    """One game's goals beside what random play and a human score, by the template's names."""
+    row = next(row for row in rows if row.task == game.study.task and row.unit == "transitions")
+    random, human = SCORES[game.game]
+    return {
+        "task": game.study.task,
+        "goals": " … ".join(dict.fromkeys(row.goals)),
+        "normalised": " … ".join(dict.fromkeys(f"{goal:.2g}" for goal in game.normalised)),
+        "random": f"{random:,.5g}",
+        "human": f"{human:,.7g}",
+        "critical_average": _marked(row, "critical_average"),
+        "simple_average": _words(row.simple_average),
     }
 
 

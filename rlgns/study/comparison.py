@@ -243,11 +243,14 @@ def _cells(row: ComparisonRow) -> dict[str, Any]:
     return cells
 
 
-def as_mapping(rows: Sequence[ComparisonRow], courses: Sequence[Course]) -> dict[str, Any]:
-    """The comparison in plain values for JSON, with the paper's table."""
+def as_mapping(
+    rows: Sequence[ComparisonRow], courses: Sequence[Course], games: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The comparison in plain values for JSON, with the paper's table and what `games.as_mapping` says of the games."""
     return {
         "rows": as_table(rows),
         "courses": [_course_mapping(course) for course in courses],
+        "games": games or {"goals": [], "curves": []},
         "paper": [asdict(row) for row in PAPER],
     }
 

@@ -198,6 +198,21 @@ def test_minibatches_divide_ppos_batch_and_the_nearest_counts_that_do_are_named(
         parse(["--algo=ppo", "--num-envs=4", "--num-steps=16", "--num-minibatches=5"])
 
 
+def test_minibatches_of_a_fixed_size_grow_in_number_with_the_batch():
+    shape = ["--algo=ppo", "--num-steps=16", "--minibatch-size=32"]
+    few, many = parse([*shape, "--num-envs=4"]), parse([*shape, "--num-envs=16"])
+    assert (few.num_minibatches, many.num_minibatches) == (2, 8)
+    assert resolved(few) == few  # as a resumed run is resolved again
+    with pytest.raises(ValueError, match=r"minibatch_size 24 .* 4 × 16 = 64 .*; use --minibatch-size 16 or 32"):
+        parse(["--algo=ppo", "--num-envs=4", "--num-steps=16", "--minibatch-size=24"])
+    with pytest.raises(ValueError, match=r"minibatch_size 128 .* = 64 transitions; use --minibatch-size 64"):
+        parse(["--algo=ppo", "--num-envs=4", "--num-steps=16", "--minibatch-size=128"])
+    with pytest.raises(ValueError, match=r"makes 2 minibatches .* num_minibatches is 8; leave out"):
+        parse([*shape, "--num-envs=4", "--num-minibatches=8"])
+    with pytest.raises(ValueError, match="minibatch_size"):
+        parse(["--algo=a2c", "--minibatch-size=32"])
+
+
 # YAML
 
 
