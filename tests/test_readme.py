@@ -49,7 +49,7 @@ SHORT = {
     "scripts/train_atari.py": "--num-envs 4 --num-steps 5 --total-transitions 60 --wandb disabled",
     "rlgns play": "--record game.mp4 --episodes 1",
     "rlgns train digits": "--max-steps 5 --wandb disabled",
-    "rlgns probe": "--num-envs 4 --max-transitions 2000",
+    "rlgns probe": "--num-envs 4 --max-transitions 400",
     "rlgns sweep": "--dry-run",
     "rlgns compare": "--out page",
 }

@@ -280,7 +280,7 @@ def test_the_interval_covers_the_known_noise_scale_of_a_linear_regression(batch_
     data, exact = linear_regression()
     config = replace(DEFAULTS["digits"], batch_size=batch_size, learning_rate=1e-30)
     covered, points = 0, []
-    repetitions, updates = 400, 1024 // batch_size
+    repetitions, updates = 200, 1024 // batch_size
     for seed in range(repetitions):
         learner = Learner(REGRESSION, config, data, CPU, ALONE, [seed])
         moments = [learner.update().moments for _ in range(updates)]
