@@ -1,6 +1,6 @@
-"""A2C on Breakout: are more environments or longer rollouts worth more at the same batch size?
+"""PPO on Breakout: are more environments or longer rollouts worth more at the same batch size?
 
-python scripts/studies/breakout_a2c_shapes/draw.py --out scripts/studies/breakout_a2c_shapes
+python scripts/studies/breakout_ppo_shapes/draw.py --out scripts/studies/breakout_ppo_shapes
 
 For each shape it takes the learning rate that reaches a goal in the fewest updates. It prints what the goal costs, how
 the updates change when environments take the place of steps at the same batch size, and what the noise scales measured
