@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from rlgns.noise.words import in_words
 from rlgns.report.comparison_page import STAND_IN_MARK
 from rlgns.runs.packed import run_folders
 from rlgns.runs.run_report import read_report, report_lines
 from rlgns.study.comparison import as_mapping as comparison_as_mapping
 from rlgns.study.comparison import comparison_rows, noise_scale_courses
 from rlgns.study.estimates import rounded, two_digits
+from rlgns.study.games import as_mapping as games_as_mapping
+from rlgns.study.games import game_rows, games_curves
 from rlgns.study.goal_fits import MISFIT_MARK
 from rlgns.study.outcomes import read_outcomes
 from rlgns.study.study import Study, as_mapping, fit_study
@@ -76,7 +79,7 @@ def study(name: str) -> Study:
 
 def test_every_study_of_a_sweep_keeps_its_numbers():
     swept = {path.parent.name for path in STUDIES.glob("*/runs.zip")}
-    assert swept == {*FITTED, "first_look", "goyal", "first_command"}
+    assert swept == {*FITTED, "first_look", "goyal", "first_command", "breakout_ppo"}
     assert len(FITTED) == 10
 
 
@@ -123,7 +126,8 @@ def test_the_main_table_is_that_of_the_comparison():
 def test_comparing_the_studies_again_gives_the_published_numbers():
     studies = sorted((study(name) for name in FITTED if name != "small_against_large"), key=lambda made: made.task)
     defaults = {task: vars(config) for task, config in DEFAULTS.items()}
-    computed = comparison_as_mapping(comparison_rows(studies, defaults), noise_scale_courses(studies))
+    games = games_as_mapping(game_rows(studies), games_curves(studies))
+    computed = comparison_as_mapping(comparison_rows(studies, defaults), noise_scale_courses(studies), games)
     agree(computed, STUDIES / "comparison" / "comparison.json", 400)
 
 
@@ -138,6 +142,24 @@ def test_the_errors_of_scaled_learning_rates_follow_from_their_records():
     draw = script("goyal/draw")
     computed = draw.numbers_of(read_outcomes([STUDIES / "goyal"], refuse), read_outcomes([STUDIES / "mnist"], refuse))
     agree(computed, STUDIES / "goyal" / "numbers.json", 54)
+
+
+def test_the_costs_of_ppos_minibatches_follow_from_their_records():
+    draw = script("breakout_ppo/draw")
+    computed = draw.numbers_of(read_outcomes([STUDIES / "breakout_ppo"], refuse))
+    agree(computed, STUDIES / "breakout_ppo" / "numbers.json", 90)
+    readme = (STUDIES / "breakout_ppo" / "README.md").read_text()
+    for row in computed["settings"]:
+        if row["goal"] == 2.5:
+            steps = row["num_epochs"] * row["num_envs"] * 32 // row["minibatch_size"]
+            costs = (row["transitions"][0], row["updates"][0], row["optimizer_steps"][0])
+            transitions, updates, optimizer_steps = (in_words(cost).replace(",", " ") for cost in costs)
+            size = f"{row['minibatch_size']:,}".replace(",", " ")
+            cells = (row["num_envs"], size, steps, f"{row['learning_rate']:g}", transitions, updates, optimizer_steps)
+            assert f"| {' | '.join(map(str, cells))} |" in readme
+    for name, series in (("size", "of 64 transitions"), ("number", "four of them")):
+        first, last = (words.replace(",", " ").replace("  ", ", ") for words in computed["critical"][name].values())
+        assert f"| {series} | {first} | {last} |" in readme
 
 
 def test_returns_and_noise_scales_of_the_first_look_follow_from_its_records():
