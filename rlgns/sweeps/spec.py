@@ -119,7 +119,7 @@ class Sweep:
         combinations = {self.identity(parameters): parameters for parameters in self._combinations()}
         readable = [(identity, self._readable_name(parameters)) for identity, parameters in combinations.items()]
         names = unique_names(readable, known or {})
-        rates = self._values().get("learning_rate", [])
+        rates = _in_order(self._values().get("learning_rate", []))
         middle = len(rates) // 2
 
         def order(spec: RunSpec) -> tuple[int, int]:
@@ -240,6 +240,14 @@ def _possible_values(description: Mapping[str, Any]) -> Sequence[Any] | None:
     if type(low) is int and type(high) is int and description.get("distribution", "int_uniform") == "int_uniform":
         return range(low, high + 1)
     return None
+
+
+def _in_order(rates: Sequence[Any]) -> Sequence[Any]:
+    """Learning rates from small to large, however a file lists them; as they stand where one is no number."""
+    try:
+        return sorted(rates, key=float)
+    except (TypeError, ValueError):
+        return rates
 
 
 def _as_python(value: Any) -> Any:

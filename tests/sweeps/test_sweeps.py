@@ -73,6 +73,12 @@ def test_a_grid_is_every_combination_once_by_seed_and_with_the_middle_rate_first
     assert runs[0].name == "num_envs=16,learning_rate=0.2,seed=0"
 
 
+@pytest.mark.parametrize("rates", [[0.0014, 0.0028, 0.0007], ["14e-4", 0.0007, 0.0028]])
+def test_the_middle_rate_is_that_by_size_however_the_file_lists_them(tmp_path, rates):
+    runs = sweep_of(tmp_path, parameters={"learning_rate": {"values": rates}}).grid()
+    assert float(runs[0].parameters["learning_rate"]) == 0.0014
+
+
 def test_a_value_given_twice_is_one_run(tmp_path):
     assert len(sweep_of(tmp_path, parameters={"seed": {"values": [1, 1, 2]}}).grid()) == 2
 
