@@ -1,6 +1,7 @@
 """The runs of a W&B sweep file, in order, and their commands, which are those of W&B's agent."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,14 @@ def test_programs_know_the_flags_of_the_sweep_files_in_this_repository(path):
     assert len({run.parameters["seed"] for run in runs}) >= 2
 
 
-@pytest.mark.parametrize("path", sorted(FILES[0].parent.glob("theory/*.yaml")), ids=lambda path: path.stem)
-def test_programs_know_the_flags_of_the_sweeps_of_the_theory(path):
+@pytest.mark.parametrize("path", sorted(FILES[0].parent.glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_programs_know_the_flags_of_the_sweeps_of_the_theory_and_of_ppo(path):
     sweep = Sweep(path)
     runs = sweep.grid()
     sweep.check_flags(runs[0])
     assert len({run.name for run in runs}) == len(runs)
     assert len({run.parameters["seed"] for run in runs}) >= 2
-    assert f"scripts/sweeps/theory/{path.stem}.yaml --out runs/{path.stem}" in path.read_text()
+    assert re.search(rf"scripts/sweeps/{path.parent.name}/{path.stem}.yaml --out runs/\w+", path.read_text())
 
 
 def test_a_grid_is_every_combination_once_by_seed_and_with_the_middle_rate_first(tmp_path):
