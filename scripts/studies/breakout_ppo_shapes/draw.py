@@ -33,6 +33,9 @@ from rlgns.study.predictions import predict_from_noise
 
 HERE = Path(__file__).parent
 
+MOST_TIMELY = 32
+"""Environments up to which goals are noted in time: with more, a hundred games take a large share of the run."""
+
 COLUMNS = ("goal", "environments", "steps", "batch", "learning rate", "transitions", "updates", "B_simple")
 
 
@@ -50,9 +53,10 @@ def main(options: Options) -> None:
     """Draw the figure, print the tables, and write the numbers."""
     numbers = numbers_of(read_outcomes([options.runs]))
     print("\n".join(table_lines(COLUMNS, [_cells(row) for row in numbers["shapes"]], justify=["right"] * 8)))
-    for goal, effect in numbers["effects"].items():
-        words = f"{effect['point']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]"
-        print(f"goal {goal}: twice the environments with half the steps take {words} times the updates")
+    for which, by_goal in numbers["effects"].items():
+        for goal, effect in by_goal.items():
+            words = f"{effect['point']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]"
+            print(f"{which}, goal {goal}: twice the environments with half the steps take {words} times the updates")
     for row in numbers["critical"]:
         print(f"goal {row['goal']:g}, {row['num_steps']} steps: B_crit {_interval(row)}")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +67,11 @@ def main(options: Options) -> None:
 def numbers_of(runs: Sequence[Outcome]) -> dict[str, Any]:
     """What every goal costs in every shape, the effect of the shape, and B_crit at each rollout length."""
     goals = sorted({goal for run in runs for goal in run.goals})
-    effects = {f"{goal:g}": shape_effect(runs, goal) for goal in goals}
+    timely = [run for run in runs if run.shape and run.shape[0] <= MOST_TIMELY]
+    effects = {
+        which: {f"{goal:g}": _ends(effect) for goal in goals if (effect := shape_effect(chosen, goal))}
+        for which, chosen in (("all", runs), (f"up to {MOST_TIMELY} environments", timely))
+    }
     critical = [
         {"goal": fit.goal, "num_steps": fit.fixed, **_ends(fit.fit.critical_batch_size)}
         for fit in fit_goals(runs, "num_envs")
@@ -71,7 +79,7 @@ def numbers_of(runs: Sequence[Outcome]) -> dict[str, Any]:
     ]
     return {
         "shapes": [_row(point) for goal in goals for point in best_points(runs, goal)],
-        "effects": {goal: _ends(effect) for goal, effect in effects.items() if effect},
+        "effects": effects,
         "critical": critical,
     }
 
