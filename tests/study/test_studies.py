@@ -79,8 +79,8 @@ def study(name: str) -> Study:
 
 def test_every_study_of_a_sweep_keeps_its_numbers():
     swept = {path.parent.name for path in STUDIES.glob("*/runs.zip")}
-    assert swept == {*FITTED, "first_look", "goyal", "first_command", "breakout_ppo"}
-    assert len(FITTED) == 10
+    assert swept == {*FITTED, "first_look", "goyal", "first_command", "breakout_ppo", "breakout_ppo_shapes"}
+    assert len(FITTED) == 11
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -160,6 +160,17 @@ def test_the_costs_of_ppos_minibatches_follow_from_their_records():
     for name, series in (("size", "of 64 transitions"), ("number", "four of them")):
         first, last = (words.replace(",", " ").replace("  ", ", ") for words in computed["critical"][name].values())
         assert f"| {series} | {first} | {last} |" in readme
+
+
+def test_the_costs_of_ppos_rollout_shapes_follow_from_their_records():
+    draw = script("breakout_ppo_shapes/draw")
+    computed = draw.numbers_of(read_outcomes([STUDIES / "breakout_ppo_shapes"], refuse))
+    agree(computed, STUDIES / "breakout_ppo_shapes" / "numbers.json", 150)
+    readme = (STUDIES / "breakout_ppo_shapes" / "README.md").read_text()
+    for effects in computed["effects"].values():
+        assert all(f"{e['point']:.2f} [{e['low']:.2f}, {e['high']:.2f}]" in readme for e in effects.values())
+    for effects in computed["design_effects"].values():
+        assert all(draw.interval(effect) in readme for effect in effects.values())
 
 
 def test_returns_and_noise_scales_of_the_first_look_follow_from_its_records():

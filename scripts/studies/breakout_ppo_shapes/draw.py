@@ -21,6 +21,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from rlgns.noise.design_effect import DesignEffect
+from rlgns.noise.history import History
 from rlgns.noise.words import in_words
 from rlgns.report.style import PALETTE, STYLE, legend_above, logarithmic
 from rlgns.runs.text_tables import table_lines
@@ -57,8 +59,11 @@ def main(options: Options) -> None:
         for goal, effect in by_goal.items():
             words = f"{effect['point']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]"
             print(f"{which}, goal {goal}: twice the environments with half the steps take {words} times the updates")
+    for steps, by_loss in numbers["design_effects"].items():
+        words = ", ".join(f"of the {loss} loss {interval(effect)}" for loss, effect in by_loss.items())
+        print(f"design effect at {MOST_TIMELY} × {steps}: {words}")
     for row in numbers["critical"]:
-        print(f"goal {row['goal']:g}, {row['num_steps']} steps: B_crit {_interval(row)}")
+        print(f"goal {row['goal']:g}, {row['num_steps']} steps: B_crit {interval(row)}")
     options.out.mkdir(parents=True, exist_ok=True)
     _draw(numbers["shapes"], options.out / "shapes.png")
     (options.out / "numbers.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
@@ -80,8 +85,20 @@ def numbers_of(runs: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "shapes": [_row(point) for goal in goals for point in best_points(runs, goal)],
         "effects": effects,
+        "design_effects": {str(steps): _design_effects(runs, steps) for steps in sorted({_steps(run) for run in runs})},
         "critical": critical,
     }
+
+
+def _steps(run: Outcome) -> int:
+    return run.shape[1] if run.shape else 0
+
+
+def _design_effects(runs: Sequence[Outcome], num_steps: int) -> dict[str, dict[str, float | None]]:
+    """tr Σ by environment over tr Σ by transition, of the policy and the value loss, at the middle number of them."""
+    chosen = [run for run in runs if run.shape == (MOST_TIMELY, num_steps)]
+    history = History.from_records([record for run in chosen for record in run.records()])
+    return {loss: _ends(history.design_effect(loss)) for loss in ("policy", "value")}
 
 
 def _row(point: Point) -> dict[str, Any]:
@@ -99,11 +116,12 @@ def _row(point: Point) -> dict[str, Any]:
     }
 
 
-def _ends(estimate: Estimate) -> dict[str, float | None]:
+def _ends(estimate: Estimate | DesignEffect) -> dict[str, float | None]:
     return {name: finite(getattr(estimate, name)) for name in ("point", "low", "high")}
 
 
-def _interval(row: dict[str, Any]) -> str:
+def interval(row: dict[str, Any]) -> str:
+    """Point and bounds in words."""
     high = "∞)" if row["high"] is None else f"{in_words(row['high'])}]"
     return f"{in_words(row['point']) if row['point'] else ''} [{in_words(row['low'])}, {high}".strip()
 
@@ -118,7 +136,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['learning_rate']:.2g}",
         sign + in_words(_mean(row["transitions"])),
         sign + in_words(_mean(row["updates"])),
-        _interval(row["noise_scale"]) if row["noise_scale"] else "–",
+        interval(row["noise_scale"]) if row["noise_scale"] else "–",
     ]
 
 
