@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, trim_mean
 
 from rlgns.runs.goals import RETURNS
+from rlgns.runs.records import Record
 from rlgns.study.atari_scores import SCORES, human_normalised
 from rlgns.study.estimates import finite
 from rlgns.study.outcomes import Outcome
@@ -159,9 +160,16 @@ def _course(run: Outcome, game: str) -> NDArray[np.float64]:
     records = [
         (float(record[EXAMPLES]), human_normalised(game, float(record[run.measure])))  # type: ignore[arg-type]
         for record in run.records()
-        if record.get(run.measure) is not None and (record.get(EPISODES) or window) >= window  # type: ignore[operator]
+        if _counts(record, run.measure, window)
     ]
     return np.array(records or [(float(run.examples), 0.0)]).T
+
+
+def _counts(record: Record, measure: str, window: int) -> bool:
+    """Whether a record holds a mean return over a whole window of games."""
+    episodes = record.get(EPISODES)
+    is_full = not isinstance(episodes, int | float) or episodes >= window
+    return is_full and None not in (record.get(EXAMPLES), record.get(measure))
 
 
 def _times(courses: Sequence[Sequence[NDArray[np.float64]]], budget: float) -> NDArray[np.float64]:
