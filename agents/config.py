@@ -13,13 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval, MaxLen
 
-from rlgns.agents.config_checks import (
-    DEFAULT_MINIBATCHES,
-    check_minibatches,
-    check_rollout_fits,
-    check_seed,
-    minibatches_of,
-)
+from rlgns.agents.config_checks import check_minibatches, check_rollout_fits, check_seed, minibatches_of
 from rlgns.agents.evaluation_options import EvaluationOptions
 from rlgns.noise.grouping import Unit
 from rlgns.runs.bounds import (
@@ -111,10 +105,10 @@ class TrainConfig(RunOptions, CoolingOptions, EvaluationOptions):
     """ε of RMSProp (A2C) or Adam (PPO) [OpenAI Baselines; Huang 2022]."""
     num_epochs: Annotated[int, Interval(ge=1, le=10_000), OnlyWith("algo", "ppo")] = 4
     """PPO: passes over a rollout [Schulman 2017, 3 there; 4 in OpenAI Baselines]."""
-    num_minibatches: Annotated[PositiveInt, OnlyWith("algo", "ppo")] = DEFAULT_MINIBATCHES
+    num_minibatches: Annotated[PositiveInt, OnlyWith("algo", "ppo")] = 4
     """PPO: minibatches a pass is split into [OpenAI Baselines]."""
     minibatch_size: Annotated[PositiveInt, OnlyWith("algo", "ppo")] | None = None
-    """PPO: transitions of a minibatch; their number then follows the batch [never; Beukman 2026: fix the size]."""
+    """PPO: transitions of a minibatch; it decides num_minibatches [never; Beukman 2026 advise a fixed size]."""
     clip_coef: Annotated[PositiveFloat, OnlyWith("algo", "ppo")] = 0.1
     """PPO: ε of the clipped surrogate [Schulman 2017]."""
     anneal_clip_coef: Annotated[bool, OnlyWith("algo", "ppo")] = True
@@ -276,7 +270,7 @@ def resolved(config: TrainConfig) -> ResolvedConfig:
     check_seed(full.seed, full.num_envs)
     if full.algo == "ppo":
         if full.minibatch_size is not None:
-            full = replace(full, num_minibatches=minibatches_of(full.minibatch_size, full.num_minibatches, *shape))
+            full = replace(full, num_minibatches=minibatches_of(full.minibatch_size, *shape))
         check_minibatches(full.num_minibatches, *shape)
     check_rollout_fits(*shape, stack_num=full.stack_num if full.is_atari else None)
     return full

@@ -13,9 +13,6 @@ EMULATOR_BYTES = 500_000
 VECTOR_BYTES = 16
 """Lower estimate of the memory of one transition where observations are vectors."""
 
-DEFAULT_MINIBATCHES = 4
-"""Minibatches of PPO where neither their number nor their size is given [OpenAI Baselines]."""
-
 ENVIRONMENT_BYTES = 1000
 """Lower estimate of the memory of one environment that is no Atari game."""
 
@@ -35,45 +32,37 @@ def check_minibatches(num_minibatches: int, num_envs: int, num_steps: int) -> No
             "cannot be normalised; use a smaller --num-minibatches"
         )
     if batch_size % num_minibatches:
-        nearest = sorted({_nearest_divisor(batch_size, num_minibatches, step) for step in (-1, 1)})
         raise ValueError(
             f"num_minibatches {num_minibatches} does not divide the batch of {num_envs} × {num_steps} = {batch_size} "
-            "transitions; use --num-minibatches " + " or ".join(str(divisor) for divisor in nearest)
+            f"transitions; use --num-minibatches {_nearest_divisors(batch_size, num_minibatches)}"
         )
 
 
-def minibatches_of(minibatch_size: int, num_minibatches: int, num_envs: int, num_steps: int) -> int:
+def minibatches_of(minibatch_size: int, num_envs: int, num_steps: int) -> int:
     """Number of minibatches of a given size.
 
     Args:
         minibatch_size: Transitions of a minibatch.
-        num_minibatches: The number of minibatches by the other option.
         num_envs: Environments N.
         num_steps: Time steps T.
 
     Raises:
-        ValueError: If the size does not divide the batch, or if both options were given and disagree.
+        ValueError: If the size does not divide the batch.
     """
     batch_size = num_envs * num_steps
     if batch_size % minibatch_size:
-        nearest = sorted({_nearest_divisor(batch_size, minibatch_size, step) for step in (-1, 1)})
         raise ValueError(
             f"minibatch_size {minibatch_size} does not divide the batch of {num_envs} × {num_steps} = {batch_size} "
-            "transitions; use --minibatch-size " + " or ".join(str(divisor) for divisor in nearest)
+            f"transitions; use --minibatch-size {_nearest_divisors(batch_size, minibatch_size)}"
         )
-    count = batch_size // minibatch_size
-    if num_minibatches not in {DEFAULT_MINIBATCHES, count}:
-        raise ValueError(
-            f"minibatch_size {minibatch_size} makes {count} minibatches of {batch_size} transitions, and "
-            f"num_minibatches is {num_minibatches}; leave out --minibatch-size or --num-minibatches"
-        )
-    return count
+    return batch_size // minibatch_size
 
 
-def _nearest_divisor(number: int, start: int, step: int) -> int:
-    """The first divisor of `number` from `start` on, upwards with step 1, downwards with step −1."""
-    steps = range(min(start, number), number + 1 if step > 0 else 0, step)
-    return next(k for k in steps if number % k == 0)
+def _nearest_divisors(number: int, wanted: int) -> str:
+    """The divisors of `number` next to one that is none, below and above, in words."""
+    below = next(k for k in range(min(wanted, number), 0, -1) if number % k == 0)
+    above = next((k for k in range(wanted, number + 1) if number % k == 0), below)
+    return " or ".join(str(divisor) for divisor in sorted({below, above}))
 
 
 def check_rollout_fits(num_envs: int, num_steps: int, stack_num: int | None) -> None:

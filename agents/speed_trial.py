@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from rlgns.agents.config import ResolvedConfig, TrainConfig, resolved
-from rlgns.agents.config_checks import DEFAULT_MINIBATCHES
 from rlgns.agents.evaluation_options import EvaluationOptions
 from rlgns.agents.timed_loop import timed_loop
 from rlgns.runs.directory import read_config
@@ -78,8 +77,6 @@ def trial_config(options: Mapping[str, Any], num_envs: int, source: Path) -> Res
     names = {option.name for option in fields(TrainConfig)}
     known = {name: value for name, value in options.items() if name in names and name not in ONLY_IN_TRAINING}
     config = from_mapping(TrainConfig, known, str(source))
-    if config.minibatch_size is not None:  # their number follows the batch
-        config = replace(config, num_minibatches=DEFAULT_MINIBATCHES)
     return resolved(replace(config, num_envs=num_envs, num_groups=None, goals=(), out=None, resume=None))
 
 

@@ -207,8 +207,10 @@ def test_minibatches_of_a_fixed_size_grow_in_number_with_the_batch():
         parse(["--algo=ppo", "--num-envs=4", "--num-steps=16", "--minibatch-size=24"])
     with pytest.raises(ValueError, match=r"minibatch_size 128 .* = 64 transitions; use --minibatch-size 64"):
         parse(["--algo=ppo", "--num-envs=4", "--num-steps=16", "--minibatch-size=128"])
-    with pytest.raises(ValueError, match=r"makes 2 minibatches .* num_minibatches is 8; leave out"):
-        parse([*shape, "--num-envs=4", "--num-minibatches=8"])
+    # a run's configuration, or a preset, holds a number of minibatches as well: the size wins
+    assert resolved(replace(few, num_envs=16)).num_minibatches == 8
+    preset = parse(["--preset=sb3-ppo", "--env=CartPole-v1", "--num-envs=4", "--num-steps=16", "--minibatch-size=32"])
+    assert preset.num_minibatches == 2
     with pytest.raises(ValueError, match="minibatch_size"):
         parse(["--algo=a2c", "--minibatch-size=32"])
 
