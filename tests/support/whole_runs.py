@@ -18,7 +18,7 @@ __all__ = ["FORKS", "SCRIPT", "TIMEOUT", "Ended", "Started", "environment", "run
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_atari.py"
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["rlgns.agents.task", "rlgns.report.run_figures"])
+FORKS.set_forkserver_preload(["support.preloaded"])
 TIMEOUT = HANG
 
 
