@@ -47,9 +47,14 @@ def minibatches_of(minibatch_size: int, num_envs: int, num_steps: int) -> int:
         num_steps: Time steps T.
 
     Raises:
-        ValueError: If the size does not divide the batch.
+        ValueError: If the size does not divide the batch, or is a single transition.
     """
     batch_size = num_envs * num_steps
+    if minibatch_size < 2:
+        raise ValueError(
+            f"minibatch_size {minibatch_size} is a single transition, which cannot be normalised; use --minibatch-size "
+            f"{_nearest_divisors(batch_size, 2)}"
+        )
     if batch_size % minibatch_size:
         raise ValueError(
             f"minibatch_size {minibatch_size} does not divide the batch of {num_envs} × {num_steps} = {batch_size} "

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from rlgns.agents.config import CHANGEABLE_ON_RESUME, ResolvedConfig, TrainConfig, resolved
 from rlgns.agents.presets import check_algorithm, preset_options
+from rlgns.runs.flag_spelling import in_one_spelling
 from rlgns.runs.options import parse_run, repeated_run
 
 DESCRIPTION = (
@@ -28,6 +30,9 @@ ALLOW_ENV_MODULE = "--allow-env-module"
 
 SCRIPT = "train_atari.py"
 """The script of a checkout that does the same as `rlgns train atari`."""
+
+MINIBATCHES = {"--num-minibatches", "--minibatch-size"}
+"""Flags of which either decides the other; the last place that gives one of them counts."""
 
 LIST_GAMES = "--list-games"
 """A flag that prints the names of all games, and ends."""
@@ -50,20 +55,35 @@ def parse(arguments: Sequence[str]) -> ResolvedConfig:
         _print_games()
     is_allowed = ALLOW_ENV_MODULE in arguments
     arguments = [argument for argument in arguments if argument != ALLOW_ENV_MODULE]
-    config = resolved(
-        parse_run(
-            arguments,
-            default=TrainConfig(),
-            changeable=CHANGEABLE_ON_RESUME,
-            description=DESCRIPTION,
-            program=SCRIPT if Path(sys.argv[0]).name == SCRIPT else "rlgns train atari",
-            presets=preset_options,
-        )
+    options = parse_run(
+        arguments,
+        default=TrainConfig(),
+        changeable=CHANGEABLE_ON_RESUME,
+        description=DESCRIPTION,
+        program=SCRIPT if Path(sys.argv[0]).name == SCRIPT else "rlgns train atari",
+        presets=preset_options,
     )
+    typed = {argument.partition("=")[0] for argument in in_one_spelling(TrainConfig, arguments)}
+    config = resolved(_without_other_size(options, typed))
+    _check_minibatches(options, config, typed)
     check_algorithm(config.preset, config.algo)
     if not is_allowed:
         _check_env_module(config.env, config.resume or repeated_run(arguments), arguments)
     return config
+
+
+def _without_other_size(options: TrainConfig, typed: set[str]) -> TrainConfig:
+    """The options without a file's size of minibatches where their number is typed."""
+    return replace(options, minibatch_size=None) if typed & MINIBATCHES == {"--num-minibatches"} else options
+
+
+def _check_minibatches(options: TrainConfig, config: ResolvedConfig, typed: set[str]) -> None:
+    """Raise ValueError if a number and a size of minibatches are typed that contradict one another."""
+    if typed >= MINIBATCHES and options.num_minibatches not in (None, config.num_minibatches):
+        raise ValueError(
+            f"num_minibatches {options.num_minibatches} contradicts minibatch_size {config.minibatch_size}, which "
+            f"makes {config.num_minibatches} of {config.batch_size:,} transitions; leave out one of them"
+        )
 
 
 def _print_games() -> NoReturn:

@@ -140,7 +140,7 @@ def _flags(advice: Recommendation) -> list[str]:
     if not batch.scales_rate:
         flags.append(_flag("--learning-rate", f"{advice.learning_rate:.2g}"))
     if advice.num_minibatches:
-        flags.append(_flag("--num-minibatches", advice.num_minibatches))
+        flags.append(_flag(*batch.minibatch_option(advice.size, advice.num_minibatches)))
     bound = " or more" if advice.scale and advice.scale.state != "interval" else ""
     return [" ".join(flags), f"({advice.size:,}{bound} {batch.examples})".replace(" ", NO_BREAK)]
 
@@ -181,8 +181,10 @@ def _minibatches(advice: Recommendation) -> list[str]:
     interval = f"{in_words(noise.point)} [{in_words(noise.low)}, " + (
         f"{in_words(noise.high)}]" if math.isfinite(noise.high) else "∞)"
     )
-    wanted = f"{_flag('--num-minibatches', number)} of {advice.size // number:,} each"
-    change = f"keep {wanted}" if number == now else f"{wanted} (now {now})"
+    option = advice.batch.minibatch_option
+    (name, wanted), (_, before) = option(advice.size, number), option(advice.batch.size, now)
+    words = _flag(name, wanted) + (f" of {advice.size // number:,} each" if wanted == number else "")
+    change = f"keep {words}" if wanted == before else f"{words} (now {before})"
     return [
         f"{change}: a minibatch of {interval} {advice.batch.examples} has as much noise as signal for the {noise.loss} "
         "loss within its rollout, in the first epoch"

@@ -46,6 +46,7 @@ class TrainedBatch:
         rate_exponent: Power α of the rule ε(B) = ε*/(1 + B*/B)^α.
         scales_rate: Whether the run's own options scale the learning rate with the batch.
         num_minibatches: PPO's minibatches; None for other algorithms.
+        fixes_minibatch_size: Whether the run's options give the size of a minibatch and not the number.
         vf_coef: Weight of the value loss; None where there is none.
     """
 
@@ -61,6 +62,7 @@ class TrainedBatch:
     rate_exponent: float
     scales_rate: bool
     num_minibatches: int | None = None
+    fixes_minibatch_size: bool = False
     vf_coef: float | None = None
 
     @property
@@ -78,6 +80,17 @@ class TrainedBatch:
             noise_scale: B*, examples.
         """
         return self.learning_rate * rate_ratio(self.size, size, noise_scale, self.rate_exponent)
+
+    def minibatch_option(self, size: int, number: int) -> tuple[str, int]:
+        """The flag that splits a batch into minibatches, and its value: the one that the run was given.
+
+        Args:
+            size: Examples of the batch.
+            number: Number of minibatches.
+        """
+        if self.fixes_minibatch_size:
+            return "--minibatch-size", size // number
+        return "--num-minibatches", number
 
     def nearest_count(self, size: float) -> int:
         """The count of units whose batch is nearest to a size: a power of two, or three times one.
@@ -120,6 +133,7 @@ def trained_batch(run: SavedRun) -> TrainedBatch:
         rate_exponent=_rate_exponent(options, in_environments=in_environments),
         scales_rate=_scales_rate(options),
         num_minibatches=_whole(options, "num_minibatches") if options.get("algo") == "ppo" else None,
+        fixes_minibatch_size=options.get("minibatch_size") is not None,
         vf_coef=float(options["vf_coef"]) if is_number(options.get("vf_coef")) else None,
     )
 

@@ -213,6 +213,19 @@ def test_minibatches_of_a_fixed_size_grow_in_number_with_the_batch():
     assert preset.num_minibatches == 2
     with pytest.raises(ValueError, match="minibatch_size"):
         parse(["--algo=a2c", "--minibatch-size=32"])
+    with pytest.raises(ValueError, match=r"minibatch_size 1 is a single transition.*; use --minibatch-size 2"):
+        parse([*shape[:2], "--num-envs=4", "--minibatch-size=1"])
+
+
+def test_a_typed_number_of_minibatches_replaces_the_size_of_a_file_and_contradicts_a_typed_size(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("algo: ppo\nnum_envs: 4\nnum_steps: 16\nminibatch_size: 32\n")
+    assert parse([f"--config={file}"]).num_minibatches == 2
+    typed = parse([f"--config={file}", "--num_minibatches", "4"])
+    assert (typed.num_minibatches, typed.minibatch_size) == (4, None)
+    assert parse([f"--config={file}", "--num-minibatches=4", "--minibatch-size", "16"]).num_minibatches == 4
+    with pytest.raises(ValueError, match=r"num_minibatches 2 contradicts minibatch_size 16, which makes 4 of 64"):
+        parse([f"--config={file}", "--num_minibatches=2", "--minibatch-size", "16"])
 
 
 # YAML

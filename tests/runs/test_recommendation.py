@@ -10,6 +10,7 @@ from rlgns import GradientMoments, PooledMoments
 from rlgns.noise.history import History
 from rlgns.noise.scale import NoiseScale
 from rlgns.runs.batch_advice import BatchAdvisor, Flags
+from rlgns.runs.minibatches import MinibatchNoise
 from rlgns.runs.recommendation import confidence, example_ratio, recommend, update_ratio
 from rlgns.runs.recommendation_words import box_lines
 from rlgns.runs.speeds import Speeds, chosen_count, counts_to_try
@@ -332,3 +333,22 @@ def test_a_chosen_count_changes_the_whole_recommendation():
     assert (advice.verdict, advice.count, advice.size) == ("larger", 32, 160)
     assert advice.updates == update_ratio(80, 160, advice.scale)
     assert recommend(made, A2C, count=16).verdict == "keep"
+
+
+@pytest.mark.parametrize(
+    ("fixed", "number", "flags", "line"),
+    [
+        (False, 8, "--num-minibatches 8", "--num-minibatches 8 of 1,024 each (now 4)"),
+        (False, 4, "--num-minibatches 4", "keep --num-minibatches 4 of 2,048 each"),
+        (True, 8, "--minibatch-size 1024", "--minibatch-size 1024 (now 512)"),
+        (True, 16, "--minibatch-size 512", "keep --minibatch-size 512"),
+    ],
+)
+def test_minibatches_are_named_by_the_option_that_the_run_was_given(fixed, number, flags, line):
+    made, batch = history(total=measured(8192)), replace(PPO, fixes_minibatch_size=fixed)
+    noise = MinibatchNoise(900.0, 700.0, 1200.0, 100, "policy")
+    advice = replace(recommend(made, batch), minibatch=noise, num_minibatches=number)
+    assert advice.size == 8192  # and the rate is 7e-4 × ((1 + 4)/(1 + 1))^½
+    said = text(box_lines(advice, made, BatchAdvisor(batch.size, Flags(), 200, None), run="runs/one"))
+    assert f"--learning-rate 0.0011 {flags} (8,192 transitions)" in said
+    assert f"Minibatches {line}: a minibatch of 900 [700, 1,200] transitions" in said
