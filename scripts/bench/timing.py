@@ -5,7 +5,9 @@ Medians are reported, since single rounds can be disturbed by other work on the 
 
 from __future__ import annotations
 
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,12 +20,32 @@ Timings = dict[str, list[float]]
 TABLE_WIDTH = 80
 
 
-def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> Timings:
-    """Call every variant once in each round and collect what they return."""
+def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int, unit: str = "") -> Timings:
+    """Call every variant once in each round and collect what they return.
+
+    Ctrl-C and `timeout` end the last round early: the complete rounds before it are what is returned.
+
+    Args:
+        variants: Functions that time something once, by name.
+        rounds: Number of rounds.
+        unit: Unit of the numbers, which are printed as they come where a unit is given.
+    """
     timings: Timings = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, variant in variants.items():
-            timings[name].append(variant())
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for number in range(1, rounds + 1):
+            for name, variant in variants.items():
+                timings[name].append(variant())
+                if unit:
+                    print(f"round {number} of {rounds}, {name}: {timings[name][-1]:,.4g} {unit}", file=sys.stderr)
+    except KeyboardInterrupt:
+        complete = min(map(len, timings.values()))
+        if not complete:
+            raise
+        print(f"stopped after {complete} of {rounds} rounds", file=sys.stderr)
+        return {name: values[:complete] for name, values in timings.items()}
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return timings
 
 

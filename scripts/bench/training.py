@@ -62,10 +62,13 @@ def main(bench: Bench) -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
         return lambda: json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
-    timings = take_turns({name: in_a_process(name) for name in VARIANTS if name not in bench.skip}, bench.rounds)
-    config = _config(bench)
-    print(f"{bench.algo} {config.num_envs} × {config.num_steps} on {bench.game}, {bench.rounds} rounds")
+    variants = {name: in_a_process(name) for name in VARIANTS if name not in bench.skip}
+    timings = take_turns(variants, bench.rounds, "transitions/s")
+    config, rounds = _config(bench), len(timings[STOCK])
+    print(f"{bench.algo} {config.num_envs} × {config.num_steps} on {bench.game}, rounds: {rounds}")
     print_table(timings, STOCK, "transitions/s")
+    if rounds < bench.rounds:  # stopped
+        return
     shares = [_shares_of_measuring(config) for _ in range(bench.rounds)]
     print("share of the time that measuring takes at its defaults, timed separately, median [smallest, largest]:")
     references = ("against --no-measure", "against a loop without any measuring code")
