@@ -45,11 +45,14 @@ def in_our_names(options: Mapping[str, Any], known: Collection[str], source: str
 def in_one_spelling(kind: type[Any], arguments: Sequence[str]) -> list[str]:
     """Normalise the spelling of flags.
 
-    Names get hyphens, other libraries' names become ours, `--x=False` becomes `--no-x`, and a space in front of
-    negative numbers keeps argparse from taking them for flags.
+    Names get hyphens, other libraries' names become ours, `--x=False` becomes `--no-x` (and the other way round where
+    None is a value too), and a space in front of negative numbers keeps argparse from taking them for flags.
     """
     switches = {flag(name) for name, declared in types_of(kind).items() if plain_types_of(declared) == {bool}}
     known = {flag(name) for name in types_of(kind)} | {name.replace("--", "--no-") for name in switches}
+    negations = {
+        flag(f"no_{name}"): flag(name) for name, declared in types_of(kind).items() if is_optional_switch(declared)
+    }
     spelt = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -63,11 +66,18 @@ def in_one_spelling(kind: type[Any], arguments: Sequence[str]) -> list[str]:
                     f"{name} {shown(value)} is neither True nor False; give {name} or {name.replace('--', '--no-', 1)}"
                 )
             spelt.append(name if value.lower() == "true" else name.replace("--", "--no-", 1))
+        elif name in negations and not equals:
+            spelt.append(f"{negations[name]}=False")
         elif name in known:
             spelt.append(f"{name}{equals}{value}")
         else:
             spelt.append(f" {argument}" if _is_number(argument) else argument)
     return spelt
+
+
+def is_optional_switch(declared: Any) -> bool:
+    """Whether an option is True, False or None, which is how an algorithm's own default is asked for."""
+    return plain_types_of(declared) == {bool, NoneType}
 
 
 def _is_number(argument: str) -> bool:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from rlgns.runs.flag_spelling import OTHER_NAMES, as_option, in_one_spelling
+from rlgns.runs.flag_spelling import OTHER_NAMES, as_option, in_one_spelling, is_optional_switch
 from rlgns.runs.values import flag, is_applicable, is_list, plain_types_of, shown, types_of
 from rlgns.runs.verbosity import Level, set_verbosity
 
@@ -192,6 +192,8 @@ def _add_flags(
             parser.paths.add(name)
         if plain_types_of(declared) == {bool}:
             group.add_argument(flag(name), **keywords, action=argparse.BooleanOptionalAction)
+        elif is_optional_switch(declared):
+            group.add_argument(flag(name), **keywords, metavar=_metavar(declared), nargs="?", const="True")
         else:
             keywords["metavar"] = _metavar(declared)
             group.add_argument(flag(name), **keywords, nargs="*" if is_list(declared) else None)
