@@ -180,18 +180,22 @@ def _with_errors(gain: float, error: float) -> str:
 
 
 def _best_of(rows: Sequence[SettingTrial], result: UpdateTrials, axis: str, word: str, loss: str) -> str:
-    """Which numbers gain most, and whether the run's own is among them."""
+    """Which numbers gain most, whether the run's own is among them, and whether any gains at all."""
     best = max(rows, key=lambda row: row.gain(loss)[0])
     own = getattr(result.base.setting, axis)
     as_good = [getattr(row.setting, axis) for row in rows if row is best or not _is_clearly_less(row, best, loss)]
+    most, error = best.gain(loss)
+    if most <= CLEARLY * error:
+        best_off = f"{_listed(as_good, 'and')} {'comes' if len(as_good) == 1 else 'come'} off best"
+        return f"No number of {word} is seen to lower the {loss} loss; {best_off}."
     if as_good == [own]:
         return f"The {loss} loss gains the most with this run's {_counted([own], word)}."
     if own in as_good:
         others = _listed([number for number in as_good if number != own])
         return f"The {loss} loss gains as much with this run's {_counted([own], word)} as with {others}."
-    most = best.gain(loss)[0]
-    part = f"; this run's {own:,} gain {result.base.gain(loss)[0] / most:.0%} of it" if most > 0 else ""
-    return f"The {loss} loss gains the most with {_counted(as_good, word)}{part}."
+    share = result.base.gain(loss)[0] / most
+    part = f"gain {share:.0%} of it" if share > 0 else "gain nothing"
+    return f"The {loss} loss gains the most with {_counted(as_good, word)}; this run's {own:,} {part}."
 
 
 def _is_clearly_less(row: SettingTrial, best: SettingTrial, loss: str) -> bool:
@@ -199,9 +203,9 @@ def _is_clearly_less(row: SettingTrial, best: SettingTrial, loss: str) -> bool:
     return difference < -CLEARLY * error
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _listed(numbers: Sequence[int], last: str = "or") -> str:
     words = [f"{number:,}" for number in numbers]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def _counted(numbers: Sequence[int], word: str) -> str:

@@ -126,6 +126,18 @@ def trials(gains):
             {1: [8.0, 8.1], 4: [4.0, 4.1]},
             "The policy loss gains the most with 1 epoch; this run's 4 gain 50% of it.",
         ),
+        (
+            {1: [8.0, 8.1], 4: [-4.0, -4.1]},
+            "The policy loss gains the most with 1 epoch; this run's 4 gain nothing.",
+        ),
+        (
+            {1: [-1.0, -1.1], 4: [-4.0, -4.1]},
+            "No number of epochs is seen to lower the policy loss; 1 comes off best.",
+        ),
+        (
+            {1: [0.5, -0.4], 4: [0.4, -0.3], 8: [-4.0, -4.1]},
+            "No number of epochs is seen to lower the policy loss; 1 and 4 come off best.",
+        ),
     ],
 )
 def test_words_say_which_number_gains_most(gains, words):
