@@ -157,6 +157,9 @@ def test_the_costs_of_ppos_minibatches_follow_from_their_records():
             size = f"{row['minibatch_size']:,}".replace(",", " ")
             cells = (row["num_envs"], size, steps, f"{row['learning_rate']:g}", transitions, updates, optimizer_steps)
             assert f"| {' | '.join(map(str, cells))} |" in readme
+    for row in json.loads((STUDIES / "breakout_ppo" / "probe.json").read_text()):
+        if row.get("update/loss") in ("policy", "total"):
+            assert row["update/gain"] + 2 * row["update/gain_error"] < 0  # as the README says
     for name, series in (("size", "of 64 transitions"), ("number", "four of them")):
         first, last = (words.replace(",", " ").replace("  ", ", ") for words in computed["critical"][name].values())
         assert f"| {series} | {first} | {last} |" in readme
