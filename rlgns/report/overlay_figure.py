@@ -20,7 +20,7 @@ from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.page_figure import write_figure
 from rlgns.report.run_figures import EXAMPLES, windows
-from rlgns.report.style import STYLE, arrow, colour_at
+from rlgns.report.style import STYLE, arrow, colour_at, readable_ticks
 from rlgns.runs.goals import MEASURES, RETURN, RETURNS
 from rlgns.runs.records import Record, columns
 
@@ -73,9 +73,10 @@ def overlay_figure(runs: Sequence[DrawnRun], *, title: str, measure: str, unit: 
             bottom.plot(examples[known], values[known], color=colour_at(place))
         if measure not in RETURNS:
             bottom.set_yscale("log")
+            readable_ticks(bottom.yaxis)
         bottom.set_ylabel("mean return" if measure == RETURN else MEASURES[measure])
         bottom.set_xlabel(unit)
-        bottom.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+        readable_ticks(bottom.xaxis)
         write_figure(figure, paths)
 
 
@@ -113,5 +114,5 @@ def _finish_noise_axes(axes: Axes, runs: Sequence[DrawnRun], scales: Sequence[No
         axes.set_ylim(top=2 * max([*drawn, *tops]))
     losses = " or ".join(dict.fromkeys(run.loss for run in runs))
     axes.set_ylabel(f"noise scale of the {losses} loss\n({unit}, 95 % interval; dashed: batch)")
-    axes.yaxis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}")
+    readable_ticks(axes.yaxis)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if len(runs) < 4 else 2)

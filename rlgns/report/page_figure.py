@@ -70,3 +70,4 @@ def write_figure(figure: Figure, paths: Sequence[Path]) -> None:
         for path in paths:
             with replacing(path) as file:
                 figure.savefig(file, dpi=DPI)
+            figure.set_layout_engine("none")  # the first file has settled the layout, which takes as long as drawing

@@ -15,7 +15,7 @@ from rlgns.noise.history import History
 from rlgns.noise.moment_records import measurement_from_record
 from rlgns.noise.scale import NoiseScale, noise_scale
 from rlgns.report.page_figure import write_figure
-from rlgns.report.style import GREY, INK, PALETTE, STYLE, arrow, loss_colour
+from rlgns.report.style import GREY, INK, PALETTE, STYLE, arrow, loss_colour, readable_ticks
 from rlgns.runs.goals import MEASURES, RETURN, RETURNS
 from rlgns.runs.records import EVALUATED_RETURN, Record, columns
 
@@ -88,6 +88,7 @@ def _figure(
     top.axhline(batch_size, color=PALETTE[2], linestyle="--", linewidth=1, label=f"this run's batch, {batch_size:,}")
     top.set_yscale("log")
     top.set_ylim(*_limits(scales, batch_size))
+    readable_ticks(top.yaxis)
     top.set_ylabel(f"noise scale tr Σ/|G|²\n({unit}, 95 % interval)")
     top.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
     _draw_measure(bottom, records, measure)
@@ -151,6 +152,7 @@ def _draw_measure(axes: Axes, records: Sequence[Record], measure: str) -> None:
         axes.set_yticks([])
     elif measure not in RETURNS:
         axes.set_yscale("log")
+        readable_ticks(axes.yaxis)
     notes = {RETURN: "\n(mean of last 100)", EVALUATED_RETURN: "\n(95 % interval)"}
     axes.set_ylabel(MEASURES[measure] + notes.get(measure, ""))
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    readable_ticks(axes.xaxis)
