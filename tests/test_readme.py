@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import ale_py
@@ -13,6 +14,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 from support.processes import HANG
+from support.whole_runs import run
 
 from rlgns.commands.cli import COMMANDS
 
@@ -84,13 +86,14 @@ def test_commands_of_the_readmes_run_in_their_order(tmp_path):
     for command in commands():
         extra = next((flags for start, flags in SHORT.items() if command.startswith(start)), "")
         line = command if command.startswith("rlgns") else f"python {command}"
-        words = shlex.split(f"{line} {extra}")
-        program = {"rlgns": [sys.executable, "-m", "rlgns"], "python": [sys.executable]}[words[0]]
-        done = subprocess.run(
-            [*program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
+        program, *words = shlex.split(f"{line} {extra}")
+        if program == "python" and words[0].startswith("-"):
+            subprocess.run([sys.executable, *words], cwd=tmp_path, check=True, timeout=HANG)
+            continue
+        script = Path(sysconfig.get_path("scripts"), program) if program == "rlgns" else ROOT / words.pop(0)
+        done = run(tmp_path, *words, script=script)
+        assert done.exit_code == 0, f"{command}\n{done.err}"
+        assert "Traceback" not in done.err
 
 
 def test_every_command_is_named_in_a_readme():

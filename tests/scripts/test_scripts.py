@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.whole_runs import run
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 COMMANDS = sorted(
@@ -24,17 +25,30 @@ def test_scripts_are_where_the_readme_says():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.endswith(".py")])
 def test_a_script_prints_its_help_and_writes_nothing(name, tmp_path):
-    program = ["bash"] if name.endswith(".sh") else [sys.executable]
+    before = modification_times()
+    done = run(tmp_path, "--help", script=SCRIPTS / name)
+    assert_help(name, done.exit_code, done.out, done.err)
+    assert modification_times() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "out", "err"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.endswith(".sh")])
+def test_a_shell_script_prints_its_help_and_writes_nothing(name, tmp_path):
     before = modification_times()
     done = subprocess.run(
-        [*program, SCRIPTS / name, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHON": sys.executable}, timeout=300,
+        ["bash", SCRIPTS / name, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHON": sys.executable}, timeout=300,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    words = done.stdout.lower()
-    assert "usage" in words or "sbatch" in words
-    assert name.rpartition("/")[2] in done.stdout
+    assert_help(name, done.returncode, done.stdout, done.stderr)
     assert modification_times() == before
     assert not list(tmp_path.iterdir())
+
+
+def assert_help(name: str, exit_code: int, out: str, err: str) -> None:
+    assert (exit_code, err) == (0, "")
+    words = out.lower()
+    assert "usage" in words or "sbatch" in words
+    assert name.rpartition("/")[2] in out

@@ -1,4 +1,4 @@
-"""Runs of scripts/train_atari.py in processes of their own.
+"""Runs of scripts/train_atari.py, or of other scripts, in processes of their own.
 
 `start` forks them from a process that has torch and matplotlib loaded already, which saves seconds and shares nothing
 else; `start_anew` runs a new interpreter, for what is about the process itself.
@@ -59,15 +59,15 @@ def environment(folder: Path) -> dict[str, str]:
     return child_environment(LANG="C.UTF-8", HOME=home)
 
 
-def start(folder: Path, *arguments: str) -> Started:
+def start(folder: Path, *arguments: str, script: Path = SCRIPT) -> Started:
     """`folder` becomes the working directory and takes what is printed."""
-    process = FORKS.Process(target=_run_script, args=(arguments, environment(folder), folder))
+    process = FORKS.Process(target=_run_script, args=(arguments, environment(folder), folder, script))
     process.start()
     return Started(process, folder)
 
 
-def run(folder: Path, *arguments: str) -> Ended:
-    return start(folder, *arguments).end()
+def run(folder: Path, *arguments: str, script: Path = SCRIPT) -> Ended:
+    return start(folder, *arguments, script=script).end()
 
 
 TAKE_TERMINAL = f"""
@@ -86,11 +86,14 @@ def start_anew(
     return subprocess.Popen([sys.executable, *what, *arguments], cwd=folder, env=environment(folder), **options)
 
 
-def _run_script(arguments: tuple[str, ...], environment: dict[str, str], folder: Path) -> None:
+def _run_script(
+    arguments: tuple[str, ...], environment: dict[str, str], folder: Path, script: Path = SCRIPT
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
-    sys.argv = [str(SCRIPT), *arguments]
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))  # as the interpreter does
+    runpy.run_path(str(script), run_name="__main__")
