@@ -33,8 +33,8 @@ It includes the split by the other unit in every fourth measurement.
 RECURRENT_MEASUREMENT_COST = 5.4
 """The same of sb3-contrib's RecurrentPPO, whose groups are unrolled one after the other.
 
-On CartPole it is 2.9 with 8 environments and 32 steps, 3.9 with 128 steps, 5.4 with 16 environments and 128 steps:
-0.6 to 1.1 times an update of 4 epochs, where PPO without recurrence takes 0.2.
+On CartPole it is 2.9 with 8 environments and 32 steps, 3.9 with 128 steps, 5.4 with 16 environments and 128 steps
+(scripts/bench/recurrent.py): 0.6 to 1.1 times an update of 4 epochs, where PPO without recurrence takes 0.2.
 """
 
 COST_AT_DEFAULT = 0.02
