@@ -183,7 +183,8 @@ def _minibatches(advice: Recommendation) -> list[str]:
     )
     option = advice.batch.minibatch_option
     (name, wanted), (_, before) = option(advice.size, number), option(advice.batch.size, now)
-    words = _flag(name, wanted) + (f" of {advice.size // number:,} each" if wanted == number else "")
+    each = "" if advice.batch.fixes_minibatch_size else f" of {advice.size // number:,} each"
+    words = _flag(name, wanted) + each
     change = f"keep {words}" if wanted == before else f"{words} (now {before})"
     return [
         f"{change}: a minibatch of {interval} {advice.batch.examples} has as much noise as signal for the {noise.loss} "

@@ -86,9 +86,7 @@ def start_anew(
     return subprocess.Popen([sys.executable, *what, *arguments], cwd=folder, env=environment(folder), **options)
 
 
-def _run_script(
-    arguments: tuple[str, ...], environment: dict[str, str], folder: Path, script: Path = SCRIPT
-) -> None:
+def _run_script(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, script: Path = SCRIPT) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
