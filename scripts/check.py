@@ -2,15 +2,17 @@
 
 The tests run in two processes. The quick numerical ones also run on emulated processors: with settings of PyTorch and
 oneDNN that allow fewer instructions, sum in other orders, or use another number of threads. `--quick` leaves out the
-emulated processors and the slow tests.
+emulated processors, the slow tests, and those that took more than a second when `--record` last wrote down which do.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +24,9 @@ CHECKS = (
 
 TESTS = ("pytest", "-q", "--durations=10", "--dist=loadfile", "--no-loadscope-reorder")
 """Tests are distributed by file, because tests of a file share runs, in the order that `tests/conftest.py` sets."""
+
+OVER_A_SECOND = ROOT / "tests" / "over_a_second.txt"
+"""Names of test functions, one a line, of which a case took more than a second; `tests/conftest.py` marks them."""
 
 EMULATED = {
     "SSE 4.1, one thread": {
@@ -50,14 +55,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed.append(f"numerical tests on {processor}")
     if failed:
         print("failed:", "; ".join(failed), file=sys.stderr)
-    tests_pass = passes((*TESTS, *workers, *(("-m", "not slow") if options.quick else ())))
+    tests = (*TESTS, *workers)
+    if options.quick:
+        tests_pass = passes((*tests, "-m", "not slow and not over_a_second"))
+    elif options.record:
+        tests_pass = passes_and_records(tests)
+    else:
+        tests_pass = passes(tests)
     return int(bool(failed) or not tests_pass)
+
+
+def passes_and_records(tests: Sequence[str]) -> bool:
+    """Run all tests, write down which take more than a second, and return whether they succeeded."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        succeeded = passes((*tests, f"--junitxml={report}"))
+        cases = ElementTree.parse(report).iter("testcase")
+        names = {
+            f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '').partition('[')[0]}"
+            for case in cases
+            if float(case.get("time", 0)) > 1
+        }
+    OVER_A_SECOND.write_text("".join(f"{name}\n" for name in sorted(names)))
+    return succeeded
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command's flags."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--quick", action="store_true", help="leave out slow tests and emulated processors")
+    kinds = result.add_mutually_exclusive_group()
+    kinds.add_argument("--quick", action="store_true", help="leave out emulated processors and long tests")
+    kinds.add_argument("--record", action="store_true", help="write down which tests take over a second")
     result.add_argument("--workers", type=int, default=2, help="processes for the tests, default 2", metavar="N")
     return result
 

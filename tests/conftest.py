@@ -39,12 +39,17 @@ NUMERICAL = {
 }  # fmt: skip
 """Files whose tests compare computations that round. Other files mark their tests by `pytest.mark.numerical`."""
 
+OVER_A_SECOND = frozenset((Path(__file__).parent / "over_a_second.txt").read_text().split())
+"""Test functions that `scripts/check.py --quick` leaves out besides the slow ones; `--record` writes the file."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         if item.path.stem in NUMERICAL:
             item.add_marker(pytest.mark.numerical)
+        if item.nodeid.partition("[")[0] in OVER_A_SECOND:
+            item.add_marker(pytest.mark.over_a_second)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ line-length = 120
 [tool.mypy]
 files = ["test_one.py"]
 [tool.pytest.ini_options]
-markers = ["slow", "numerical"]
+markers = ["slow", "numerical", "over_a_second"]
 """
 
 TESTS = '''"""One test holds, one holds on the processor that is there and on no emulated one."""
@@ -71,3 +71,26 @@ def test_the_quick_check_leaves_other_processors_out_and_succeeds(project):
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.fullmatch(r"2 passed in .*", done.stdout.splitlines()[-1])
     assert "ATEN_CPU_CAPABILITY" not in done.stdout
+
+
+@pytest.mark.slow
+def test_what_takes_more_than_a_second_is_written_down(project):
+    (project / "tests").mkdir()
+    lasting = """
+
+@pytest.mark.parametrize("seconds", [0.0, 1.2])
+def test_lasts(seconds: float) -> None:
+    \"\"\"One case lasts.\"\"\"
+    time.sleep(seconds)
+"""
+    tests = (project / "test_one.py").read_text().replace("import os\n", "import os\nimport time\n")
+    (project / "test_one.py").write_text(tests + lasting)
+    check(project, "--record")
+    assert (project / "tests/over_a_second.txt").read_text() == "test_one.py::test_lasts\n"
+
+
+def test_what_is_left_out_of_the_quick_check_exists():
+    root = CHECK.parents[1]
+    for name in (root / "tests/over_a_second.txt").read_text().split():
+        path, _, function = name.partition("::")
+        assert f"def {function}(" in (root / path).read_text(), f"{name}: write the list anew by --record"
