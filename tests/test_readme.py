@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import ale_py
@@ -14,7 +13,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 from support.processes import HANG
-from support.whole_runs import run
+from support.whole_runs import COMMAND, run
 
 from rlgns.commands.cli import COMMANDS
 
@@ -90,7 +89,7 @@ def test_commands_of_the_readmes_run_in_their_order(tmp_path):
         if program == "python" and words[0].startswith("-"):
             subprocess.run([sys.executable, *words], cwd=tmp_path, check=True, timeout=HANG)
             continue
-        script = Path(sysconfig.get_path("scripts"), program) if program == "rlgns" else ROOT / words.pop(0)
+        script = COMMAND if program == "rlgns" else ROOT / words.pop(0)
         done = run(tmp_path, *words, script=script)
         assert done.exit_code == 0, f"{command}\n{done.err}"
         assert "Traceback" not in done.err

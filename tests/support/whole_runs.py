@@ -9,14 +9,19 @@ import os
 import runpy
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 from support.processes import HANG, child_environment, wait_until
 
-__all__ = ["FORKS", "SCRIPT", "TIMEOUT", "Ended", "Started", "environment", "run", "start", "start_anew", "wait_until"]
+__all__ = [
+    "COMMAND", "FORKS", "SCRIPT", "TIMEOUT", "Ended", "Started",
+    "environment", "run", "start", "start_anew", "wait_until",
+]  # fmt: skip
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_atari.py"
+COMMAND = Path(sysconfig.get_path("scripts")) / "rlgns"
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["support.preloaded"])
 TIMEOUT = HANG
@@ -59,9 +64,9 @@ def environment(folder: Path) -> dict[str, str]:
     return child_environment(LANG="C.UTF-8", HOME=home)
 
 
-def start(folder: Path, *arguments: str, script: Path = SCRIPT) -> Started:
-    """`folder` becomes the working directory and takes what is printed."""
-    process = FORKS.Process(target=_run_script, args=(arguments, environment(folder), folder, script))
+def start(folder: Path, *arguments: str, script: Path = SCRIPT, **variables: str) -> Started:
+    """`folder` becomes the working directory and takes what is printed; `variables` are of the environment."""
+    process = FORKS.Process(target=_run_script, args=(arguments, environment(folder) | variables, folder, script))
     process.start()
     return Started(process, folder)
 

@@ -3,27 +3,24 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from support import whole_runs
 from support.wandb_log import read_wandb_log
-from support.whole_runs import TIMEOUT, environment, wait_until
+from support.whole_runs import COMMAND, TIMEOUT, Started, wait_until
 
 from rlgns.commands.cli import main
 from rlgns.runs.records import read_records
 from rlgns.study.outcomes import read_outcomes
 from rlgns.study.study import fit_study
 
-TRAIN = [sys.executable, "-m", "rlgns", "train", "digits", "--num-torch-threads", "1"]
+TRAIN = ("train", "digits", "--num-torch-threads", "1")
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [*TRAIN, *flags], cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(folder: Path, *flags: str) -> Started:
+    return whole_runs.start(folder, *TRAIN, *flags, script=COMMAND)
 
 
 def num_records(run: Path) -> int:
@@ -35,17 +32,17 @@ def test_ctrl_c_stops_a_run_that_can_then_be_resumed(tmp_path):
     run = tmp_path / "run"
     started = start(tmp_path, "--wandb", "disabled", "--max-epochs", "100000", "--out", "run")
     wait_until(lambda: num_records(run) > 3)
-    started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=TIMEOUT)
-    assert started.returncode == 130, err
-    assert "stopping after this step" in err
+    os.kill(started.pid, signal.SIGINT)
+    ended = started.end()
+    assert ended.exit_code == 130, ended.err
+    assert "stopping after this step" in ended.err
     summary = json.loads((run / "summary.json").read_text())
     steps = summary["progress/steps"]
     assert summary["exit_code"] == 130
-    assert f"stopped after update {steps:,}; continue with --resume run" in out
+    assert f"stopped after update {steps:,}; continue with --resume run" in ended.out
     resumed = start(tmp_path, "--resume", "run", "--max-epochs", str((steps + 30) * 64 / 1438))
-    assert resumed.wait(TIMEOUT) == 0, resumed.communicate()
-    resumed.communicate()
+    ended = resumed.end()
+    assert ended.exit_code == 0, ended.err
     assert read_records(run / "metrics.jsonl")[-1]["progress/steps"] >= steps + 30
 
 
@@ -55,15 +52,15 @@ def test_a_killed_run_continues_from_its_checkpoint_when_its_launcher_restarts_i
     started = start(tmp_path, *flags, "--max-epochs", "100000")
     wait_until(lambda: num_records(run) > 12)
     os.kill(started.pid, signal.SIGKILL)
-    started.communicate()
+    assert started.process.join(TIMEOUT) is None
+    assert started.process.exitcode == -signal.SIGKILL
     before = num_records(run)
     beyond = read_records(run / "metrics.jsonl")[-1]["progress/steps"] + 300
-    done = subprocess.run(
-        [*TRAIN, *flags, "--max-epochs", str(beyond * 64 / 1438)],
-        cwd=tmp_path, env=environment(tmp_path) | {"RLGNS_RESTART_COUNT": "1"}, capture_output=True, text=True,
-        timeout=TIMEOUT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    restarted = whole_runs.start(
+        tmp_path, *TRAIN, *flags, "--max-epochs", str(beyond * 64 / 1438), script=COMMAND, RLGNS_RESTART_COUNT="1"
+    )
+    done = restarted.end()
+    assert done.exit_code == 0, done.err
     steps = [record["progress/steps"] for record in read_records(run / "metrics.jsonl")]
     assert steps == sorted(set(steps))
     assert len(steps) > before // 2
@@ -72,8 +69,8 @@ def test_a_killed_run_continues_from_its_checkpoint_when_its_launcher_restarts_i
 
 def test_wandb_receives_the_records_with_examples_as_the_step_metric(tmp_path):
     started = start(tmp_path, "--wandb", "offline", "--max-steps", "40", "--out", "run")
-    _, err = started.communicate(timeout=TIMEOUT)
-    assert started.returncode == 0, err
+    ended = started.end()
+    assert ended.exit_code == 0, ended.err
     (path,) = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
     log = read_wandb_log(path)
     assert log.metrics["*"] == "progress/examples"
