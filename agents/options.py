@@ -32,7 +32,7 @@ SCRIPT = "train_atari.py"
 """The script of a checkout that does the same as `rlgns train atari`."""
 
 MINIBATCHES = {"--num-minibatches", "--minibatch-size"}
-"""Flags of which either decides the other; the last place that gives one of them counts."""
+"""Flags of which either decides the other: a size wins over a number, but for a typed number over a file's size."""
 
 LIST_GAMES = "--list-games"
 """A flag that prints the names of all games, and ends."""

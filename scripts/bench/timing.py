@@ -23,7 +23,7 @@ TABLE_WIDTH = 80
 def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int, unit: str = "") -> Timings:
     """Call every variant once in each round and collect what they return.
 
-    Ctrl-C and `timeout` end the last round early: the complete rounds before it are what is returned.
+    Where a unit is given, Ctrl-C and `timeout` end the rounds early, and the complete ones are returned.
 
     Args:
         variants: Functions that time something once, by name.
@@ -40,7 +40,7 @@ def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int, unit: s
                     print(f"round {number} of {rounds}, {name}: {timings[name][-1]:,.4g} {unit}", file=sys.stderr)
     except KeyboardInterrupt:
         complete = min(map(len, timings.values()))
-        if not complete:
+        if not complete or not unit:
             raise
         print(f"stopped after {complete} of {rounds} rounds", file=sys.stderr)
         return {name: values[:complete] for name, values in timings.items()}

@@ -349,6 +349,6 @@ def test_minibatches_are_named_by_the_option_that_the_run_was_given(fixed, numbe
     noise = MinibatchNoise(900.0, 700.0, 1200.0, 100, "policy")
     advice = replace(recommend(made, batch), minibatch=noise, num_minibatches=number)
     assert advice.size == 8192  # and the rate is 7e-4 × ((1 + 4)/(1 + 1))^½
-    said = text(box_lines(advice, made, BatchAdvisor(batch.size, Flags(), 200, None), run="runs/one"))
-    assert f"--learning-rate 0.0011 {flags} (8,192 transitions)" in said
-    assert f"Minibatches {line}: a minibatch of 900 [700, 1,200] transitions" in said
+    closing_text = text(box_lines(advice, made, BatchAdvisor(batch.size, Flags(), 200, None), run="runs/one"))
+    assert f"--learning-rate 0.0011 {flags} (8,192 transitions)" in closing_text
+    assert f"Minibatches {line}: a minibatch of 900 [700, 1,200] transitions" in closing_text
