@@ -275,7 +275,7 @@ def assert_refused(ended: Ended, words: str) -> None:
 def test_bad_input_is_one_line_with_the_remedy_and_exit_code_2(arguments, words, tmp_path):
     (tmp_path / "file").touch()
     assert_refused(run(tmp_path, *arguments), words)
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "home", "out", "err"}  # nothing was made
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "home", "stdout", "stderr"}  # nothing was made
 
 
 def test_the_command_in_an_interpreter_of_its_own_refuses_the_same_way(tmp_path):

@@ -31,7 +31,7 @@ def test_a_script_prints_its_help_and_writes_nothing(name, tmp_path):
     done = run(tmp_path, "--help", script=SCRIPTS / name)
     assert_help(name, done.exit_code, done.out, done.err)
     assert modification_times() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"home", "out", "err"}
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "stdout", "stderr"}
 
 
 @pytest.mark.slow

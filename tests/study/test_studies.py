@@ -79,7 +79,7 @@ def study(name: str) -> Study:
 
 def test_every_study_of_a_sweep_keeps_its_numbers():
     swept = {path.parent.name for path in STUDIES.glob("*/runs.zip")}
-    assert swept == {*FITTED, "first_look", "goyal", "first_command", "breakout_ppo", "breakout_ppo_shapes"}
+    assert swept == {*FITTED, "first_look", "goyal", "first_command", "breakout_ppo_minibatches", "breakout_ppo_shapes"}
     assert len(FITTED) == 12
 
 
@@ -145,10 +145,11 @@ def test_the_errors_of_scaled_learning_rates_follow_from_their_records():
 
 
 def test_the_costs_of_ppos_minibatches_follow_from_their_records():
-    draw = script("breakout_ppo/draw")
-    computed = draw.numbers_of(read_outcomes([STUDIES / "breakout_ppo"], refuse))
-    agree(computed, STUDIES / "breakout_ppo" / "numbers.json", 90)
-    readme = (STUDIES / "breakout_ppo" / "README.md").read_text()
+    draw = script("breakout_ppo_minibatches/draw")
+    folders = [STUDIES / "breakout_ppo_minibatches", STUDIES / "breakout_ppo"]
+    computed = draw.numbers_of(read_outcomes(folders, refuse))
+    agree(computed, STUDIES / "breakout_ppo_minibatches" / "numbers.json", 90)
+    readme = (STUDIES / "breakout_ppo_minibatches" / "README.md").read_text()
     for row in computed["settings"]:
         if row["goal"] == 2.5:
             steps = row["num_epochs"] * row["num_envs"] * 32 // row["minibatch_size"]
@@ -157,7 +158,7 @@ def test_the_costs_of_ppos_minibatches_follow_from_their_records():
             size = f"{row['minibatch_size']:,}".replace(",", " ")
             cells = (row["num_envs"], size, steps, f"{row['learning_rate']:g}", transitions, updates, optimizer_steps)
             assert f"| {' | '.join(map(str, cells))} |" in readme
-    for row in json.loads((STUDIES / "breakout_ppo" / "probe.json").read_text()):
+    for row in json.loads((STUDIES / "breakout_ppo_minibatches" / "probe.json").read_text()):
         if row.get("update/loss") in ("policy", "total"):
             assert row["update/gain"] + 2 * row["update/gain_error"] < 0  # as the README says
     for name, series in (("size", "of 64 transitions"), ("number", "four of them")):

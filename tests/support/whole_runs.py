@@ -52,8 +52,8 @@ class Started:
         self.process.join(TIMEOUT)
         if self.process.exitcode is None:
             self.process.kill()
-            raise TimeoutError(f"the run has not ended: {(self.folder / 'err').read_text()}")
-        out, err = ((self.folder / name).read_text() for name in ("out", "err"))
+            raise TimeoutError(f"the run has not ended: {(self.folder / 'stderr').read_text()}")
+        out, err = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
         return Ended(self.process.exitcode, out, err)
 
 
@@ -95,7 +95,7 @@ def _run_script(arguments: tuple[str, ...], environment: dict[str, str], folder:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    for descriptor, name in ((1, "out"), (2, "err")):
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))  # as the interpreter does

@@ -1,6 +1,6 @@
 """PPO on Breakout: minibatches of a fixed size or a fixed number, and passes over a rollout.
 
-python scripts/studies/breakout_ppo/draw.py --out scripts/studies/breakout_ppo
+python scripts/studies/breakout_ppo_minibatches/draw.py --out scripts/studies/breakout_ppo_minibatches
 
 For each setting it takes the learning rate that reaches a goal in the fewest updates, and prints what the goal costs:
 transitions, updates and optimiser steps.
@@ -44,14 +44,14 @@ class Options:
 
     out: Path
     """Directory for minibatches.png and numbers.json."""
-    runs: Path = HERE / "runs.zip"
-    """Directory of the runs, or packed file."""
+    runs: tuple[Path, ...] = (HERE, HERE.parent / "breakout_ppo")
+    """Directories of the runs, or packed files; minibatches of a fixed size are another study's."""
 
 
 def main(options: Options) -> None:
     """Draw the figure, print the table, and write the numbers."""
     options.out.mkdir(parents=True, exist_ok=True)
-    numbers = numbers_of(read_outcomes([options.runs]))
+    numbers = numbers_of(read_outcomes(options.runs))
     print("\n".join(table_lines(COLUMNS, [_cells(row) for row in numbers["settings"]], justify=["right"] * 8)))
     for name, fits in numbers["critical"].items():
         for goal, fit in fits.items():
