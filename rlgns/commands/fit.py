@@ -8,6 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rlgns.noise.words import counted
 from rlgns.runs.bounds import Confidence, Goals
 from rlgns.runs.files import write_json
 from rlgns.runs.options import parse_flags
@@ -112,7 +113,7 @@ def load_outcomes(folders: Sequence[Path], wandb: str | None, command: str) -> l
 
 def study_lines(study: Study) -> list[str]:
     """The lines that `rlgns fit` prints: the answer; for each goal a table, the fit and warnings; what they mean."""
-    lines = [f"{study.task}: {len(study.outcomes)} runs", "", *study.answer.lines()]
+    lines = [f"{study.task}: {counted(len(study.outcomes), 'run')}", "", *study.answer.lines()]
     for fit in study.fits:
         lines += ["", *_table(fit), *_fit_lines(fit, study)]
         lines += [f"  note: {warning}" for warning in fit.warnings]
@@ -160,7 +161,7 @@ def _tuned_line(goal: GoalFit, unit: str) -> str:
         return f"  not corrected for the luck of the best rate: {goal.untuned_reason}"
     return (
         f"  at a parabola's best rate: B_crit {tuned.critical_batch_size}, E_min {tuned.min_examples} {unit}; "
-        f"S_min {tuned.min_steps} updates ({tuned.num_runs} runs)"
+        f"S_min {tuned.min_steps} updates ({counted(tuned.num_runs, 'run')})"
     )
 
 
@@ -178,7 +179,8 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
             f"  B_crit {fit.critical_batch_size}{goal.mark}, E_min {fit.min_examples} {unit}; "
             f"S_min {fit.min_steps} updates",
             _tuned_line(goal, unit),
-            f"  {fit.level:.0%} intervals, {fit.num_runs} runs, scatter {fit.residual_deviation:.0%}{r_squared}",
+            f"  {fit.level:.0%} intervals, {counted(fit.num_runs, 'run')}, "
+            f"scatter {fit.residual_deviation:.0%}{r_squared}",
         ]
     if goal.by == "batch_size" and (rate := study.rates.get(goal.goal)):
         law = f"{rate.learning_rate.point:.2g}/(1 + B*/B)^{rate.exponent:g}"
@@ -187,7 +189,8 @@ def _fit_lines(goal: GoalFit, study: Study) -> list[str]:
     if predictions:
         first = predictions[0]
         lines.append(
-            f"  noise scale, mean on the way to the goal, {first.num_runs} runs of {first.batch_size:,} {unit}:"
+            "  noise scale, mean on the way to the goal, "
+            f"{counted(first.num_runs, 'run')} of {first.batch_size:,} {unit}:"
         )
         rows = [(p.loss, str(p.whole), f"just before it {p.late or 'not measured'}") for p in predictions]
         lines += [f"    {line}" for line in table_lines(("", "", ""), rows, justify=["left"] * 3)[1:]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlgns.commands.fit import split_folders
+from rlgns.noise.words import counted
 from rlgns.runs.options import parse_flags
 from rlgns.runs.verbosity import remark
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     from rlgns.runs.packing import pack
 
     packed, left_out = pack(folders, options.out, _say, lean=options.lean)
-    print(f"{packed} runs in {options.out}, {options.out.stat().st_size / 1e6:,.2f} MB")
+    print(f"{counted(packed, 'run')} in {options.out}, {options.out.stat().st_size / 1e6:,.2f} MB")
     print(f"rlgns fit {options.out}   rlgns report {options.out}")
     return int(left_out > 0)
 

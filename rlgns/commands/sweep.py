@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlgns.noise.words import counted
 from rlgns.runs.json_files import is_number
 from rlgns.runs.options import parse_flags
 from rlgns.runs.progress import SweepDisplay
@@ -117,9 +118,8 @@ def _submit(launcher: Launcher, flags: SweepFlags, path: Path) -> int:
     words += [] if flags.max_runs is None else ["--max-runs", str(flags.max_runs)]
     jobs = submit(slurm, task_command(path.resolve(), words), num_tasks, out, path.stem)
     array = jobs[0].partition("_")[0]
-    tasks = "1 task" if num_tasks == 1 else f"{num_tasks} tasks"
     ids = f"job {array}" if slurm.cluster == "slurm" else f"processes {', '.join(jobs)}"
-    print(f"submitted {tasks} for {left or 'the'} runs: {ids}")
+    print(f"submitted {counted(num_tasks, 'task')} for {counted(left, 'run') if left else 'the runs'}: {ids}")
     print(f"  logs in {out / FOLDER}; how far it is: rlgns sweep {path} --out {out} --dry-run")
     if slurm.cluster == "slurm":
         print(f"  squeue --job {array}   scancel --signal=TERM {array} ends it; the same command continues")
@@ -187,7 +187,7 @@ def _plan_lines(launcher: Launcher, speed: float | None) -> list[str]:
     headings = ("run", "batch size", "examples at most", "state")
     lines = table_lines(headings, rows, justify=("left", "right", "right", "left"))
     left = [budget(job) for job in jobs if job.state == "waiting"]
-    lines.append(f"{len(jobs)} runs, {len(left)} of them to do")
+    lines.append(f"{counted(len(jobs), 'run')}, {len(left)} of them to do")
     if not left or None in left:
         return lines
     total = sum(size for size in left if size)

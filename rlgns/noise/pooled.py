@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from operator import add, attrgetter
 
 from rlgns.noise.moments import GradientMoments
 
@@ -89,8 +90,10 @@ class PooledMoments:
         return sum((cls.of(each) for each in moments), cls())
 
     def __add__(self, other: PooledMoments) -> PooledMoments:
-        return PooledMoments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return PooledMoments(*map(add, _sums(self), _sums(other)))
 
+
+_sums = attrgetter(*(field.name for field in fields(PooledMoments)))
 
 Moments = GradientMoments | PooledMoments
 """Moments of one measurement, or sums over consecutive measurements."""

@@ -101,10 +101,11 @@ def typical_trace(latest_first: Iterable[Moments]) -> float:
     Returns:
         The mean over the latest 8, or a few more where sums are among them; nan where there is none.
     """
-    latest = PooledMoments()
+    count, total = 0, 0.0
     for moments in latest_first:
         if moments.trace_covariance > 0:
-            latest += PooledMoments.of(moments)
-        if latest.count >= NUM_PREVIOUS:
+            count += moments.count if isinstance(moments, PooledMoments) else 1
+            total += moments.trace_covariance
+        if count >= NUM_PREVIOUS:
             break
-    return latest.trace_covariance / latest.count if latest.count else math.nan
+    return total / count if count else math.nan

@@ -87,8 +87,10 @@ def jackknife_variances(first: Float64, second: Float64) -> PairVariances:
     K = len(first)
     if K < 3:
         return UNKNOWN
-    left_out = [(pairs.sum() - 2 * pairs.sum(axis=0)) / ((K - 1) * (K - 2)) for pairs in (first, second)]
-    C = np.cov(np.stack(left_out), bias=True) * (K - 1)
+    pairs = np.stack([first, second])
+    left_out = (pairs.sum(axis=(1, 2))[:, None] - 2 * pairs.sum(axis=1)) / ((K - 1) * (K - 2))
+    deviations = left_out - left_out.mean(axis=1, keepdims=True)
+    C = deviations @ deviations.T * ((K - 1) / K)
     return PairVariances(float(C[0, 0]), float(C[1, 1]), float(C[0, 1]))
 
 

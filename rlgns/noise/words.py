@@ -1,4 +1,4 @@
-"""Numbers of examples as words."""
+"""Numbers as words."""
 
 from __future__ import annotations
 
@@ -19,3 +19,20 @@ def in_words(examples: float) -> str:
         ('12,346', '0.034')
     """
     return f"{examples:,.0f}" if examples >= 10 else f"{examples:.2g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun, in the singular for one.
+
+    Args:
+        count: Number of things.
+        noun: What they are, in the singular; its plural ends in s.
+
+    Returns:
+        The text, with commas between thousands.
+
+    Examples:
+        >>> counted(1, "run"), counted(1200, "run")
+        ('1 run', '1,200 runs')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgns.noise.scale import NoiseScale
-from rlgns.noise.words import in_words
+from rlgns.noise.words import counted, in_words
 from rlgns.report.markup import Drawing, drawing_of, render_page, variable
 from rlgns.report.page_figure import PageFigure
 from rlgns.report.page_provenance import provenance_of
@@ -118,7 +118,7 @@ def _goal(study: Study, fit: GoalFit) -> dict[str, Any]:
         "tuned": _tuned(fit),
         "warnings": fit.warnings,
         "noise": [_noise(fit, prediction) for prediction in predictions],
-        "measured": f"{predictions[0].num_runs} runs of {_shape(predictions[0])}" if predictions else "",
+        "measured": f"{counted(predictions[0].num_runs, 'run')} of {_shape(predictions[0])}" if predictions else "",
         "rows": [_row(row, point) for row, point in rows],
     }
 

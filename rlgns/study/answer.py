@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlgns.noise.words import in_words
+from rlgns.noise.words import counted, in_words
 from rlgns.runs.goals import format_goal
 from rlgns.study.default_batch import DefaultBatch
 from rlgns.study.estimates import Estimate, rounded, two_digits
@@ -131,8 +131,8 @@ def batch_words(point: Point) -> str:
     if point.shape is None:
         return f"{point.batch_size:,} {point.unit}"
     num_envs, num_steps = point.shape
-    environments, steps = ("s" if count != 1 else "" for count in (num_envs, num_steps))
-    return f"{num_envs:,} environment{environments} × {num_steps:,} step{steps} = {point.batch_size:,} {point.unit}"
+    shape = f"{counted(num_envs, 'environment')} × {counted(num_steps, 'step')}"
+    return f"{shape} = {point.batch_size:,} {point.unit}"
 
 
 def _headline(choice: BatchChoice) -> str:

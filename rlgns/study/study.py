@@ -154,8 +154,8 @@ def _state_warnings(runs: Sequence[Outcome]) -> list[str]:
     num_empty = sum(run.steps == 0 for run in runs)
     words = {
         "failed": "failed (diverged, or crashed)",
-        "stopped": "were stopped (pruned, or by a signal)",
-        "running": "are still running, or were killed",
+        "stopped": f"{'was' if count['stopped'] == 1 else 'were'} stopped (pruned, or by a signal)",
+        "running": "still running, or killed",
     }
     warnings = [
         f"{count[state]} of {len(runs)} runs {what}; goals that they did not reach by then count as not reached"

@@ -167,7 +167,7 @@ def test_any_text_as_a_runs_file_leaves_the_other_run_to_fit(two_runs, tmp_path,
     (tmp_path / "runs" / "bad" / file).write_text(content)
     assert main(["fit", str(tmp_path / "runs")]) == 0
     out, err = capsys.readouterr()
-    assert "1 runs" in out or file == "metrics.jsonl"
+    assert ": 1 run\n" in out or file == "metrics.jsonl"
     assert all(line.startswith("note: ") and str(tmp_path) in line for line in err.splitlines())
     assert err or not content  # a run that has just begun has an empty records file
 

@@ -505,8 +505,8 @@ def test_failed_stopped_running_and_empty_runs_are_counted():
     text = " | ".join(fit_study(runs).warnings)
     for words in (
         "1 of 46 runs failed",
-        "1 of 46 runs were stopped",
-        "1 of 46 runs are still running",
+        "1 of 46 runs was stopped",
+        "1 of 46 runs still running",
         "left no update",
     ):
         assert words in text
