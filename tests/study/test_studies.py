@@ -79,7 +79,15 @@ def study(name: str) -> Study:
 
 def test_every_study_of_a_sweep_keeps_its_numbers():
     swept = {path.parent.name for path in STUDIES.glob("*/runs.zip")}
-    assert swept == {*FITTED, "first_look", "goyal", "first_command", "breakout_ppo_minibatches", "breakout_ppo_shapes"}
+    others = {
+        "first_look",
+        "first_command",
+        "choice_of_games",
+        "goyal",
+        "breakout_ppo_minibatches",
+        "breakout_ppo_shapes",
+    }
+    assert swept == {*FITTED, *others}
     assert len(FITTED) == 13
 
 
@@ -175,6 +183,13 @@ def test_the_costs_of_ppos_rollout_shapes_follow_from_their_records():
         assert all(f"{e['point']:.2f} [{e['low']:.2f}, {e['high']:.2f}]" in readme for e in effects.values())
     for effects in computed["design_effects"].values():
         assert all(draw.interval(effect) in readme for effect in effects.values())
+
+
+def test_the_returns_of_games_that_were_tried_follow_from_their_records():
+    lines = (STUDIES / "choice_of_games" / "README.md").read_text().splitlines()
+    rows = list(script("choice_of_games/table").rows(STUDIES / "choice_of_games" / "runs.zip"))
+    assert len(rows) == 11
+    assert [line for line in lines if line.startswith("| ")][1:] == rows
 
 
 def test_returns_and_noise_scales_of_the_first_look_follow_from_its_records():

@@ -43,6 +43,8 @@ class Options:
     """Test images."""
     epochs: float = 25.0
     """Epochs of each training; both trainings should fit the images well."""
+    updates: int | None = None
+    """Updates of each training, the same for both batches, instead of epochs."""
     seeds: int = 2
     """Number of pairs of trainings."""
 
@@ -64,9 +66,11 @@ def main() -> None:
             learner = Learner(
                 TASKS["mnist"], replace(base, batch_size=batch_size), data, torch.device("cpu"), ALONE, [seed]
             )
-            while learner.epoch < options.epochs:
+            updates = 0
+            while updates < options.updates if options.updates else learner.epoch < options.epochs:
                 learner.update()
-            rows.append(_row(learner, name, seed))
+                updates += 1
+            rows.append({**_row(learner, name, seed), "updates": updates})
             print(rows[-1], flush=True)
             minima[name] = flat_parameters(learner.model)
         lines.append(_line(learner, minima["small"], minima["large"]))
