@@ -1,6 +1,6 @@
 """Run every check that a change must pass: format, lint, types, tests.
 
-The tests run in two processes. The quick numerical ones also run on emulated processors: with settings of PyTorch and
+The tests run in three processes, because many of them wait. The quick numerical ones also run on emulated processors: with settings of PyTorch and
 oneDNN that allow fewer instructions, sum in other orders, or use another number of threads. `--quick` leaves out the
 emulated processors, the slow tests, and those that took more than a second when `--record` last wrote down which do.
 """
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = result.add_mutually_exclusive_group()
     kinds.add_argument("--quick", action="store_true", help="leave out emulated processors and long tests")
     kinds.add_argument("--record", action="store_true", help="write down which tests take over a second")
-    result.add_argument("--workers", type=int, default=2, help="processes for the tests, default 2", metavar="N")
+    result.add_argument("--workers", type=int, default=3, help="processes for the tests, default 3", metavar="N")
     return result
 
 

@@ -8,6 +8,8 @@ A run notes a goal in the first record whose measure is good enough. That is lat
   those games took W transitions of N environments, they ended W/2 transitions ago on average, and their rewards came
   half a game earlier, which is (W/100)·N/2 transitions; so the policy had it W/2·(1 + N/100) transitions before.
   This holds to first order, for a return that rises evenly during those games and whose games end at all times alike.
+  It does not help where the first games have the return already, and the goal is noted as soon as 100 have ended:
+  `goals_of_first_games` tells which those are.
 
 Steps, examples and seconds at that earlier time are interpolated between the records.
 """
@@ -27,7 +29,7 @@ EPISODES = "rollout/episodes"
 """Record key of the number of games that have ended since the start of the run."""
 
 WINDOW = 100
-"""Games whose mean is the return; Stable-Baselines3's `stats_window_size`, which this project leaves as it is."""
+"""Games whose mean is the return, where a run does not say (`--episode-window`); as in Stable-Baselines3."""
 
 
 def goal_times(
@@ -36,6 +38,7 @@ def goal_times(
     *,
     measure: str,
     num_envs: int | None = None,
+    window: int = WINDOW,
 ) -> dict[float, GoalCost | None]:
     """The costs of goals at the time at which they were reached, rather than at the record that noted it.
 
@@ -44,25 +47,51 @@ def goal_times(
         records: The records of the run in order.
         measure: Record key of the measure that the goals are values of.
         num_envs: Number of environments; None outside reinforcement learning.
+        window: Games whose mean is the return.
 
     Returns:
         Costs by goal, none larger than the one noted, and never before the first update. A cost stays as it is where
         the records do not hold what the calculation takes.
     """
     if measure == RETURN:
-        times = {goal: _before_lag(cost, records, num_envs) for goal, cost in goals.items() if cost}
+        times = {goal: _before_lag(cost, records, num_envs, window) for goal, cost in goals.items() if cost}
     else:
         times = {goal: _crossing(goal, cost, records, measure) for goal, cost in goals.items() if cost}
     return {goal: _cost_at(times[goal], cost, records) if cost else None for goal, cost in goals.items()}
 
 
-def _before_lag(cost: GoalCost, records: Sequence[Record], num_envs: int | None) -> float:
+def goals_of_first_games(
+    goals: Mapping[float, GoalCost | None], records: Sequence[Record], *, measure: str
+) -> frozenset[float]:
+    """The goals that the mean of the games so far had reached before enough games had ended for the run to note it.
+
+    Args:
+        goals: The costs that the run has noted, by goal; None where a goal was not reached.
+        records: The records of the run in order.
+        measure: Record key of the measure that the goals are values of.
+
+    Returns:
+        Those goals; their costs are upper bounds. Empty where goals are not returns of training.
+    """
+    if measure != RETURN:
+        return frozenset()
+    return frozenset(goal for goal, cost in goals.items() if cost and _return_before(cost, records) >= goal)
+
+
+def _return_before(cost: GoalCost, records: Sequence[Record]) -> float:
+    """The return in the last record before a cost; -inf where there is none."""
+    known = [(record[COSTS["examples"]], float(record[RETURN])) for record in _with(records, RETURN, cost)]  # type: ignore[arg-type]
+    returns = [value for examples, value in known if examples != cost.examples]
+    return returns[-1] if returns else -math.inf
+
+
+def _before_lag(cost: GoalCost, records: Sequence[Record], num_envs: int | None, num_games: int) -> float:
     """Examples at which the policy had the return that the games before a record have on average."""
     counted = [(record[EPISODES], record[COSTS["examples"]]) for record in _with(records, EPISODES, cost)]
     if not counted or not num_envs:
         return cost.examples
     episodes, examples = (np.array(column, float) for column in zip((0.0, 0.0), *counted, strict=True))
-    window = min(float(episodes[-1]), float(WINDOW))
+    window = min(float(episodes[-1]), float(num_games))
     if window <= 0:
         return cost.examples
     start = float(np.interp(episodes[-1] - window, episodes, examples))

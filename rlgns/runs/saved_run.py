@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlgns.runs.directory import CONFIG, METRICS, SUMMARY
-from rlgns.runs.goal_times import goal_times
+from rlgns.runs.goal_times import WINDOW, goal_times, goals_of_first_games
 from rlgns.runs.goals import MEASURES, RETURN, GoalCost, goals_in_record
 from rlgns.runs.json_files import is_number, json_type_of, read_json
 from rlgns.runs.packed import RunFolder
@@ -40,6 +40,8 @@ class SavedRun:
         seed: Seed of the run.
         goals: What each goal took, by goal, when the run noted it; None for a goal that was not reached.
         goal_times: The same at the time at which the goal was reached (`rlgns.runs.goal_times`).
+        goals_of_first_games: Goals that the first games had reached before a goal could be noted; these costs are upper
+            bounds.
         steps: Updates made.
         examples: Examples consumed.
         seconds: Wall-clock time in seconds.
@@ -59,6 +61,7 @@ class SavedRun:
     seed: int
     goals: Mapping[float, GoalCost | None]
     goal_times: Mapping[float, GoalCost | None]
+    goals_of_first_games: frozenset[float]
     steps: int
     examples: int
     seconds: float
@@ -152,7 +155,10 @@ def saved_run(
         learning_rate=_positive(rate, "effective_learning_rate" if rate is config else "learning_rate"),
         seed=_integer(options, "seed", least=0) if options.get("seed") is not None else 0,
         goals=goals,
-        goal_times=goal_times(goals, records, measure=measure, num_envs=shape[0] if shape else None),
+        goal_times=goal_times(
+            goals, records, measure=measure, num_envs=shape[0] if shape else None, window=_window(options)
+        ),
+        goals_of_first_games=goals_of_first_games(goals, records, measure=measure),
         steps=int(_count(last, STEPS)),
         examples=int(_count(last, EXAMPLES)),
         seconds=_count(last, SECONDS),
@@ -160,6 +166,11 @@ def saved_run(
         num_damaged=num_damaged,
         damage=damage,
     )
+
+
+def _window(options: Mapping[str, Any]) -> int:
+    """Games whose mean is the return."""
+    return WINDOW if options.get("episode_window") is None else _integer(options, "episode_window", least=1)
 
 
 def _measure(config: Mapping[str, Any]) -> str:

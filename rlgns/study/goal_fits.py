@@ -153,6 +153,11 @@ def _warnings(points: Sequence[Point], fit: CriticalBatchSize | None) -> Iterato
     shapes = [point.shape for point in points if point.shape]
     if min((len(set(dimension)) for dimension in zip(*shapes, strict=True)), default=1) > 1:
         yield "both num_envs and num_steps vary along this curve; a fit by num_envs holds one of them fixed"
+    if early := [p.name for p in points if any(p.goal in run.goals_of_first_games for run in p.runs)]:
+        yield (
+            f"at {', '.join(early)} the first games had reached the goal before enough of them had ended to note it, "
+            "so that its cost is an upper bound; give a higher goal"
+        )
     if missed := sum(sum(point.censored) for point in points):
         runs = sum(len(point.runs) for point in points)
         yield f"{missed} of these {runs} runs did not reach the goal; they count as “more steps than they made”"

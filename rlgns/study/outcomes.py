@@ -54,6 +54,8 @@ class Outcome:
         unit: What an example is called, in the plural.
         measure: Record key of the measure that goals are values of, one of `goals.MEASURES`.
         noted_goals: The costs of the same goals in the records that noted them, which are later.
+        goals_of_first_games: Goals that the first games had reached before a goal could be noted; these costs are upper
+            bounds.
         history: Its records, where they are in no directory.
     """
 
@@ -74,6 +76,7 @@ class Outcome:
     unit: str = "examples"
     measure: str = RETURN
     noted_goals: Mapping[float, GoalCost | None] = field(default_factory=dict)
+    goals_of_first_games: frozenset[float] = frozenset()
     history: Sequence[Record] = field(default=(), repr=False)
 
     def records(self) -> list[Record]:
@@ -133,6 +136,7 @@ def _outcome(name: str, saved: SavedRun, directory: RunFolder | None = None, his
         seed=saved.seed,
         goals=saved.goal_times,
         noted_goals=saved.goals,
+        goals_of_first_games=saved.goals_of_first_games,
         steps=saved.steps,
         examples=saved.examples,
         seconds=saved.seconds,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rlgns.runs.goal_times import goal_times
+from rlgns.runs.goal_times import goal_times, goals_of_first_games
 from rlgns.runs.goals import COSTS, RETURN, GoalCost, GoalTracker
 from rlgns.runs.records import EVALUATED_RETURN
 
@@ -67,7 +67,7 @@ def test_a_goal_is_never_reached_before_the_first_update():
     assert cost.examples == pytest.approx(512)
 
 
-def learner(num_envs, *, num_steps, slope, num_transitions, length=200):
+def learner(num_envs, *, num_steps, slope, num_transitions, length=200, window=100):
     """Records of a learner whose mean reward rises by `slope` a transition, in games of about `length` transitions.
 
     The return of a game is `length` times its mean reward, so that only the policy changes it, not luck.
@@ -92,21 +92,39 @@ def learner(num_envs, *, num_steps, slope, num_transitions, length=200):
             score[over] = played[over] = 0
             lengths[over] = new_lengths(over.sum())
         if finished:
-            games = {"rollout/episodes": len(finished), RETURN: float(np.mean(finished[-100:]))}
+            games = {"rollout/episodes": len(finished), RETURN: float(np.mean(finished[-window:]))}
             records.append(record(update, num_envs * num_steps, **games))
     return records
 
 
-@pytest.mark.parametrize(("num_envs", "num_steps"), [(4, 5), (16, 128), (64, 5), (256, 5)])
-def test_the_lag_of_the_mean_of_100_games_is_taken_off(num_envs, num_steps):
+@pytest.mark.parametrize(
+    ("num_envs", "num_steps", "window"), [(4, 5, 100), (16, 128, 100), (64, 5, 100), (256, 5, 100), (16, 5, 300)]
+)
+def test_the_lag_of_the_mean_over_games_is_taken_off(num_envs, num_steps, window):
     slope, goal, length = 1e-7, 4.0, 200
     at_goal = goal / length / slope  # 200,000 transitions, at which the policy of that time has the goal as its return
-    records = learner(num_envs, num_steps=num_steps, slope=slope, num_transitions=260_000, length=length)
+    records = learner(num_envs, num_steps=num_steps, slope=slope, num_transitions=260_000, length=length, window=window)
     costs = noted(records, (goal,), RETURN, rises=True)
     late = costs[goal].examples - at_goal
-    dated = goal_times(costs, records, measure=RETURN, num_envs=num_envs)[goal].examples - at_goal
-    assert late > 0.9 * (100 * length / 2 + num_envs * length / 2)
+    dated = goal_times(costs, records, measure=RETURN, num_envs=num_envs, window=window)[goal].examples - at_goal
+    assert late > 0.9 * (window * length / 2 + num_envs * length / 2)
     assert abs(dated) < num_envs * num_steps + 0.15 * late  # one update, and the randomness of when games end
+
+
+def test_goals_that_the_first_games_have_reached_are_told_from_those_that_are_reached_later():
+    """100 games have ended after 10 updates; their returns rise from 2 to 2.9, and by 0.1 an update afterwards."""
+    records = [record(s, 8, **{"rollout/episodes": 10 * s, RETURN: 1.9 + s / 10}) for s in range(1, 31)]
+    costs = {goal: noted(records[9:], (goal,), RETURN, rises=True)[goal] for goal in (1.5, 2.85, 2.9, 3.5, 9.0)}
+    assert {goal: cost and cost.steps for goal, cost in costs.items()} == {
+        1.5: 10,
+        2.85: 10,
+        2.9: 10,
+        3.5: 16,
+        9.0: None,
+    }
+    assert goals_of_first_games(costs, records, measure=RETURN) == {1.5}
+    assert goals_of_first_games(costs, records, measure=LOSS) == set()
+    assert goals_of_first_games(costs, [], measure=RETURN) == set()
 
 
 def test_the_costs_are_in_the_order_of_their_fields():

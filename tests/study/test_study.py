@@ -283,6 +283,10 @@ def test_censored_runs_enter_the_fit_as_more_than_they_made_and_are_counted():
         (sweep(rates=[0.5, 1]), "the best learning rate is the highest one tried; try higher"),
         (sweep(rates=[1]), "the best learning rate is the only one tried; try several"),
         (sweep(seeds=2), "fewer than 3 seeds"),
+        (
+            [replace(run, goals_of_first_games=frozenset({20.0} if run.batch_size == 160 else ())) for run in sweep()],
+            "at 160 the first games had reached the goal before enough of them had ended to note it",
+        ),
         (sweep(batches=[40, 80, 160]), "all batch sizes lie below the fitted B_crit; try larger"),
         (sweep(batches=[2560, 5120, 10240], sigma=0.001), "all batch sizes lie above the fitted B_crit; try smaller"),
         (shapes(), "both num_envs and num_steps vary along this curve; a fit by num_envs"),
