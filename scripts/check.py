@@ -1,8 +1,9 @@
 """Run every check that a change must pass: format, lint, types, tests.
 
-The tests run in three processes, because many of them wait. The quick numerical ones also run on emulated processors: with settings of PyTorch and
-oneDNN that allow fewer instructions, sum in other orders, or use another number of threads. `--quick` leaves out the
-emulated processors, the slow tests, and those that took more than a second when `--record` last wrote down which do.
+The tests run in three processes, because many of them wait. The quick numerical ones also run on emulated processors:
+with settings of PyTorch and oneDNN that allow fewer instructions, sum in other orders, or use another number of
+threads. `--quick` leaves out the emulated processors, the slow tests, and those that took more than a second when
+`--record` last wrote down which do.
 """
 
 import argparse
