@@ -1,9 +1,9 @@
 """Run every check that a change must pass: format, lint, types, tests.
 
-The tests run in three processes, because many of them wait. The quick numerical ones also run on emulated processors:
-with settings of PyTorch and oneDNN that allow fewer instructions, sum in other orders, or use another number of
-threads. `--quick` leaves out the emulated processors, the slow tests, and those that took more than a second when
-`--record` last wrote down which do.
+The tests run in three processes, because many of them wait; the quick ones, which do not, in two. The quick numerical
+ones also run on emulated processors: with settings of PyTorch and oneDNN that allow fewer instructions, sum in other
+orders, or use another number of threads. `--quick` leaves out the emulated processors, the slow tests, and those that
+took more than a second when `--record` last wrote down which do.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 if all checks passed, else 1.
     """
     options = parser().parse_args(arguments)
-    workers = ("-n", str(options.workers))
+    workers = ("-n", str((2 if options.quick else 3) if options.workers is None else options.workers))
     failed = [" ".join(check) for check in CHECKS if not passes(check)]
     for processor, variables in emulated(options.quick).items():
         check = (*TESTS, *workers, "-m", "numerical and not slow")
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = result.add_mutually_exclusive_group()
     kinds.add_argument("--quick", action="store_true", help="leave out emulated processors and long tests")
     kinds.add_argument("--record", action="store_true", help="write down which tests take over a second")
-    result.add_argument("--workers", type=int, default=3, help="processes for the tests, default 3", metavar="N")
+    result.add_argument("--workers", type=int, help="processes for the tests, default 3, with --quick 2", metavar="N")
     return result
 
 
