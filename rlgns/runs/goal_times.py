@@ -17,7 +17,7 @@ Steps, examples and seconds at that earlier time are interpolated between the re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -80,17 +80,16 @@ def goals_of_first_games(
 
 def _return_before(cost: GoalCost, records: Sequence[Record]) -> float:
     """The return in the last record before a cost; -inf where there is none."""
-    known = [(record[COSTS["examples"]], float(record[RETURN])) for record in _with(records, RETURN, cost)]  # type: ignore[arg-type]
-    returns = [value for examples, value in known if examples != cost.examples]
+    returns = [value for examples, value in _known(records, RETURN, cost) if examples != cost.examples]
     return returns[-1] if returns else -math.inf
 
 
 def _before_lag(cost: GoalCost, records: Sequence[Record], num_envs: int | None, num_games: int) -> float:
     """Examples at which the policy had the return that the games before a record have on average."""
-    counted = [(record[EPISODES], record[COSTS["examples"]]) for record in _with(records, EPISODES, cost)]
+    counted = _known(records, EPISODES, cost)
     if not counted or not num_envs:
         return cost.examples
-    episodes, examples = (np.array(column, float) for column in zip((0.0, 0.0), *counted, strict=True))
+    examples, episodes = (np.array(column, float) for column in zip((0.0, 0.0), *counted, strict=True))
     window = min(float(episodes[-1]), float(num_games))
     if window <= 0:
         return cost.examples
@@ -100,7 +99,7 @@ def _before_lag(cost: GoalCost, records: Sequence[Record], num_envs: int | None,
 
 def _crossing(goal: float, cost: GoalCost, records: Sequence[Record], measure: str) -> float:
     """Examples at which the measure crossed the goal, between the last record that misses it and the cost's own."""
-    known = [(record[COSTS["examples"]], float(record[measure])) for record in _with(records, measure, cost)]  # type: ignore[arg-type]
+    known = _known(records, measure, cost)
     if len(known) < 2 or known[-1][0] != cost.examples:
         return cost.examples
     (before, missed), (after, reached) = known[-2:]
@@ -109,15 +108,14 @@ def _crossing(goal: float, cost: GoalCost, records: Sequence[Record], measure: s
         values = [math.log(value) for value in values]
     missed, at, reached = values
     share = (missed - at) / (missed - reached) if missed != reached else 1.0
-    return float(before) + min(max(share, 0.0), 1.0) * float(after - before)  # type: ignore[arg-type, operator]
+    return before + min(max(share, 0.0), 1.0) * (after - before)
 
 
-def _with(records: Sequence[Record], key: str, cost: GoalCost) -> Iterator[Record]:
-    """The records up to a cost that hold a number under the key, and one of examples."""
-    for record in records:
-        examples = record.get(COSTS["examples"])
-        if is_number(examples) and is_number(record.get(key)) and examples <= cost.examples:  # type: ignore[operator]
-            yield record
+def _known(records: Sequence[Record], key: str, cost: GoalCost) -> list[tuple[float, float]]:
+    """Examples and the number under the key, of the records up to a cost that hold both."""
+    rows = ((record.get(COSTS["examples"]), record.get(key)) for record in records)
+    numbers = [(float(examples), float(value)) for examples, value in rows if is_number(examples) and is_number(value)]  # type: ignore[arg-type]
+    return [(examples, value) for examples, value in numbers if examples <= cost.examples]
 
 
 def _cost_at(examples: float, cost: GoalCost, records: Sequence[Record]) -> GoalCost:
